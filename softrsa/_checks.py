@@ -1,0 +1,55 @@
+"""Checks of shape and number type, and their wording."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from softrsa.errors import DeviceError, DTypeError, ShapeError
+
+FLOATS = (torch.float32, torch.float64)
+
+
+def check_floating(*, allow_bfloat16: bool = False, **tensors: Tensor) -> None:
+    """Check that tensors are float32 or float64 (or bfloat16 where the function is safe in it)."""
+    allowed = (*FLOATS, torch.bfloat16) if allow_bfloat16 else FLOATS
+    names = " or ".join(str(dtype).removeprefix("torch.") for dtype in allowed)
+    for name, value in tensors.items():
+        if not isinstance(value, Tensor):
+            raise DTypeError(
+                f"`{name}` must be a torch.Tensor, got {type(value).__name__}. "
+                f"Convert it with `torch.as_tensor({name})`."
+            )
+        if value.dtype not in allowed:
+            remedy = "take its real part or modulus" if value.is_complex() else "use `.float()`"
+            raise DTypeError(f"`{name}` must be {names}, got {value.dtype}; {remedy} first.")
+
+
+def check_square(**matrices: Tensor) -> None:
+    """Check that tensors are (..., n, n) with at least two stimuli."""
+    for name, value in matrices.items():
+        if value.ndim < 2 or value.shape[-1] != value.shape[-2]:
+            raise ShapeError(
+                f"`{name}` must be square, of shape (..., n_stimuli, n_stimuli), "
+                f"got {tuple(value.shape)}."
+            )
+        if value.shape[-1] < 2:
+            raise ShapeError(f"`{name}` needs at least 2 stimuli, got {value.shape[-1]}.")
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """Turn ``"auto"`` into CUDA where there is one, and refuse CUDA where there is none."""
+    if str(device) == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        wanted = torch.device(device)
+    except RuntimeError as error:
+        raise DeviceError(
+            f"`device` must be 'auto', 'cpu', 'cuda' or 'cuda:<index>', got {device!r}."
+        ) from error
+    if wanted.type == "cuda" and not torch.cuda.is_available():
+        raise DeviceError(
+            f"`device={str(device)!r}` was asked for, but torch {torch.__version__} sees no CUDA "
+            "device. Use device='auto' or 'cpu', or install a CUDA build of torch."
+        )
+    return wanted
