@@ -1,4 +1,4 @@
-"""Every error softrsa raises on purpose; each is also a builtin, so plain ``except`` clauses work."""
+"""Every error softrsa raises on purpose; each is also a builtin exception."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Square matrices and condensed vectors: the one definition of pair order (SciPy's `squareform`)."""
+"""Square matrices and condensed vectors: the one definition of pair order (as SciPy's)."""
 
 from __future__ import annotations
 
