@@ -1,0 +1,229 @@
+"""Correlations between RSMs: Pearson, cosine, Spearman on vectors; centered Pearson on squares."""
+
+from __future__ import annotations
+
+from math import isqrt
+
+from torch import Tensor
+
+from softrsa._checks import check_floating, check_square
+from softrsa._ranks import average_ranks
+from softrsa.errors import ShapeError
+from softrsa.pairs import off_diagonal
+from softrsa.transforms import double_center
+
+
+def cosine(x: Tensor, y: Tensor) -> Tensor:
+    r"""Cosine between two condensed RSMs.
+
+    .. math:: \cos(x, y) = \frac{\langle x, y\rangle}{\lVert x\rVert\,\lVert y\rVert}
+
+    Parameters
+    ----------
+    x, y : Tensor, shape (..., n_pairs)
+        Pairs of two RSMs in the same order; any unit; leading dimensions broadcast.
+
+    Returns
+    -------
+    Tensor, shape (...)
+        Cosine in [-1, 1]. NaN where ``x`` or ``y`` is all zero.
+
+    Raises
+    ------
+    DTypeError
+        If either tensor is not float32 or float64.
+    ShapeError
+        If the two do not have the same number of pairs.
+
+    Notes
+    -----
+    Differentiable wherever it is defined. No epsilon is added to the denominator.
+
+    Examples
+    --------
+    >>> cosine(torch.tensor([3.0, 4.0]), torch.tensor([4.0, 3.0]))
+    tensor(0.9600)
+    """
+    check_pairs(x=x, y=y)
+    return _cosine(x, y)
+
+
+def pearson(x: Tensor, y: Tensor) -> Tensor:
+    r"""Pearson correlation between two condensed RSMs.
+
+    .. math:: r(x, y) = \cos(x - \bar x,\; y - \bar y)
+
+    Parameters
+    ----------
+    x, y : Tensor, shape (..., n_pairs)
+        Pairs of two RSMs in the same order; any unit; leading dimensions broadcast.
+
+    Returns
+    -------
+    Tensor, shape (...)
+        Correlation in [-1, 1]. NaN where ``x`` or ``y`` is constant, because the correlation is
+        then undefined (`scipy.stats.pearsonr` agrees).
+
+    Raises
+    ------
+    DTypeError
+        If either tensor is not float32 or float64.
+    ShapeError
+        If the two do not have the same number of pairs.
+
+    Notes
+    -----
+    Differentiable wherever it is defined.
+
+    References
+    ----------
+    Kriegeskorte, Mur & Bandettini (2008), doi:10.3389/neuro.06.004.2008.
+
+    Examples
+    --------
+    >>> pearson(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([1.0, 3.0, 2.0]))
+    tensor(0.5000)
+    """
+    check_pairs(x=x, y=y)
+    return _cosine(_centered(x), _centered(y))
+
+
+def spearman(x: Tensor, y: Tensor) -> Tensor:
+    """Spearman rank correlation between two condensed RSMs: Pearson of average ranks.
+
+    Parameters
+    ----------
+    x, y : Tensor, shape (..., n_pairs)
+        Pairs of two RSMs in the same order; any unit; leading dimensions broadcast.
+
+    Returns
+    -------
+    Tensor, shape (...)
+        Correlation in [-1, 1]. NaN where ``x`` or ``y`` is constant.
+
+    Raises
+    ------
+    DTypeError
+        If either tensor is not float32 or float64.
+    ShapeError
+        If the two do not have the same number of pairs.
+
+    Notes
+    -----
+    Ranks are piecewise constant: no gradient is passed to either input.
+
+    Examples
+    --------
+    >>> spearman(torch.tensor([1.0, 2.0, 9.0]), torch.tensor([1.0, 3.0, 2.0]))
+    tensor(0.5000)
+    """
+    check_pairs(x=x, y=y)
+    return _cosine(_centered(average_ranks(x)), _centered(average_ranks(y)))
+
+
+def centered_pearson(x: Tensor, y: Tensor) -> Tensor:
+    r"""Pearson correlation of the double-centered off-diagonal entries of two square RSMs.
+
+    What every anchor or neighbor shares with all others is removed first
+    (`softrsa.transforms.double_center`), so that two RSMs cannot correlate by agreeing on one
+    number per stimulus.
+
+    Parameters
+    ----------
+    x, y : Tensor, shape (..., n_stimuli, n_stimuli)
+        Square RSMs, symmetric or not, of the same stimuli; leading dimensions broadcast. At least
+        4 stimuli: of 3, nothing is left but rounding when both are symmetric.
+
+    Returns
+    -------
+    Tensor, shape (...)
+        Correlation in [-1, 1]. NaN where nothing is left after centering.
+
+    Raises
+    ------
+    DTypeError
+        If either tensor is not float32 or float64.
+    ShapeError
+        If the two are not square, differ in their number of stimuli, or have fewer than 4.
+
+    Notes
+    -----
+    Differentiable wherever it is defined. Invariant to adding any row or column vector.
+
+    Examples
+    --------
+    >>> x = torch.tensor([[0.0, 1, 2, 3], [1, 0, 5, 4], [2, 5, 0, 6], [3, 4, 6, 0]])
+    >>> centered_pearson(x, x + torch.tensor([[5.0], [0], [9], [2]]))
+    tensor(1.)
+    """
+    check_floating(x=x, y=y)
+    check_square(x=x, y=y)
+    if x.shape[-1] != y.shape[-1] or x.shape[-1] < 4:
+        raise ShapeError(
+            "Both RSMs must cover the same stimuli, at least 4: "
+            f"`x` has {x.shape[-1]}, `y` has {y.shape[-1]}."
+        )
+    # centered entries sum to zero over the off-diagonal, so their cosine is the correlation
+    return _cosine(double_center(x).flatten(-2), double_center(y).flatten(-2))
+
+
+def row_offset_share(x: Tensor, y: Tensor) -> Tensor:
+    r"""Part of what two RSMs share that row and column means alone explain.
+
+    The covariance of the off-diagonal entries splits exactly into that of the additive part
+    (row + column offsets) and that of the double-centered rest; the share is
+    :math:`|A| / (|A| + |C|)`.
+
+    Parameters
+    ----------
+    x, y : Tensor, shape (..., n_stimuli, n_stimuli)
+        Square RSMs of the same stimuli, before any centering; leading dimensions broadcast.
+
+    Returns
+    -------
+    Tensor, shape (...)
+        Share in [0, 1]: near 1 the RSMs agree on one number per stimulus only, near 0 on geometry
+        only. NaN where the covariance is zero in both parts.
+
+    Raises
+    ------
+    DTypeError
+        If either tensor is not float32 or float64.
+    ShapeError
+        If the two are not square or have fewer than 3 stimuli.
+
+    Examples
+    --------
+    >>> rows = torch.tensor([[1.0], [2.0], [4.0], [8.0]]).expand(4, 4)
+    >>> row_offset_share(rows, 3 * rows)
+    tensor(1.)
+    """
+    x_rest, y_rest = double_center(x), double_center(y)
+    total = (_centered(off_diagonal(x)) * _centered(off_diagonal(y))).sum(-1)
+    geometry = (x_rest * y_rest).sum((-2, -1))
+    offsets = total - geometry
+    return offsets.abs() / (offsets.abs() + geometry.abs())
+
+
+def check_pairs(**tensors: Tensor) -> None:
+    """Check that condensed RSMs are floating point and equally long."""
+    check_floating(**tensors)
+    for name, value in tensors.items():
+        if value.ndim == 0:
+            raise ShapeError(f"`{name}` must have shape (..., n_pairs), got a scalar.")
+    lengths = {name: value.shape[-1] for name, value in tensors.items()}
+    if len(set(lengths.values())) > 1:
+        found = ", ".join(
+            f"`{name}` has {n} pairs ({(1 + isqrt(1 + 8 * n)) // 2} stimuli)"
+            for name, n in lengths.items()
+        )
+        raise ShapeError(f"Both RSMs must cover the same stimuli: {found}.")
+
+
+def _centered(x: Tensor) -> Tensor:
+    return x - x.mean(-1, keepdim=True)
+
+
+def _cosine(x: Tensor, y: Tensor) -> Tensor:
+    # each factor is normalized first: the product of two squared norms would leave float32's range
+    return (x / x.norm(dim=-1, keepdim=True) * (y / y.norm(dim=-1, keepdim=True))).sum(-1)

@@ -1,0 +1,28 @@
+"""Transforms of similarity matrices: SoftStep and its gates, geo-topological, double-centering."""
+
+from softrsa.transforms.center import double_center
+from softrsa.transforms.gates import EmbeddingGate, Gate, GlobalGate, ProfileGate, StepParameters
+from softrsa.transforms.geo_topological import GeoTopological, geo_topological
+from softrsa.transforms.modules import SoftStep
+from softrsa.transforms.soft_step import (
+    log_soft_step,
+    log_soft_step_s2,
+    soft_step,
+    soft_step_s2,
+)
+
+__all__ = [
+    "EmbeddingGate",
+    "Gate",
+    "GeoTopological",
+    "GlobalGate",
+    "ProfileGate",
+    "SoftStep",
+    "StepParameters",
+    "double_center",
+    "geo_topological",
+    "log_soft_step",
+    "log_soft_step_s2",
+    "soft_step",
+    "soft_step_s2",
+]

@@ -1,0 +1,66 @@
+"""Double-centering: what an RSM says beyond one number per stimulus."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from softrsa._checks import check_floating, check_square
+from softrsa.errors import ShapeError
+
+
+def double_center(matrix: Tensor) -> Tensor:
+    r"""Remove row and column offsets from the off-diagonal entries.
+
+    Returns the residual of the least-squares fit :math:`M_{ij} \approx \mu + r_i + c_j` over
+    :math:`i \ne j`: every row and every column of the result sums to zero over its off-diagonal
+    entries, and an anchor-only or neighbor-only pattern becomes exactly nothing.
+
+    Parameters
+    ----------
+    matrix : Tensor, shape (..., n_stimuli, n_stimuli)
+        RSMs or RDMs, symmetric or not; the diagonal is not read. At least 3 stimuli.
+
+    Returns
+    -------
+    Tensor, shape (..., n_stimuli, n_stimuli)
+        Centered matrices with a zero diagonal, in the unit of ``matrix``.
+
+    Raises
+    ------
+    DTypeError
+        If ``matrix`` is not float32 or float64.
+    ShapeError
+        If ``matrix`` is not square or has fewer than 3 stimuli.
+
+    Notes
+    -----
+    This is not :math:`HMH` with the diagonal included: self-similarities are not data, so they are
+    left out of the means, as they are left out of every comparison of RSMs.
+
+    Examples
+    --------
+    >>> rows = torch.tensor([1.0, 2.0, 4.0, 8.0])
+    >>> double_center(rows[:, None] + torch.zeros(4, 4)).abs().max() < 1e-6
+    tensor(True)
+    """
+    check_floating(matrix=matrix)
+    check_square(matrix=matrix)
+    n = matrix.shape[-1]
+    if n < 3:
+        raise ShapeError(f"Double-centering needs at least 3 stimuli, got {n}.")
+    matrix = zero_diagonal(matrix)
+    rows, columns = matrix.sum(-1), matrix.sum(-2)
+    total = rows.sum(-1)[..., None, None]
+    # normal equations of M_ij ~ r_i + c_j over i != j, solved in closed form:
+    # (n - 1) r_i + sum_{j != i} c_j = rows_i, and the same for columns
+    offset = ((n - 1) * rows + columns)[..., :, None] + ((n - 1) * columns + rows)[..., None, :]
+    centered = matrix - offset / (n * (n - 2)) + total / ((n - 1) * (n - 2))
+    return zero_diagonal(centered)
+
+
+def zero_diagonal(matrix: Tensor) -> Tensor:
+    """Copy with zeros on the diagonal, whatever stood there; the diagonal gets no gradient."""
+    return matrix.masked_fill(
+        torch.eye(matrix.shape[-1], dtype=torch.bool, device=matrix.device), 0
+    )

@@ -1,0 +1,157 @@
+"""Geo-topological (GT) transforms of RDMs: hard thresholds below and above."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from softrsa._checks import check_floating
+from softrsa._ranks import average_ranks, sorted_quantile
+from softrsa.errors import DataError, ShapeError, unknown_name
+from softrsa.pairs import condense, expand
+
+Preset = Literal["trsa", "quantile", "value"]
+
+
+def geo_topological(
+    rdm: Tensor, lower: float | Tensor, upper: float | Tensor, *, preset: Preset = "trsa"
+) -> Tensor:
+    r"""Clamp an RDM between two thresholds and rescale: small distances 0, large ones 1.
+
+    .. math:: GT_{l,u}(d) = 0 \;(d < l), \quad 1 \;(d > u), \quad \frac{d - l}{u - l}
+              \text{ between}
+
+    Parameters
+    ----------
+    rdm : Tensor, shape (..., n_stimuli, n_stimuli) or (..., n_pairs)
+        Dissimilarities: square symmetric RDMs, of which the upper triangle is read, or condensed
+        ones in the order of `softrsa.pairs.condense`. Equal last two dimensions mean square.
+    lower, upper : float or Tensor, shape (...)
+        Thresholds with ``lower <= upper``; tensors broadcast against the leading dimensions, so a
+        grid of thresholds is one call. Quantiles in [0, 1] for ``"trsa"`` and ``"quantile"``,
+        dissimilarities for ``"value"``.
+    preset : {"trsa", "quantile", "value"}
+        ``"trsa"``: average ranks, scaled to [0, 1], thresholds at quantiles of each RDM (the
+        published procedure). ``"quantile"``: quantiles of the raw values of each RDM.
+        ``"value"``: thresholds are values.
+
+    Returns
+    -------
+    Tensor
+        GT-transformed RDMs in [0, 1], square with a zero diagonal or condensed, like ``rdm``.
+        With ``lower == upper`` a hard step that is 0 at the threshold itself. NaN under
+        ``"trsa"`` where an RDM is constant, because its ranks then have no range.
+
+    Raises
+    ------
+    UnknownNameError
+        If ``preset`` is not one of the three.
+    DTypeError
+        If ``rdm`` is not float32 or float64.
+    DataError
+        If ``lower > upper``, or a quantile is outside [0, 1] (checked for numbers, not tensors).
+
+    Notes
+    -----
+    Thresholds are taken per RDM, never over the stack, and nothing is written in place. Ranks pass
+    no gradient; the ``"value"`` preset passes it between the thresholds.
+
+    References
+    ----------
+    Lin & Kriegeskorte (2024), PNAS 121(42), doi:10.1073/pnas.2317881121.
+
+    Examples
+    --------
+    >>> geo_topological(torch.tensor([0.1, 0.9, 0.4]), 0.0, 1.0)
+    tensor([0.0000, 1.0000, 0.5000])
+    >>> geo_topological(torch.tensor([0.1, 0.9, 0.4]), 0.4, 0.4, preset="value")
+    tensor([0., 1., 0.])
+    """
+    if preset not in get_args(Preset):
+        raise unknown_name("preset", preset, get_args(Preset))
+    check_floating(rdm=rdm)
+    _check_thresholds(lower, upper, preset)
+    square = rdm.ndim > 1 and rdm.shape[-1] == rdm.shape[-2]
+    values = condense(rdm) if square else rdm
+    if preset == "trsa":
+        values = _unit_ranks(values)
+    low, high = _thresholds(values, lower, upper, preset)
+    ramp = (values - low) / torch.where(high > low, high - low, 1.0)
+    clamped = ramp.masked_fill(values <= low, 0.0).masked_fill(
+        (values >= high) & (values > low), 1.0
+    )
+    return expand(clamped) if square else clamped
+
+
+class GeoTopological(nn.Module):
+    """`geo_topological` with its thresholds and preset, as a module.
+
+    Parameters
+    ----------
+    lower, upper : float
+        Thresholds with ``lower <= upper``; see `geo_topological`.
+    preset : {"trsa", "quantile", "value"}
+        What the thresholds refer to.
+
+    Examples
+    --------
+    >>> GeoTopological(0.0, 0.5)(torch.tensor([0.1, 0.9, 0.4]))
+    tensor([0., 1., 1.])
+    """
+
+    def __init__(self, lower: float, upper: float, preset: Preset = "trsa"):
+        super().__init__()
+        if preset not in get_args(Preset):
+            raise unknown_name("preset", preset, get_args(Preset))
+        _check_thresholds(lower, upper, preset)
+        self.lower = float(lower)
+        self.upper = float(upper)
+        self.preset: Preset = preset
+
+    def forward(self, rdm: Tensor) -> Tensor:
+        """Transform RDMs; see `geo_topological`."""
+        return geo_topological(rdm, self.lower, self.upper, preset=self.preset)
+
+    def extra_repr(self) -> str:
+        """Show the thresholds and what they refer to."""
+        return f"lower={self.lower:.3g}, upper={self.upper:.3g}, preset={self.preset!r}"
+
+
+def _check_thresholds(lower: float | Tensor, upper: float | Tensor, preset: Preset) -> None:
+    """Check thresholds given as numbers; tensors may live on a device and are not read."""
+    if isinstance(lower, Tensor) or isinstance(upper, Tensor):
+        return
+    if not lower <= upper:
+        raise DataError(f"`lower` must not exceed `upper`, got {lower=}, {upper=}.")
+    if preset != "value" and not (lower >= 0 and upper <= 1):
+        raise DataError(
+            f"With preset {preset!r} the thresholds are quantiles in [0, 1], got {lower=}, "
+            f"{upper=}. For thresholds in the unit of the RDM use preset='value'."
+        )
+
+
+def _unit_ranks(values: Tensor) -> Tensor:
+    """Average ranks scaled to [0, 1]; NaN where all values are equal."""
+    ranks = average_ranks(values)
+    low = ranks.amin(-1, keepdim=True)
+    return (ranks - low) / (ranks.amax(-1, keepdim=True) - low)
+
+
+def _thresholds(
+    values: Tensor, lower: float | Tensor, upper: float | Tensor, preset: Preset
+) -> tuple[Tensor, Tensor]:
+    """Both thresholds in the unit of ``values``, shape (..., 1)."""
+    low, high = torch.as_tensor(lower).to(values), torch.as_tensor(upper).to(values)
+    try:
+        torch.broadcast_shapes(low.shape, high.shape, values.shape[:-1])
+    except RuntimeError as error:
+        raise ShapeError(
+            f"`lower` {tuple(low.shape)} and `upper` {tuple(high.shape)} must broadcast against "
+            f"the leading dimensions {tuple(values.shape[:-1])} of `rdm`."
+        ) from error
+    if preset != "value":
+        ordered = values.sort(dim=-1).values
+        low, high = sorted_quantile(ordered, low), sorted_quantile(ordered, high)
+    return low.unsqueeze(-1), high.unsqueeze(-1)
