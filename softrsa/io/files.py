@@ -1,0 +1,108 @@
+"""Files that are written whole or not at all, and the place for cached ones."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from secrets import token_hex
+
+from softrsa.errors import SoftRSAError
+
+__all__ = ["OutputError", "atomic_path", "cache_folder"]
+
+
+class OutputError(SoftRSAError, OSError):
+    """A file or folder cannot be written where it was asked for."""
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Give a temporary path beside ``path`` that becomes ``path`` when the block ends well.
+
+    Whatever goes wrong inside the block, ``path`` keeps what it had before and the temporary file
+    is deleted. Missing parent folders are made.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file to write.
+
+    Yields
+    ------
+    Path
+        An empty file in the same folder, with the same suffix, to write to.
+
+    Raises
+    ------
+    OutputError
+        If the folder cannot be made or written to, or ``path`` is itself a folder.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> with atomic_path(folder / "new" / "scores.csv") as temporary:
+    ...     _ = temporary.write_text("layer,score")
+    >>> [file.name for file in (folder / "new").iterdir()]
+    ['scores.csv']
+    """
+    path = Path(path)
+    _make_folder(path.parent)
+    if path.is_dir():
+        raise OutputError(f"Cannot write the file {path}: it is a folder. Add a file name.")
+    temporary = path.with_name(f".{path.stem}-{token_hex(4)}{path.suffix}")
+    try:
+        temporary.touch(exist_ok=False)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+    try:
+        yield temporary
+        try:
+            os.replace(temporary, path)
+        except OSError as error:
+            raise _cannot_write(path, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def cache_folder() -> Path:
+    """Find where downloads and streamed results go: ``SOFTRSA_CACHE`` or the system's cache.
+
+    Examples
+    --------
+    >>> import os
+    >>> os.environ["SOFTRSA_CACHE"] = "/scratch/softrsa"
+    >>> cache_folder().as_posix()
+    '/scratch/softrsa'
+    >>> del os.environ["SOFTRSA_CACHE"]
+    """
+    chosen = os.environ.get("SOFTRSA_CACHE")
+    if chosen:
+        return Path(chosen).expanduser()
+    import pooch
+
+    return Path(pooch.os_cache("softrsa"))
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder and its parents, or say which of them is in the way."""
+    for part in (folder, *folder.parents):
+        if part.exists() and not part.is_dir():
+            raise OutputError(
+                f"Cannot write into {folder}: {part} is a file, not a folder. "
+                "Choose another folder, or move that file away."
+            )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _cannot_write(folder, error) from error
+
+
+def _cannot_write(path: Path, error: OSError) -> OutputError:
+    """Word the system's refusal to write."""
+    return OutputError(
+        f"Cannot write {path}: {error.strerror or error}. "
+        "Choose a folder you may write to, with room on its disk."
+    )

@@ -1,0 +1,33 @@
+"""How error messages list labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+
+def listed(labels: Iterable[object], limit: int = 5) -> str:
+    """Name the first few labels and say how many there are.
+
+    Examples
+    --------
+    >>> listed(["face", "house"])
+    "'face', 'house'"
+    >>> listed(range(8))
+    '0, 1, 2, 3, 4, ... (8 in all)'
+    """
+    plain = [label.item() if isinstance(label, np.generic) else label for label in labels]
+    shown = ", ".join(map(repr, plain[:limit]))
+    return f"{shown}, ... ({len(plain)} in all)" if len(plain) > limit else shown
+
+
+def counted(number: int, noun: str, plural: str | None = None) -> str:
+    """Give a number its noun, in the plural where that is right.
+
+    Examples
+    --------
+    >>> counted(1, "unit"), counted(3, "unit"), counted(2, "stimulus", "stimuli")
+    ('1 unit', '3 units', '2 stimuli')
+    """
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"
