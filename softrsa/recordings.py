@@ -10,7 +10,8 @@ import pandas as pd
 import xarray as xr
 
 from softrsa.errors import DataError, StimulusError, unknown_name
-from softrsa.io.schema import check_distinct, check_trials
+from softrsa.io.labels import check_distinct
+from softrsa.io.schema import check_trials
 from softrsa.io.trials import mean_by_stimulus
 from softrsa.io.wording import counted, listed
 

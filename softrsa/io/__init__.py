@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from softrsa.io.files import OutputError, atomic_path, cache_folder
-from softrsa.io.netcdf import load, save
+from softrsa.io.reading import load, open_array
 from softrsa.io.schema import check_recording, check_trials
 from softrsa.io.stacks import check_rdms
+from softrsa.io.writing import save
 
 __all__ = [
     "OutputError",
@@ -15,5 +16,6 @@ __all__ = [
     "check_recording",
     "check_trials",
     "load",
+    "open_array",
     "save",
 ]

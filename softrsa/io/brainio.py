@@ -5,7 +5,8 @@ from __future__ import annotations
 import xarray as xr
 
 from softrsa.errors import ShapeError, StimulusError
-from softrsa.io.schema import check_recording, check_trials, plain_labels
+from softrsa.io.labels import plain_labels
+from softrsa.io.schema import check_recording, check_trials
 from softrsa.io.trials import mean_by_stimulus
 from softrsa.io.wording import listed
 

@@ -6,7 +6,7 @@ import numpy as np
 import xarray as xr
 
 from softrsa.errors import DataError, DTypeError, ShapeError, StimulusError
-from softrsa.io.schema import check_distinct, check_dtype, stimulus_ids
+from softrsa.io.labels import check_distinct, check_dtype, stimulus_ids
 from softrsa.io.wording import listed
 
 __all__ = ["check_rdms"]

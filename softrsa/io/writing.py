@@ -1,0 +1,60 @@
+"""Labelled arrays to netCDF files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import xarray as xr
+from xarray.indexes import PandasMultiIndex
+
+from softrsa.io.files import OutputError, atomic_path
+from softrsa.io.labelled import VARIABLE, check_labelled, check_storable
+
+__all__ = ["save"]
+
+SCHEMA = "1"
+
+
+def save(array: xr.DataArray, path: str | Path) -> None:
+    """Write a labelled array to a compressed netCDF file, whole or not at all.
+
+    Parameters
+    ----------
+    array : DataArray
+        Recordings or activations (stimulus, unit), single trials (trial, unit) or RDMs / RSMs
+        (..., anchor, neighbor), as `softrsa.io.check_recording` and `check_rdms` describe them.
+    path : str or Path
+        The file to write; its folder is made where it does not exist.
+
+    Raises
+    ------
+    ShapeError, DTypeError, StimulusError, DataError
+        If the array is not as described, or a coordinate or attribute cannot be held by netCDF.
+    OutputError
+        If the file cannot be written.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from softrsa.io import load
+    >>> array = xr.DataArray(
+    ...     np.eye(2), dims=("stimulus", "unit"), coords={"stimulus": ["face", "house"]}
+    ... )
+    >>> path = Path(tempfile.mkdtemp()) / "recording.nc"
+    >>> save(array, path)
+    >>> load(path).sel(stimulus="house").values
+    array([0., 1.])
+    """
+    array = check_labelled(array, name="array").drop_encoding()
+    multi = {i.dim for i in array.xindexes.values() if isinstance(i, PandasMultiIndex)}
+    array = array.reset_index(list(multi)) if multi else array
+    array = array.assign_attrs(softrsa_schema=SCHEMA)
+    check_storable(array)
+    dataset = array.to_dataset(name=VARIABLE)
+    encoding = {VARIABLE: {"zlib": True, "complevel": 4}}
+    with atomic_path(path) as temporary:
+        try:
+            dataset.to_netcdf(temporary, engine="netcdf4", encoding=encoding)
+        except (OSError, RuntimeError) as error:
+            raise OutputError(f"Cannot write {path}: {error}.") from error

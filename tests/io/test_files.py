@@ -1,0 +1,80 @@
+import pytest
+
+from softrsa.errors import SoftRSAError
+from softrsa.io import OutputError, atomic_path, cache_folder
+
+
+def test_file_appears_whole_at_the_end(tmp_path):
+    target = tmp_path / "a" / "b" / "scores.csv"
+    with atomic_path(target) as temporary:
+        assert (temporary.parent, temporary.suffix) == (target.parent, ".csv")
+        temporary.write_text("new")
+        assert not target.exists()
+    assert target.read_text() == "new"
+    assert list(target.parent.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_failure_keeps_the_old_file_and_leaves_nothing_else(tmp_path, error):
+    target = tmp_path / "scores.csv"
+    target.write_text("old")
+
+    def write_half():
+        with atomic_path(target) as temporary:
+            temporary.write_text("half")
+            raise error
+
+    with pytest.raises(error):
+        write_half()
+    assert target.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_result_has_the_permissions_of_any_new_file(tmp_path):
+    (tmp_path / "plain").touch()
+    with atomic_path(tmp_path / "result.nc"):
+        pass
+    assert (tmp_path / "result.nc").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_file_in_the_way_of_a_folder_is_named(tmp_path):
+    (tmp_path / "results").write_text("")
+    with (
+        pytest.raises(OutputError, match=r"results/deep: .*/results is a file, not a folder"),
+        atomic_path(tmp_path / "results" / "deep" / "scores.csv"),
+    ):
+        pass
+
+
+def test_folder_in_the_place_of_the_file_is_named(tmp_path):
+    with pytest.raises(OutputError, match=f"{tmp_path}: it is a folder"), atomic_path(tmp_path):
+        pass
+
+
+def test_folder_that_cannot_be_made_gives_the_systems_reason():
+    """Nobody, not even root, makes folders in /proc."""
+    with (
+        pytest.raises(OutputError, match=r"Cannot write /proc/softrsa: .*No such file"),
+        atomic_path("/proc/softrsa/scores.csv"),
+    ):
+        pass
+
+
+def test_folder_that_cannot_be_written_to_gives_the_systems_reason():
+    with (
+        pytest.raises(OutputError, match=r"Cannot write /proc/self/scores.csv: "),
+        atomic_path("/proc/self/scores.csv"),
+    ):
+        pass
+
+
+def test_output_error_is_caught_as_softrsa_and_as_os_error():
+    assert issubclass(OutputError, SoftRSAError)
+    assert issubclass(OutputError, OSError)
+
+
+def test_cache_folder_follows_the_environment(monkeypatch, tmp_path):
+    monkeypatch.setenv("SOFTRSA_CACHE", str(tmp_path))
+    assert cache_folder() == tmp_path
+    monkeypatch.delenv("SOFTRSA_CACHE")
+    assert cache_folder().name == "softrsa"
