@@ -1,0 +1,15 @@
+"""Similarity matrices: computing them, scaling them to [0, 1], building labelled stacks."""
+
+from softrsa.rsm.build import build_rsms, to_rsm
+from softrsa.rsm.scaling import SCALINGS, scale_similarities
+from softrsa.rsm.similarity import SIMILARITIES, condensed_similarity, similarity_matrix
+
+__all__ = [
+    "SCALINGS",
+    "SIMILARITIES",
+    "build_rsms",
+    "condensed_similarity",
+    "scale_similarities",
+    "similarity_matrix",
+    "to_rsm",
+]

@@ -1,0 +1,128 @@
+"""Similarities block by block, so that a result needs little memory besides itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from softrsa.rsm._plans import ALL, MakePlan, Plan
+
+# With these, everything held beside the result stays below 200 MB (`benchmarks/rsm_speed.py`).
+UNITS_BYTES = 44 * 2**20  # of one recording, for a stretch of units
+BLOCK_BYTES = 40 * 2**20  # of the similarities of a stretch of rows
+
+Write = Callable[[Tensor, int, Tensor, float | None], None]
+
+
+def _unit_slices(x: Tensor, y: Tensor) -> list[slice]:
+    """Cut the units into stretches that fit in `UNITS_BYTES` as float64 or the input's type."""
+    rows = max(x.shape[:-1].numel(), y.shape[:-1].numel())
+    step = max(1, UNITS_BYTES // (8 * rows))
+    return [slice(start, start + step) for start in range(0, x.shape[-1], step)]
+
+
+def _row_step(plan: Plan, shape: torch.Size, itemsize: int) -> int:
+    bytes_per_row = shape[:-2].numel() * shape[-1] * (24 if plan.wide else itemsize)
+    return max(1, BLOCK_BYTES // bytes_per_row)
+
+
+def _prepared(plan: Plan) -> Plan:
+    """Prepare all rows once, where all units fit."""
+    left = plan.left(ALL, ALL)
+    right = left if plan.right is plan.left else plan.right(ALL, ALL)
+    return plan._replace(
+        left=lambda rows, _units: left[..., rows, :], right=lambda rows, _units: right[..., rows, :]
+    )
+
+
+def _sum(plan: Plan, rows: slice, columns: slice, units: list[slice]) -> Tensor:
+    parts = (plan.pairwise(plan.left(rows, u), plan.right(columns, u)) for u in units)
+    total = next(parts)
+    if len(units) > 1:
+        total = total.double()
+    for part in parts:
+        total += part
+    return total
+
+
+def mirror(square: Tensor, self_similarity: float | None) -> Tensor:
+    """Copy the upper triangle to the lower one and put the exact value on the diagonal."""
+    above = square.triu(1)
+    diagonal = square.diagonal(dim1=-2, dim2=-1)
+    if self_similarity is not None:
+        diagonal = self_similarity + 0 * diagonal.detach()  # NaN stays NaN
+    return above + above.mT + torch.diag_embed(diagonal)
+
+
+def whole(x: Tensor, y: Tensor | None, make: MakePlan) -> Tensor:
+    """Compute all similarities in one piece, as autograd needs it."""
+    other = x if y is None else y
+    rows, columns = slice(0, x.shape[-2]), slice(0, other.shape[-2])
+    plan = make(x, other, [ALL])
+    result = plan.finish(_sum(plan, rows, columns, [ALL]), rows, columns).to(x.dtype)
+    return mirror(result, plan.self_similarity) if y is None else result
+
+
+def fill(out: Tensor, x: Tensor, y: Tensor | None, make: MakePlan, write: Write) -> None:
+    """Compute similarities without gradient and hand them to ``write`` block by block.
+
+    ``write(out, start, block, self_similarity)`` gets the rows from ``start`` on; without ``y``
+    the block begins at column ``start`` too. ``x`` and ``y`` have the leading dimensions of
+    ``out``; more of them than fit at once are taken in groups.
+    """
+    other = x if y is None else y
+    lead, n, (m, p) = x.shape[:-2], x.shape[-2], other.shape[-2:]
+    cost = 8 * lead.numel() * (n * m + (n + m) * p)
+    if lead and cost > BLOCK_BYTES:
+        step = max(1, lead[0] * BLOCK_BYTES // cost)
+        for start in range(0, lead[0], step):
+            group = slice(start, start + step) if step > 1 else start
+            fill(out[group], x[group], None if y is None else y[group], make, write)
+        return
+    units = _unit_slices(x, other)
+    plan = make(x, other, units)
+    step = _row_step(plan, torch.Size((*lead, n, m)), x.itemsize)
+    if len(units) == 1:
+        plan = _prepared(plan)
+    for start in range(0, n, step):
+        rows = slice(start, min(start + step, n))
+        columns = slice(start if y is None else 0, m)
+        block = plan.finish(_sum(plan, rows, columns, units), rows, columns)
+        write(out, start, block, plan.self_similarity)
+
+
+def write_rows(out: Tensor, start: int, block: Tensor, _self_similarity: float | None) -> None:
+    """Place a block of a rectangular matrix."""
+    out[..., start : start + block.shape[-2], :] = block
+
+
+def write_mirrored(out: Tensor, start: int, block: Tensor, self_similarity: float | None) -> None:
+    """Place a block of the upper triangle of a symmetric matrix and its mirror image."""
+    height = block.shape[-2]
+    stop = start + height
+    tile, rest = block[..., :height], block[..., height:]
+    out[..., start:stop, start:stop] = mirror(tile, self_similarity)
+    out[..., start:stop, stop:] = rest
+    out[..., stop:, start:stop] = out[..., start:stop, stop:].mT
+
+
+def write_condensed(out: Tensor, start: int, block: Tensor, _self_similarity: float | None) -> None:
+    """Place a block of the upper triangle into the condensed vector."""
+    height, width = block.shape[-2:]
+    n = start + width
+    first = start * (2 * n - start - 1) // 2  # pairs of the rows before
+    lengths = [
+        (row + 1, width - row - 1) for row in range(height)
+    ]  # at or below, above the diagonal
+    pieces = (
+        block.to(out.dtype)
+        .flatten(-2)
+        .split([length for pair in lengths for length in pair], -1)[1::2]
+    )
+    target = out[..., first : first + sum(length for _, length in lengths)]
+    if target.is_contiguous():
+        torch.cat(pieces, -1, out=target)
+    else:
+        target.copy_(torch.cat(pieces, -1))

@@ -1,0 +1,188 @@
+"""How each similarity is put together from sums over units: the table of similarities."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+ALL = slice(None)
+CLOSE = 1e-3  # squared distances below this share of the squared norms have lost digits
+PAIR_BYTES = 2**24
+
+Prepare = Callable[[slice, slice], Tensor]  # (rows, units) -> what enters the sum over units
+
+
+class Plan(NamedTuple):
+    """One similarity between the rows of two recordings, as a sum over units and what follows."""
+
+    left: Prepare
+    right: Prepare
+    pairwise: Callable[[Tensor, Tensor], Tensor]
+    finish: Callable[[Tensor, slice, slice], Tensor]
+    self_similarity: float | None  # of any row with itself; None where it depends on the row
+    wide: bool  # computed in float64 whatever the input, with a few temporaries
+
+
+def _gram(x: Tensor, y: Tensor) -> Tensor:
+    return x @ y.mT
+
+
+def _city_block(x: Tensor, y: Tensor) -> Tensor:
+    return torch.cdist(x, y, p=1.0)
+
+
+def _moments(x: Tensor, units: Sequence[slice], center: bool) -> tuple[Tensor, Tensor]:
+    """Mean and length of each row, shape (..., n, 1); length 0 for a row with nothing to scale."""
+    mean = torch.zeros_like(x[..., :1])
+    if center:
+        mean = torch.stack([x[..., u].sum(-1, keepdim=True) for u in units]).sum(0) / x.shape[-1]
+    squares = [(x[..., u] - mean).square().sum(-1, keepdim=True).double() for u in units]
+    length = torch.stack(squares).sum(0).sqrt().to(x.dtype)
+    if center:
+        low, high = torch.aminmax(x.detach(), dim=-1, keepdim=True)
+        length = length.masked_fill(low == high, 0.0)  # the mean of equal values is rounded
+    return mean, length
+
+
+def _normalized(x: Tensor, y: Tensor, units: Sequence[slice], *, center: bool) -> Plan:
+    def prepare(z: Tensor) -> Prepare:
+        mean, length = _moments(z, units, center)
+        return lambda rows, u: (z[..., rows, u] - mean[..., rows, :]) / length[..., rows, :]
+
+    left = prepare(x)
+    right = left if y is x else prepare(y)
+    return Plan(left, right, _gram, lambda total, _rows, _columns: total, 1.0, False)
+
+
+def correlation(x: Tensor, y: Tensor, units: Sequence[slice], precision: Tensor | None) -> Plan:
+    """Pearson correlation across units."""
+    return _normalized(x, y, units, center=True)
+
+
+def cosine(x: Tensor, y: Tensor, units: Sequence[slice], precision: Tensor | None) -> Plan:
+    """Cosine of the angle between rows."""
+    return _normalized(x, y, units, center=False)
+
+
+def dot(x: Tensor, y: Tensor, _units: Sequence[slice], precision: Tensor | None) -> Plan:
+    """Inner product per unit."""
+    n_units = x.shape[-1]
+    return Plan(
+        lambda rows, u: x[..., rows, u],
+        lambda rows, u: y[..., rows, u],
+        _gram,
+        lambda total, _rows, _columns: total / n_units,
+        None,
+        False,
+    )
+
+
+def l1(x: Tensor, y: Tensor, _units: Sequence[slice], precision: Tensor | None) -> Plan:
+    """City-block distance, negative; summed in float64."""
+    return Plan(
+        lambda rows, u: x[..., rows, u].double(),
+        lambda rows, u: y[..., rows, u].double(),
+        _city_block,
+        lambda total, _rows, _columns: -total,
+        0.0,
+        True,
+    )
+
+
+def _quadratic(
+    x: Tensor,
+    y: Tensor,
+    units: Sequence[slice],
+    precision: Tensor | None,
+    to_similarity: Callable[[Tensor], Tensor],
+) -> Plan:
+    """Similarities made from (x - y)' P (x - y), summed in float64; P is 1 by default."""
+    middle = x.mean(-2, keepdim=True)  # leaves distances as they are, spares their digits
+    weights = None if precision is None else (precision + precision.mT).double() / 2
+
+    def centered(z: Tensor) -> Prepare:
+        return lambda rows, u: z[..., rows, u].double() - middle[..., u]
+
+    def weighted(z: Tensor) -> Prepare:
+        plain, matrix = centered(z), weights
+        return plain if matrix is None else lambda rows, u: plain(rows, ALL) @ matrix[:, u]
+
+    def squared_norms(z: Tensor) -> Tensor:
+        right, left, n = centered(z), weighted(z), z.shape[-2]
+        step = max(1, PAIR_BYTES // (8 * z.shape[-1])) if len(units) > 1 else n
+        rows = [slice(start, min(n, start + step)) for start in range(0, n, step)]
+        sums = [[(left(r, u) * right(r, u)).sum(-1) for u in units] for r in rows]
+        return torch.cat([torch.stack(parts).sum(0) for parts in sums], -1)
+
+    x_norms = squared_norms(x)
+    y_norms = x_norms if y is x else squared_norms(y)
+
+    def finish(total: Tensor, rows: slice, columns: slice) -> Tensor:
+        scale = x_norms[..., rows, None] + y_norms[..., None, columns]
+        squares = scale - 2 * total
+        close = squares <= CLOSE * scale.abs()
+        wanted = close.triu(1) if y is x else close
+        pairs = wanted.nonzero()
+        direct = _direct(x[..., rows, :], y[..., columns, :], pairs, weights)
+        squares = squares.masked_fill(close, 0.0).index_put(tuple(pairs.mT), direct)
+        return to_similarity(squares)
+
+    left, right = weighted(x), centered(y)
+    if y is x and weights is None:
+        left = right
+    return Plan(left, right, _gram, finish, 0.0, True)
+
+
+def _direct(x: Tensor, y: Tensor, pairs: Tensor, weights: Tensor | None) -> Tensor:
+    """Quadratic forms of the differences of a few pairs of rows, taken one pair at a time."""
+    shape = torch.broadcast_shapes(x.shape[:-2], y.shape[:-2])
+    x, y = x.expand(*shape, -1, -1), y.expand(*shape, -1, -1)
+    results = []
+    for group in pairs.split(max(1, PAIR_BYTES // (8 * x.shape[-1]))):
+        *batch, row, column = group.mT
+        difference = x[(*batch, row)].double() - y[(*batch, column)].double()
+        other = difference if weights is None else difference @ weights
+        results.append((difference * other).sum(-1))
+    return torch.cat(results)
+
+
+def _safe_sqrt(squares: Tensor) -> Tensor:
+    """Square root whose gradient at 0 is 0, as the distance of coinciding rows needs."""
+    zero = squares == 0
+    return squares.masked_fill(zero, 1.0).sqrt().masked_fill(zero, 0.0)
+
+
+def l2(x: Tensor, y: Tensor, units: Sequence[slice], precision: Tensor | None) -> Plan:
+    """Euclidean distance, negative."""
+    return _quadratic(x, y, units, None, lambda squares: -_safe_sqrt(squares))
+
+
+def sqeuclidean(x: Tensor, y: Tensor, units: Sequence[slice], precision: Tensor | None) -> Plan:
+    """Squared Euclidean distance per unit, negative."""
+    return _quadratic(x, y, units, None, lambda squares: squares / -x.shape[-1])
+
+
+def mahalanobis(x: Tensor, y: Tensor, units: Sequence[slice], precision: Tensor | None) -> Plan:
+    """Squared Mahalanobis distance per unit, negative."""
+    return _quadratic(x, y, units, precision, lambda squares: squares / -x.shape[-1])
+
+
+MakePlan = Callable[[Tensor, Tensor, Sequence[slice]], Plan]
+PLANS: dict[str, Callable[[Tensor, Tensor, Sequence[slice], Tensor | None], Plan]] = {
+    "correlation": correlation,
+    "cosine": cosine,
+    "dot": dot,
+    "l2": l2,
+    "l1": l1,
+    "sqeuclidean": sqeuclidean,
+    "rbf": l2,  # a function of the distance: see `_rbf.py`
+    "mahalanobis": mahalanobis,
+}
+
+
+def plan_maker(similarity: str, precision: Tensor | None) -> MakePlan:
+    """Fix the options, so that only the recordings and stretches of units are left to give."""
+    return lambda x, y, units: PLANS[similarity](x, y, units, precision)
