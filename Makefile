@@ -1,0 +1,43 @@
+# make demo, make test, make bench: each sets up .venv first, once.
+PYTHON ?= python3
+VENV ?= .venv
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+BIN = $(VENV)/bin
+PIP = $(BIN)/python -m pip
+STAMP = $(VENV)/.softrsa-installed
+
+.PHONY: demo test bench lint check setup clean
+
+demo: setup
+	$(BIN)/softrsa align --demo --out results/
+
+test: setup
+	$(BIN)/python -m pytest
+
+bench: setup
+	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+check: lint test
+
+setup: $(STAMP)
+
+# The CPU build of torch comes first, so that nothing else draws in the CUDA build of several GB.
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install -q --no-deps --retries 1 --extra-index-url $(TORCH_INDEX) -c constraints.txt torch
+	$(PIP) install -q -c constraints.txt torch setuptools wheel
+	@echo "Building torchsort, which takes a minute or two ..."
+	@.ci/without_nvcc $(PIP) install -q --no-build-isolation --no-deps -c constraints.txt torchsort \
+		> $(VENV)/torchsort.log 2>&1 \
+		|| echo "torchsort was not built (see $(VENV)/torchsort.log); softrsa works without it."
+	$(PIP) install -q -c constraints.txt -e ".[dev,demo]"
+	@touch $@
+
+clean:
+	rm -rf $(VENV) results build dist
