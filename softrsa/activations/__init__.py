@@ -1,0 +1,9 @@
+"""The activations of a torch model's layers over stimuli, as labelled arrays."""
+
+from __future__ import annotations
+
+from softrsa.activations.extraction import extract_activations
+from softrsa.activations.models import NamedModel, load_model
+from softrsa.activations.stimuli import preprocess_image
+
+__all__ = ["NamedModel", "extract_activations", "load_model", "preprocess_image"]

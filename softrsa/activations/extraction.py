@@ -1,0 +1,207 @@
+"""Run a model over stimuli and keep what its layers return."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+import xarray as xr
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from softrsa._checks import resolve_device
+from softrsa.activations.layers import Recorder, borrowed, choose_layers
+from softrsa.activations.stimuli import Batch, iterate_batches
+from softrsa.activations.storage import Store, available_memory
+from softrsa.errors import DataError, ShapeError, StimulusError, unknown_name
+from softrsa.io.labels import check_distinct
+from softrsa.io.wording import listed
+
+__all__ = ["extract_activations"]
+
+
+def extract_activations(
+    model: nn.Module,
+    stimuli: Any,
+    layers: str | Iterable[str] | Mapping[str, str],
+    *,
+    stimulus_ids: Sequence[str] | Sequence[int] | None = None,
+    preprocess: Callable[[Any], Tensor] | None = None,
+    batch_size: int = 32,
+    pool: Literal["flatten", "mean"] = "flatten",
+    device: str | torch.device | None = None,
+    path: str | Path | None = None,
+    memory_limit: int | None = None,
+    progress: bool = True,
+) -> xr.DataArray:
+    """Run a model over stimuli and return what the named layers compute.
+
+    The model runs in eval mode without gradients, and is left exactly as it was: training flags,
+    hooks, device, also when something fails.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Any model that takes a batch of stimuli as its one argument.
+    stimuli : tensor, ndarray, mapping, iterable or path
+        A tensor or array (n, ...); a mapping of stimulus ids to arrays; an iterable of batches
+        (tensors, or pairs of a tensor and its ids); or a folder of images, whose ids are the file
+        names without suffix, sorted.
+    layers : str, iterable of str, or mapping
+        Module names as in ``model.named_modules()``; globs, in which ``*`` stops at dots and ``**``
+        does not; ``"leaves"``, all modules without children; or a mapping of labels to names.
+        Modules that a glob or ``"leaves"`` finds but the model does not use are left out.
+    stimulus_ids : sequence of str or int, optional
+        Ids in the order of the stimuli; by default those that come with the stimuli, or 0, 1, ...
+    preprocess : callable, optional
+        Turns one stimulus into the model's input (a tensor without batch axis); folders of images
+        are opened with PIL and given to `preprocess_image` by default.
+    batch_size : int
+        Stimuli per pass; an iterable of batches keeps its own.
+    pool : {"flatten", "mean"}
+        Keep all of a layer's output, or its mean over all but the batch and channel axes (0, 1).
+    device : str or torch.device, optional
+        Where to run: ``"auto"``, ``"cpu"``, ``"cuda"``, ...; by default where the model is.
+    path : str or Path, optional
+        A netCDF file to stream to, batch by batch; the result is then read from it when used.
+    memory_limit : int, optional
+        Bytes the result may take in memory, by default half of what is available; a larger one is
+        streamed to a file in the cache folder, with a warning that names it.
+    progress : bool
+        Whether to show a progress bar when it takes more than a second.
+
+    Returns
+    -------
+    DataArray, dims (stimulus, unit), float32
+        With the coordinates `layer` and `unit` (the place in the layer's flattened output). Of a
+        module that returns a tuple the first tensor is taken; the calls of a module that is used
+        several times in one pass are labeled ``name#1``, ``name#2``, ...
+
+    Raises
+    ------
+    UnknownNameError
+        If the model has no such layer, or ``pool`` is not known.
+    DeviceError
+        If the device is not there.
+    DataError
+        If there are no stimuli, or a layer is not used or returns no tensor.
+    ShapeError
+        If a layer's output has no batch axis, or changes its size between batches.
+    StimulusError
+        If ids are repeated, or as many ids as stimuli are not given.
+    DTypeError
+        If stimuli are raw uint8 values, or of a type that is not known.
+    OutputError
+        If the file cannot be written.
+
+    Examples
+    --------
+    >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.ReLU())
+    >>> activations = extract_activations(model, torch.ones(5, 2, 2), ["1", "2"])
+    >>> activations.sizes, activations["layer"].values.tolist()
+    (Frozen({'stimulus': 5, 'unit': 6}), ['1', '1', '1', '2', '2', '2'])
+    """
+    if pool not in POOLS:
+        raise unknown_name("pooling (`pool`)", pool, POOLS)
+    if batch_size < 1:
+        raise DataError(f"`batch_size` must be at least 1, got {batch_size}.")
+    chosen, exact = choose_layers(model, layers)
+    where = None if device is None else resolve_device(device)
+    batches, n_stimuli = iterate_batches(stimuli, preprocess=preprocess, batch_size=batch_size)
+    ids = None if stimulus_ids is None else list(stimulus_ids)
+    if ids is not None and n_stimuli is not None:
+        _checked_ids(ids, [None] * n_stimuli)  # before the work, not after it
+    limit = available_memory() // 2 if memory_limit is None else memory_limit
+    store = Store(path, limit=limit, n_expected=n_stimuli if ids is None else len(ids))
+    with borrowed(model, where), Recorder(model, chosen, POOLS[pool]) as recorder:
+        return _collect(_run(model, batches, recorder, exact), ids, store, progress=progress)
+
+
+def _flatten(output: Tensor, label: str) -> Tensor:
+    """Make one row per stimulus of everything a layer returns."""
+    if not output.ndim:
+        raise ShapeError(
+            f"Layer {label!r} returns a single number; its first axis must be stimuli."
+        )
+    return output.reshape(len(output), -1)
+
+
+def _mean(output: Tensor, label: str) -> Tensor:
+    """Average over all axes but the stimuli and the channels (axes 0 and 1)."""
+    return _flatten(output, label) if output.ndim < 3 else output.flatten(2).mean(-1)
+
+
+POOLS: dict[str, Callable[[Tensor, str], Tensor]] = {"flatten": _flatten, "mean": _mean}
+
+
+def _run(
+    model: nn.Module, batches: Iterable[Batch], recorder: Recorder, exact: set[str]
+) -> Iterator[tuple[np.ndarray, dict[str, int], list[Any] | None]]:
+    """Give the activations (n_stimuli, n_units) of each batch, the layers' widths, and ids."""
+    parameter = next(model.parameters(), None)
+    widths: dict[str, int] | None = None
+    for batch, ids in batches:
+        if parameter is not None:
+            dtype = parameter.dtype if batch.is_floating_point() else None
+            model(batch.to(device=parameter.device, dtype=dtype))
+        else:
+            model(batch)
+        outputs = recorder.take(len(batch))
+        found = {label: output.shape[1] for label, output in outputs.items()}
+        if widths is None:
+            _check_used(found, exact)
+            widths = found
+        if found != widths:
+            changed = {label for label, _ in found.items() ^ widths.items()}
+            raise ShapeError(
+                f"The outputs of the layers {listed(sorted(changed))} differ between batches in "
+                "size or number; all stimuli must have the same shape."
+            )
+        yield torch.cat(list(outputs.values()), dim=1).numpy(), widths, ids
+
+
+def _check_used(found: Mapping[str, int], exact: set[str]) -> None:
+    """Refuse layers asked for by name that the forward pass did not reach."""
+    unused = sorted(label for label in exact if not {label, f"{label}#1"} & found.keys())
+    if unused or not found:
+        raise DataError(
+            f"The model's forward pass does not use the layers {listed(unused) or 'chosen'}; "
+            "choose layers that it does."
+        )
+
+
+def _collect(
+    blocks: Iterable[tuple[np.ndarray, dict[str, int], list[Any] | None]],
+    given_ids: list[Any] | None,
+    store: Store,
+    *,
+    progress: bool,
+) -> xr.DataArray:
+    """Store the blocks as they come and label the whole."""
+    ids: list[Any] = []
+    bar = tqdm(
+        total=store.n_expected, desc="activations", unit=" stimuli", delay=1, disable=not progress
+    )
+    with store, bar:
+        for block, widths, batch_ids in blocks:
+            store.append(block, widths)
+            ids += range(len(ids), len(ids) + len(block)) if batch_ids is None else batch_ids
+            bar.update(len(block))
+        if not ids:
+            raise DataError("There are no stimuli.")
+        return store.finish(_checked_ids(given_ids, ids))
+
+
+def _checked_ids(given: list[Any] | None, found: list[Any]) -> list[Any]:
+    """Prefer the ids given by the caller; refuse repeated ones, and too few or too many."""
+    if given is not None and len(given) != len(found):
+        raise StimulusError(
+            f"There are {len(found)} stimuli and {len(given)} `stimulus_ids`; give one id each."
+        )
+    ids = found if given is None else given
+    check_distinct(pd.Index(ids), "stimulus ids")
+    return ids
