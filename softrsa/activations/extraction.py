@@ -117,8 +117,8 @@ def extract_activations(
         _checked_ids(ids, [None] * n_stimuli)  # before the work, not after it
     limit = available_memory() // 2 if memory_limit is None else memory_limit
     store = Store(path, limit=limit, n_expected=n_stimuli if ids is None else len(ids))
-    with borrowed(model, where), Recorder(model, chosen, POOLS[pool]) as recorder:
-        return _collect(_run(model, batches, recorder, exact), ids, store, progress=progress)
+    with borrowed(model, where) as forward, Recorder(model, chosen, POOLS[pool]) as recorder:
+        return _collect(_run(forward, batches, recorder, exact), ids, store, progress=progress)
 
 
 def _flatten(output: Tensor, label: str) -> Tensor:
@@ -139,17 +139,15 @@ POOLS: dict[str, Callable[[Tensor, str], Tensor]] = {"flatten": _flatten, "mean"
 
 
 def _run(
-    model: nn.Module, batches: Iterable[Batch], recorder: Recorder, exact: set[str]
+    forward: Callable[[Tensor], object],
+    batches: Iterable[Batch],
+    recorder: Recorder,
+    exact: set[str],
 ) -> Iterator[tuple[np.ndarray, dict[str, int], list[Any] | None]]:
     """Give the activations (n_stimuli, n_units) of each batch, the layers' widths, and ids."""
-    parameter = next(model.parameters(), None)
     widths: dict[str, int] | None = None
     for batch, ids in batches:
-        if parameter is not None:
-            dtype = parameter.dtype if batch.is_floating_point() else None
-            model(batch.to(device=parameter.device, dtype=dtype))
-        else:
-            model(batch)
+        forward(batch)
         outputs = recorder.take(len(batch))
         found = {label: output.shape[1] for label, output in outputs.items()}
         if widths is None:

@@ -101,21 +101,31 @@ class Recorder:
 
 
 @contextmanager
-def borrowed(model: nn.Module, device: torch.device | None) -> Iterator[None]:
-    """Put a model into eval mode on a device for a while, then leave it exactly as it was."""
-    modules = list(model.modules())
-    training = [module.training for module in modules]
-    buffers = [dict(module._buffers) for module in modules]
-    parameters = [(parameter, parameter.data) for parameter in model.parameters()]
+def borrowed(model: nn.Module, device: torch.device | None) -> Iterator[Callable[[Tensor], object]]:
+    """Give a forward pass in eval mode on a device; leave the model exactly as it was."""
+    training = [(module, module.training) for module in model.modules()]
     try:
         model.eval()
-        if device is not None:
-            model.to(device)
         with torch.no_grad():
-            yield
+            yield _forward_on(model, device)
     finally:
-        for module, flag, held in zip(modules, training, buffers, strict=True):
+        for module, flag in training:
             module.training = flag
-            module._buffers.update(held)
-        for parameter, data in parameters:
-            parameter.data = data  # the very same storage, so shared weights stay shared
+
+
+def _forward_on(model: nn.Module, device: torch.device | None) -> Callable[[Tensor], object]:
+    """Make a forward pass that brings batches to where the weights are, or both to a device."""
+    parameter = next(model.parameters(), None)
+    held = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    if device is None and parameter is not None:
+        device = parameter.device
+    elsewhere = device is not None and any(tensor.device != device for tensor in held.values())
+    # copies lent for the pass, instead of `model.to`, which would move weights, gradients and all
+    lent = {name: tensor.to(device) for name, tensor in held.items()} if elsewhere else {}
+
+    def forward(batch: Tensor) -> object:
+        dtype = parameter.dtype if parameter is not None and batch.is_floating_point() else None
+        batch = batch.to(device=device, dtype=dtype)
+        return torch.func.functional_call(model, lent, (batch,)) if lent else model(batch)
+
+    return forward

@@ -139,8 +139,8 @@ class FileStore:
         width = encoded.dtype.itemsize
         self.file.createDimension(f"{name}_length", width)
         variable = self.file.createVariable(name, "S1", (dim, f"{name}_length"), zlib=True)
+        variable[:] = encoded.view("S1").reshape(len(encoded), width)
         variable._Encoding = "utf-8"
-        variable[:] = encoded
 
 
 def unit_labels(widths: Mapping[str, int]) -> dict[str, Any]:
