@@ -8,11 +8,11 @@ from torch import Tensor
 from softrsa.errors import DeviceError, DTypeError, ShapeError
 
 FLOATS = (torch.float32, torch.float64)
+SHORT_FLOATS = (*FLOATS, torch.bfloat16)  # for functions that compute in float32 within
 
 
-def check_floating(*, allow_bfloat16: bool = False, **tensors: Tensor) -> None:
-    """Check that tensors are float32 or float64 (or bfloat16 where the function is safe in it)."""
-    allowed = (*FLOATS, torch.bfloat16) if allow_bfloat16 else FLOATS
+def check_floating(allowed: tuple[torch.dtype, ...] = FLOATS, /, **tensors: Tensor) -> None:
+    """Check that tensors are float32 or float64 (or of the types allowed)."""
     names = " or ".join(str(dtype).removeprefix("torch.") for dtype in allowed)
     for name, value in tensors.items():
         if not isinstance(value, Tensor):

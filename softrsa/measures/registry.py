@@ -8,9 +8,11 @@ from typing import Literal
 
 from torch import Tensor
 
+from softrsa._ranks import average_ranks
 from softrsa.errors import unknown_name
 from softrsa.measures.correlation import centered_pearson, cosine, pearson, spearman
 from softrsa.pairs import off_diagonal
+from softrsa.transforms import double_center
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,9 @@ class Measure:
         The name of the function and of the entry.
     function : callable
         Takes two inputs of the kind ``takes`` and returns the score, shape (...).
+    normalize : callable
+        Brings one input to the form whose mean over subjects is the pooled RSM of a noise ceiling:
+        what the measure ignores is removed.
     takes : {"vectors", "matrices"}
         Condensed pairs (..., n_pairs), or square RSMs (..., n, n).
     range : tuple of float
@@ -42,6 +47,7 @@ class Measure:
 
     name: str
     function: Callable[[Tensor, Tensor], Tensor]
+    normalize: Callable[[Tensor], Tensor]
     takes: Literal["vectors", "matrices"]
     range: tuple[float, float]
     symmetric: bool
@@ -51,29 +57,44 @@ class Measure:
     smallest_n: int
     reference: str
 
+    def pairs_of(self, rsms: Tensor) -> Tensor:
+        """Put square RSMs (..., n, n) into the form the function takes."""
+        return rsms if self.takes == "matrices" else off_diagonal(rsms)
+
     def between(self, x: Tensor, y: Tensor) -> Tensor:
         """Score square RSMs (..., n, n) over all their off-diagonal entries."""
-        if self.takes == "matrices":
-            return self.function(x, y)
-        return self.function(off_diagonal(x), off_diagonal(y))
+        return self.function(self.pairs_of(x), self.pairs_of(y))
+
+
+def _unit(x: Tensor) -> Tensor:
+    return x / x.norm(dim=-1, keepdim=True)
+
+
+def _standard(x: Tensor) -> Tensor:
+    return _unit(x - x.mean(-1, keepdim=True))
+
+
+def _centered_unit(x: Tensor) -> Tensor:
+    centered = double_center(x)
+    return centered / centered.norm(dim=(-2, -1), keepdim=True)
 
 
 _RSA = "Kriegeskorte, Mur & Bandettini (2008), doi:10.3389/neuro.06.004.2008"
 _UNIT = (-1.0, 1.0)
 _ROWS = (
     Measure(
-        "centered_pearson", centered_pearson, "matrices", _UNIT, True, False, True,
+        "centered_pearson", centered_pearson, _centered_unit, "matrices", _UNIT, True, False, True,
         frozenset({"scale", "shift", "row_offset"}), 4, "softrsa, SPEC section 5",
     ),
     Measure(
-        "cosine", cosine, "vectors", _UNIT, True, False, True, frozenset({"scale"}), 2, _RSA,
+        "cosine", cosine, _unit, "vectors", _UNIT, True, False, True, frozenset({"scale"}), 2, _RSA,
     ),
     Measure(
-        "pearson", pearson, "vectors", _UNIT, True, False, True,
+        "pearson", pearson, _standard, "vectors", _UNIT, True, False, True,
         frozenset({"scale", "shift"}), 3, _RSA,
     ),
     Measure(
-        "spearman", spearman, "vectors", _UNIT, True, False, False,
+        "spearman", spearman, average_ranks, "vectors", _UNIT, True, False, False,
         frozenset({"scale", "shift", "monotone"}), 3, _RSA,
     ),
 )  # fmt: skip

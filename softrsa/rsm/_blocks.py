@@ -18,14 +18,14 @@ Write = Callable[[Tensor, int, Tensor, float | None], None]
 
 def _unit_slices(x: Tensor, y: Tensor) -> list[slice]:
     """Cut the units into stretches that fit in `UNITS_BYTES` as float64 or the input's type."""
-    rows = max(x.shape[:-1].numel(), y.shape[:-1].numel())
+    rows = x.shape[:-1].numel() + (0 if y is x else y.shape[:-1].numel())
     step = max(1, UNITS_BYTES // (8 * rows))
     return [slice(start, start + step) for start in range(0, x.shape[-1], step)]
 
 
-def _row_step(plan: Plan, shape: torch.Size, itemsize: int) -> int:
-    bytes_per_row = shape[:-2].numel() * shape[-1] * (24 if plan.wide else itemsize)
-    return max(1, BLOCK_BYTES // bytes_per_row)
+def _row_step(plan: Plan, shape: torch.Size, itemsize: int, n_sums: int) -> int:
+    per_entry = 24 if plan.wide or n_sums > 1 else itemsize  # float64 and temporaries, or neither
+    return max(1, BLOCK_BYTES // (shape[:-2].numel() * shape[-1] * per_entry))
 
 
 def _prepared(plan: Plan) -> Plan:
@@ -50,10 +50,14 @@ def _sum(plan: Plan, rows: slice, columns: slice, units: list[slice]) -> Tensor:
 def mirror(square: Tensor, self_similarity: float | None) -> Tensor:
     """Copy the upper triangle to the lower one and put the exact value on the diagonal."""
     above = square.triu(1)
+    return above + above.mT + torch.diag_embed(_diagonal(square, self_similarity))
+
+
+def _diagonal(square: Tensor, self_similarity: float | None) -> Tensor:
     diagonal = square.diagonal(dim1=-2, dim2=-1)
-    if self_similarity is not None:
-        diagonal = self_similarity + 0 * diagonal.detach()  # NaN stays NaN
-    return above + above.mT + torch.diag_embed(diagonal)
+    if self_similarity is None:
+        return diagonal
+    return self_similarity + 0 * diagonal.detach()  # NaN stays NaN
 
 
 def whole(x: Tensor, y: Tensor | None, make: MakePlan) -> Tensor:
@@ -83,7 +87,7 @@ def fill(out: Tensor, x: Tensor, y: Tensor | None, make: MakePlan, write: Write)
         return
     units = _unit_slices(x, other)
     plan = make(x, other, units)
-    step = _row_step(plan, torch.Size((*lead, n, m)), x.itemsize)
+    step = _row_step(plan, torch.Size((*lead, n, m)), x.itemsize, len(units))
     if len(units) == 1:
         plan = _prepared(plan)
     for start in range(0, n, step):
@@ -99,11 +103,17 @@ def write_rows(out: Tensor, start: int, block: Tensor, _self_similarity: float |
 
 
 def write_mirrored(out: Tensor, start: int, block: Tensor, self_similarity: float | None) -> None:
-    """Place a block of the upper triangle of a symmetric matrix and its mirror image."""
+    """Place a block of the upper triangle of a symmetric matrix and its mirror image.
+
+    The block is used up; `mirror` would need three more of its size.
+    """
     height = block.shape[-2]
     stop = start + height
     tile, rest = block[..., :height], block[..., height:]
-    out[..., start:stop, start:stop] = mirror(tile, self_similarity)
+    diagonal = _diagonal(tile, self_similarity).clone()
+    square = out[..., start:stop, start:stop]
+    square.copy_(tile.triu_(1)).add_(tile.mT)
+    square.diagonal(dim1=-2, dim2=-1).copy_(diagonal)
     out[..., start:stop, stop:] = rest
     out[..., stop:, start:stop] = out[..., start:stop, stop:].mT
 

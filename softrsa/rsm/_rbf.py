@@ -7,7 +7,7 @@ from torch import Tensor
 
 from softrsa.errors import DataError
 
-PART_BYTES = 2**25
+PART_BYTES = 2**24
 
 
 def rbf_from_distances(
@@ -32,34 +32,43 @@ def rbf_from_distances(
 
 
 def median_distance(negative: Tensor, dims: int, n_self: int) -> Tensor:
-    """Median of the distances of each RSM, shape (..., 1[, 1]), found by bisection.
+    """Median of the distances of each RSM, shape (..., 1[, 1]).
 
-    Bisection needs no copy of the distances; the median of an even number is the mean of the
-    middle two. A symmetric matrix holds every pair twice, which leaves the median as it is.
+    The median of an even number is the mean of the middle two. A symmetric matrix holds every
+    pair twice, which leaves the median as it is.
     """
-    axes = tuple(range(-dims, 0))
-    n = negative.shape[-dims:].numel() - n_self
-    middle = {n_self + (n + 1) // 2, n_self + n // 2 + 1}
-    values = [_kth_distance(negative, k, axes) for k in middle]
-    return torch.stack(values).mean(0)
+    flat = negative.flatten(-dims)
+    n = flat.shape[-1] - n_self
+    low, high = n_self + (n - 1) // 2, n_self + n // 2  # places of the middle two
+    if flat.numel() * flat.itemsize <= PART_BYTES:
+        ordered = flat.sort(-1, descending=True).values
+        middle = -(ordered[..., low] + ordered[..., high]) / 2
+    else:
+        rows = flat.reshape(-1, flat.shape[-1])
+        middle = torch.stack([_middle(row, low + 1, high + 1) for row in rows])
+    return middle.reshape(*negative.shape[:-dims], *[1] * dims)
 
 
-def _kth_distance(negative: Tensor, k: int, axes: tuple[int, ...]) -> Tensor:
-    """Bisect for the k-th smallest distance, down to neighboring floating-point numbers."""
-    width = max(1, PART_BYTES * negative.shape[-1] // max(1, negative.numel()))
-    parts = negative.split(width, -1)
+def _middle(negative: Tensor, low: int, high: int) -> Tensor:
+    """Mean of the low-th and high-th smallest of many distances, without a copy of them.
 
-    def enough(distance: Tensor) -> Tensor:
-        return (
-            torch.stack([(part >= -distance).sum(axes, keepdim=True) for part in parts]).sum(0) >= k
-        )
+    The first is found by bisection, down to neighboring floating-point numbers.
+    """
+    parts = negative.split(PART_BYTES // (2 * negative.itemsize))
 
-    low = torch.zeros_like(negative.amin(axes, keepdim=True))
-    high = (-negative.amin(axes, keepdim=True)).masked_fill(enough(low), 0.0)
-    for _ in range(200):  # 60 do for float64 unless distances span more than 40 decades
-        center = low + (high - low) / 2
-        if bool(((center == low) | (center == high)).all()):
+    def count(distance: Tensor) -> int:
+        return sum(int(torch.count_nonzero(part >= -distance)) for part in parts)
+
+    above = -negative.amin()
+    below = torch.zeros_like(above)
+    if count(below) >= low:
+        above = below
+    while True:
+        center = below + (above - below) / 2
+        if bool((center == below) | (center == above) | center.isnan()):
             break
-        reached = enough(center)
-        high, low = torch.where(reached, center, high), torch.where(reached, low, center)
-    return high
+        below, above = (below, center) if count(center) >= low else (center, above)
+    if count(above) >= high:
+        return above
+    following = [part.where(part < -above, -torch.inf).amax() for part in parts]
+    return (above - torch.stack(following).amax()) / 2

@@ -3,7 +3,7 @@
 from softrsa.transforms.center import double_center
 from softrsa.transforms.gates import EmbeddingGate, Gate, GlobalGate, ProfileGate, StepParameters
 from softrsa.transforms.geo_topological import GeoTopological, geo_topological
-from softrsa.transforms.modules import SoftStep
+from softrsa.transforms.modules import Family, SoftStep
 from softrsa.transforms.soft_step import (
     log_soft_step,
     log_soft_step_s2,
@@ -13,6 +13,7 @@ from softrsa.transforms.soft_step import (
 
 __all__ = [
     "EmbeddingGate",
+    "Family",
     "Gate",
     "GeoTopological",
     "GlobalGate",

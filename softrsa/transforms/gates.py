@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from softrsa._checks import check_floating
+from softrsa._checks import SHORT_FLOATS, check_floating
 from softrsa._ranks import sorted_quantile
 from softrsa.errors import DataError, ShapeError
 
@@ -74,8 +74,8 @@ class Gate(nn.Module):
         mean, scale = self.feature_mean.unsqueeze(-2), self.feature_scale.unsqueeze(-2)
         z = (features - mean) / scale
         if self.hidden is not None:
-            z = torch.tanh(z @ self.hidden_weight.mT + self.hidden_bias.unsqueeze(-2))
-        return z @ self.weight.mT
+            z = torch.tanh(z @ self.hidden_weight.mT.to(z) + self.hidden_bias.unsqueeze(-2))
+        return z @ self.weight.mT.to(z)
 
     def standardize(self, features: Tensor) -> None:
         """Let one unit of each feature be its standard deviation over these anchors (..., n, k)."""
@@ -190,7 +190,7 @@ class ProfileGate(Gate):
 
     def profile(self, s: Tensor) -> Tensor:
         """Quantiles (..., n, n_quantiles) of rows of ``s`` (..., n, m), without self if square."""
-        check_floating(s=s, allow_bfloat16=True)
+        check_floating(SHORT_FLOATS, s=s)
         n, m = s.shape[-2:]
         if n == m:  # all entries but the diagonal, row by row
             s = s.flatten(-2)[..., :-1].unflatten(-1, (n - 1, n + 1))[..., 1:]

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from softrsa._checks import check_floating
+from softrsa._checks import SHORT_FLOATS, check_floating
 
 
 def soft_step(s: Tensor, lower: Tensor, upper: Tensor, transition: Tensor) -> Tensor:
@@ -161,7 +161,7 @@ def log_soft_step_s2(s: Tensor, upper: Tensor, transition: Tensor) -> Tensor:
     >>> log_soft_step_s2(s, torch.tensor(0.8), torch.tensor(0.5))
     tensor([   -inf, -0.8318,  0.0000])
     """
-    check_floating(s=s, allow_bfloat16=True)
+    check_floating(SHORT_FLOATS, s=s)
     wide, (upper, transition) = _widen(s, upper, transition)
     below, above = wide <= 0, wide >= upper
     ratio = (wide / upper).masked_fill(below | above, 0.5)  # any value whose log is finite
@@ -175,7 +175,7 @@ def _step_logit(
     s: Tensor, lower: Tensor, upper: Tensor, transition: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(log u - log v) / t between the bounds, and where ``s`` is at or beyond either."""
-    check_floating(s=s, allow_bfloat16=True)
+    check_floating(SHORT_FLOATS, s=s)
     wide, (lower, upper, transition) = _widen(s, lower, upper, transition)
     below, above = wide <= lower, wide >= upper
     beyond = below | above

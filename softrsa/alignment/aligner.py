@@ -1,0 +1,361 @@
+"""Aligner: fit transforms of a model's and a brain's RSMs, score them on other stimuli."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+import xarray as xr
+from torch import Tensor, nn
+
+from softrsa._checks import resolve_device
+from softrsa.alignment.embedding import Embedding
+from softrsa.alignment.fitting import TRANSFORMS, Fitted, Task, count_fit_steps, fit_transforms
+from softrsa.alignment.paths import Plan
+from softrsa.alignment.settings import FitSettings
+from softrsa.alignment.side_transforms import Centered, HardGT, Identity, SoftGate
+from softrsa.alignment.sides import Data, Side, as_side
+from softrsa.errors import (
+    FileFormatError,
+    FileMissingError,
+    NotFittedError,
+    StimulusError,
+    unknown_name,
+)
+from softrsa.io import atomic_path
+from softrsa.measures import Measure, get
+from softrsa.recordings import join_stimuli
+from softrsa.rsm import SIMILARITIES
+from softrsa.transforms import EmbeddingGate, Gate, GlobalGate, ProfileGate, SoftStep
+
+BOUNDED = ("correlation", "cosine")
+
+
+class Aligner:
+    """Learned alignment of a model with a brain.
+
+    Parameters
+    ----------
+    transform : str
+        "identity" (plain RSA), "centered", "geo_topological" (thresholds by grid), "global" or
+        "instance" (learned SoftStep on both sides), or "selected": the simplest of these not worse
+        than the best by more than one standard error over inner folds.
+    measure : str
+        A name of `softrsa.measures.available`. Where it is not differentiable, learned transforms
+        are fitted under "centered_pearson" and chosen and scored under it.
+    similarity : str
+        How units become similarities; see `softrsa.rsm.similarity_matrix`.
+    settings : FitSettings, optional
+        Everything else about the fit.
+    seed : int
+        Seed of the inner folds, the only random thing.
+    device : str
+        "auto", "cpu", "cuda" or "cuda:<index>".
+
+    Attributes
+    ----------
+    model_transform_, brain_transform_ : Module
+        Fitted transforms of RSMs (..., n, n).
+    chosen_ : str
+        Name of the transform; differs from ``transform`` for "selected".
+    train_score_ : float
+        Mean score over subjects on the training stimuli.
+    inner_scores_ : Tensor, shape (inner_folds,)
+        Scores on the inner folds that the choice was made on.
+    n_steps_, penalty_, gate_
+        What was chosen for a learned transform.
+
+    Notes
+    -----
+    Gradient descent runs in float32, many inner fits as one batch; scores are computed in float64.
+
+    Examples
+    --------
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> stimuli = torch.randn(40, 8, generator=generator)
+    >>> brain = stimuli + 0.5 * torch.randn(40, 8, generator=generator)
+    >>> aligner = Aligner("centered").fit(stimuli[:24], brain[:24])
+    >>> round(aligner.score(stimuli[24:], brain[24:]), 2)
+    0.74
+    """
+
+    def __init__(
+        self,
+        transform: str = "instance",
+        *,
+        measure: str = "centered_pearson",
+        similarity: str = "correlation",
+        settings: FitSettings | None = None,
+        seed: int = 0,
+        device: str = "auto",
+    ):
+        self.transform = transform
+        self.measure = measure
+        self.similarity = similarity
+        self.settings = settings
+        self.seed = seed
+        self.device = device
+
+    def fit(self, model: Data, brain: Data, *, progress: bool = False) -> Self:
+        """Fit the transforms on training stimuli.
+
+        Parameters
+        ----------
+        model : array or DataArray
+            Features (n_stimuli, n_units), or an RDM or RSM (n_stimuli, n_stimuli).
+        brain : array, DataArray or sequence of arrays
+            The same of a brain; several subjects as a list, a leading dimension, or a `subject`
+            coordinate. Labelled arrays are joined by stimulus id.
+        progress : bool
+            Show a progress bar.
+
+        Returns
+        -------
+        Aligner
+            Itself.
+
+        Raises
+        ------
+        UnknownNameError
+            If the transform, measure or similarity is unknown.
+        StimulusError
+            If the two sides do not have the same stimuli.
+        DataError, ShapeError, DTypeError
+            If the data cannot be used; the message says why.
+        FitError
+            If the fit diverges or collapses.
+        """
+        check_names(self.transform, self.measure, self.similarity)
+        settings = self.settings or FitSettings()
+        sides = self._sides(model, brain)
+        plan = make_plan(self.measure, *sides, self.similarity, settings)
+        task = Task(*sides, torch.arange(sides[0].n_stimuli))
+        names = [self.transform]
+        with progress_bar(count_fit_steps([task], names, settings), progress) as advance:
+            results = fit_transforms([task], names, plan, seed=self.seed, on_step=advance)
+        self._keep(results[0][self.transform])
+        return self
+
+    def score(self, model: Data, brain: Data) -> float:
+        """Score other stimuli under the fitted transforms.
+
+        Parameters
+        ----------
+        model, brain : array, DataArray or sequence of arrays
+            As for `fit`, with the same units where an embedding gate reads them; subjects may
+            differ where none does.
+
+        Returns
+        -------
+        float
+            Mean over subjects of the measure between the transformed RSMs; larger is more similar.
+
+        Raises
+        ------
+        NotFittedError
+            If `fit` has not been called.
+        """
+        fitted = self._fitted()
+        transformed = fitted.transformed(*self._sides(model, brain))
+        return float(get(self.measure).between(*transformed).mean())
+
+    def transform_model(self, model: Data) -> Tensor:
+        """Transform a model's RSM: (n_stimuli, n_stimuli)."""
+        return self._transform(model, "model")[0]
+
+    def transform_brain(self, brain: Data) -> Tensor:
+        """Transform a brain's RSMs: (n_subjects, n_stimuli, n_stimuli)."""
+        return self._transform(brain, "brain")
+
+    def _transform(self, data: Data, which: str) -> Tensor:
+        fitted = self._fitted()
+        side = as_side(
+            data, similarity=self.similarity, name=which, device=resolve_device(self.device)
+        )
+        anchors = fitted.side_anchors(side, which)
+        with torch.no_grad():
+            return getattr(fitted, which)(side.rsms, anchors)
+
+    def _sides(self, model: Data, brain: Data) -> tuple[Side, Side]:
+        if isinstance(model, xr.DataArray) and isinstance(brain, xr.DataArray):
+            model, brain = join_stimuli(model, brain)
+        device = resolve_device(self.device)
+        sides = [
+            as_side(data, similarity=self.similarity, name=name, device=device)
+            for data, name in ((model, "model"), (brain, "brain"))
+        ]
+        counts = [side.n_stimuli for side in sides]
+        if counts[0] != counts[1]:
+            raise StimulusError(
+                f"Both sides must have the same stimuli: `model` has {counts[0]}, `brain` "
+                f"{counts[1]}. Label them (xarray, dims stimulus and unit) to join by id."
+            )
+        return sides[0], sides[1]
+
+    def _fitted(self) -> Fitted:
+        if not hasattr(self, "fitted_"):
+            raise NotFittedError("This Aligner is not fitted yet; call `fit(model, brain)` first.")
+        return self.fitted_
+
+    def _keep(self, fitted: Fitted) -> None:
+        self.fitted_ = fitted
+        self.model_transform_, self.brain_transform_ = fitted.model, fitted.brain
+        self.chosen_ = fitted.chosen
+        self.train_score_ = fitted.train_score
+        self.inner_scores_ = fitted.inner_scores
+        self.n_steps_, self.penalty_, self.gate_ = fitted.n_steps, fitted.penalty, fitted.gate
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Parameters as given, for `sklearn.base.clone` and grid searches."""
+        del deep
+        return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
+
+    def set_params(self, **params: Any) -> Self:
+        """Change parameters by name."""
+        known = self.get_params()
+        for name, value in params.items():
+            if name not in known:
+                raise unknown_name("parameter", name, known)
+            setattr(self, name, value)
+        return self
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{k}={v!r}" for k, v in self.get_params().items() if v is not None)
+        return f"Aligner({shown})"
+
+    def save(self, path: str | Path) -> None:
+        """Write the fitted Aligner to one file, readable with `load` and safe to receive."""
+        fitted = self._fitted()
+        params = self.get_params()
+        params["settings"] = None if self.settings is None else asdict(self.settings)
+        content = {
+            "format": "softrsa.Aligner/1",
+            "params": params,
+            "fitted": {
+                f.name: getattr(fitted, f.name) for f in fields(Fitted) if f.name not in _PARTS
+            },
+            "model": _packed(fitted.model),
+            "brain": _packed(fitted.brain),
+            "embeddings": [(e.mean, e.components) for e in fitted.embeddings or ()],
+        }
+        with atomic_path(path) as temporary:
+            torch.save(content, temporary)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read an Aligner written by `save`; nothing in the file is executed."""
+        path = Path(path)
+        if not path.is_file():
+            raise FileMissingError(f"There is no file {path.resolve()}.")
+        try:
+            content = torch.load(path, weights_only=True, map_location="cpu")
+        except Exception as error:
+            raise FileFormatError(f"{path} is not a file written by `Aligner.save`.") from error
+        if not isinstance(content, dict) or content.get("format") != "softrsa.Aligner/1":
+            raise FileFormatError(f"{path} is not a file written by `Aligner.save`.")
+        params = content["params"]
+        if params["settings"] is not None:
+            params["settings"] = FitSettings(**params["settings"])
+        aligner = cls(**params)
+        pairs = [Embedding(*pair) for pair in content["embeddings"]]
+        aligner._keep(
+            Fitted(
+                model=_unpacked(content["model"]),
+                brain=_unpacked(content["brain"]),
+                embeddings=(pairs[0], pairs[1]) if pairs else None,
+                **content["fitted"],
+            )
+        )
+        return aligner
+
+
+_PARTS = ("model", "brain", "embeddings")
+
+
+def check_names(transform: str, measure: str, similarity: str) -> None:
+    """Refuse unknown names before any work is done."""
+    if transform not in TRANSFORMS:
+        raise unknown_name("transform", transform, TRANSFORMS)
+    get(measure)
+    if similarity not in SIMILARITIES:
+        raise unknown_name("similarity", similarity, SIMILARITIES)
+
+
+def make_plan(
+    measure: str, model: Side, brain: Side, similarity: str, settings: FitSettings
+) -> Plan:
+    """Resolve what depends on the data: the measure to fit under and each side's scaling."""
+    scored = get(measure)
+    fitted: Measure = scored if scored.differentiable else get("centered_pearson")
+
+    def scaling(side: Side) -> str:
+        if settings.scaling != "auto":
+            return settings.scaling
+        if side.units is not None:
+            return "affine" if similarity in BOUNDED else "minmax"
+        return "affine" if bool(side.rsms.abs().max() <= 1) else "minmax"
+
+    return Plan(scored, fitted, (scaling(model), scaling(brain)), settings)
+
+
+@contextmanager
+def progress_bar(total: int, shown: bool) -> Iterator[Callable[[int], object]]:
+    """Show a tqdm bar over fit steps, after a second; yields what advances it."""
+    from tqdm.auto import tqdm
+
+    with tqdm(
+        total=total,
+        disable=not shown or not total,
+        desc="fitting transforms",
+        unit="step",
+        unit_scale=True,
+        delay=1,
+        mininterval=0.5,
+    ) as bar:
+        yield bar.update
+
+
+def _packed(transform: nn.Module) -> dict[str, Any]:
+    """Take a transform apart into plain values and tensors."""
+    if isinstance(transform, HardGT):
+        return {
+            "kind": "geo_topological",
+            "bounds": (transform.threshold.lower, transform.threshold.upper),
+        }
+    if not isinstance(transform, SoftGate):
+        return {"kind": "identity" if isinstance(transform, Identity) else "centered"}
+    gate = transform.step.gate
+    return {
+        "kind": "soft",
+        "gate": type(gate).__name__,
+        "sizes": (gate.n_features, gate.hidden),
+        "state": gate.state_dict(),
+        "family": transform.step.family,
+        "scaling": transform.scaling,
+        "symmetrize": transform.symmetrize,
+    }
+
+
+def _unpacked(content: dict[str, Any]) -> nn.Module:
+    """Build the transform that `_packed` took apart."""
+    kind = content["kind"]
+    if kind == "geo_topological":
+        return HardGT(*content["bounds"])
+    if kind != "soft":
+        return Identity() if kind == "identity" else Centered()
+    n_features, hidden = content["sizes"]
+    gate: Gate
+    if content["gate"] == "GlobalGate":
+        gate = GlobalGate()
+    elif content["gate"] == "ProfileGate":
+        gate = ProfileGate(n_features)
+    else:
+        gate = EmbeddingGate(n_features, hidden)
+    gate.load_state_dict(content["state"])
+    step = SoftStep(gate.requires_grad_(False), family=content["family"])
+    return SoftGate(step, content["scaling"], content["symmetrize"])

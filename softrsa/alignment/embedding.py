@@ -1,0 +1,58 @@
+"""Principal components of units, as embeddings of anchors that carry over to new stimuli."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from softrsa.errors import ShapeError
+
+
+class Embedding:
+    """Scores on the first principal components, each of unit variance over the training stimuli.
+
+    Parameters
+    ----------
+    mean : Tensor, shape (n_units,)
+        Mean response of each unit over the training stimuli.
+    components : Tensor, shape (n_units, n_components)
+        Directions, scaled so that training scores have unit variance.
+    """
+
+    def __init__(self, mean: Tensor, components: Tensor):
+        self.mean = mean
+        self.components = components
+
+    @classmethod
+    def fit(cls, units: Tensor, n_components: int) -> Embedding:
+        """Find the components of ``units`` (n_stimuli, n_units); fewer where the rank is lower."""
+        mean = units.mean(0)
+        centered = units - mean
+        n = len(units)
+        # the small Gram matrix has the components' coefficients over stimuli as eigenvectors
+        variance, vectors = torch.linalg.eigh((centered @ centered.mT).double())
+        variance, vectors = variance.flip(0)[:n_components], vectors.flip(1)[:, :n_components]
+        full = variance > variance[0] * n * torch.finfo(units.dtype).eps
+        variance, vectors = variance[full], vectors[:, full]
+        weights = vectors / variance * (n - 1) ** 0.5  # scores get unit sample variance
+        sign = torch.sign(vectors.gather(0, vectors.abs().argmax(0, keepdim=True)))
+        return cls(mean, centered.mT @ (weights * sign).to(units.dtype))
+
+    def project(self, units: Tensor) -> Tensor:
+        """Scores (n_stimuli, n_components) of any stimuli with the same units."""
+        if units.shape[-1] != len(self.mean):
+            raise ShapeError(
+                f"The transform was fitted on {len(self.mean)} units, got {units.shape[-1]}."
+            )
+        return (units - self.mean) @ self.components
+
+
+def rotated(units: Tensor) -> Tensor:
+    """Coordinates (n, at most n) with the same inner products: wide activations made small."""
+    if units.shape[-1] <= len(units):
+        return units.double()
+    gram = torch.zeros(len(units), len(units), dtype=torch.float64, device=units.device)
+    for chunk in units.split(16384, dim=-1):
+        gram += chunk.double() @ chunk.double().mT
+    values, vectors = torch.linalg.eigh(gram)
+    return vectors * values.clamp_min(0).sqrt()

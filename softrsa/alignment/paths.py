@@ -1,0 +1,246 @@
+"""Many small fits at once: gates of both sides by gradient descent, stopped at several points."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from softrsa.alignment.embedding import Embedding
+from softrsa.alignment.settings import FitSettings
+from softrsa.alignment.side_transforms import SoftGate
+from softrsa.alignment.sides import Side
+from softrsa.measures import Measure
+from softrsa.transforms import EmbeddingGate, Gate, GlobalGate, ProfileGate, SoftStep
+
+# Entries of the brain-side RSMs of one batch. Below it the working set stays near the cores'
+# caches; a larger batch is slower per fit, a smaller one spends its time in Python.
+BATCH_ENTRIES = 400_000
+VARIANCE_FLOOR = 0.01  # of the scaled RSM's variance: less is a transform that has collapsed
+PAIRS_FLOOR = 0.01  # of the pairs, as the participation ratio of their squares
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to fit: a measure to score with, a differentiable one to fit with, scaling per side."""
+
+    scored: Measure
+    fitted: Measure
+    scaling: tuple[str, str]
+    settings: FitSettings
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One fit: both sides over its training stimuli, and optionally over validation stimuli."""
+
+    model: Side
+    brain: Side
+    train: Tensor
+    validation: Tensor | None
+    gate: str
+    penalty: float
+
+
+@dataclass(frozen=True)
+class Path:
+    """What became of one fit at each stopping point.
+
+    ``gates`` holds (model, brain) gates per stopping point, ``embeddings`` what an embedding gate
+    reads. ``validation`` is the score per stopping point, -inf where the transform degenerated.
+    """
+
+    train: Tensor
+    validation: Tensor
+    degenerate: Tensor
+    gates: tuple[tuple[Gate, Gate], ...]
+    embeddings: tuple[Embedding, Embedding] | None
+
+
+@dataclass
+class _Block:
+    """A batch of problems over stimuli of one role: scaled RSMs and anchors of both sides."""
+
+    model: Tensor  # (batch, 1, n, n)
+    brain: Tensor  # (batch, n_subjects, n, n)
+    model_anchors: Tensor | None  # (batch, 1, n, k)
+    brain_anchors: Tensor | None  # (batch, n_subjects or 1, n, k)
+
+
+def fit_paths(
+    problems: Sequence[Problem],
+    plan: Plan,
+    on_step: Callable[[int], object],
+) -> list[Path]:
+    """Fit all problems, in batches of equal size; ``on_step`` hears how many fits have stepped."""
+    paths: dict[int, Path] = {}
+    for members in _batches(problems):
+        batch = _Batch([problems[i] for i in members], plan)
+        paths.update(zip(members, batch.run(on_step), strict=True))
+    return [paths[i] for i in range(len(problems))]
+
+
+def _batches(problems: Sequence[Problem]) -> Iterator[list[int]]:
+    """Positions of problems that can be stacked, at most `BATCH_ENTRIES` together."""
+    groups: dict[tuple, list[int]] = {}
+    for i, p in enumerate(problems):
+        n_validation = 0 if p.validation is None else len(p.validation)
+        groups.setdefault((p.gate, len(p.train), n_validation, len(p.brain.rsms)), []).append(i)
+    for (_, n, _, n_subjects), members in groups.items():
+        size = max(1, BATCH_ENTRIES // (n * n * n_subjects))
+        for start in range(0, len(members), size):
+            yield members[start : start + size]
+
+
+class _Batch:
+    """Gates with one leading entry per problem, and the data they see."""
+
+    def __init__(self, problems: list[Problem], plan: Plan):
+        self.problems, self.plan = problems, plan
+        first = problems[0]
+        self.embeddings = (
+            [_embeddings(p, plan.settings.n_components) for p in problems]
+            if first.gate == "embedding"
+            else None
+        )
+        gates = [self._gate(first.gate, side).to(first.brain.rsms.device) for side in (0, 1)]
+        self.model, self.brain = (
+            SoftGate(SoftStep(gate, family=plan.settings.family), how, plan.settings.symmetrize)
+            for gate, how in zip(gates, plan.scaling, strict=True)
+        )
+        self.penalty = torch.tensor([p.penalty for p in problems], device=first.brain.rsms.device)
+        self.train = self._block([p.train for p in problems])
+        validation = [p.validation for p in problems if p.validation is not None]
+        self.validation = self._block(validation) if validation else None
+
+    def _gate(self, kind: str, side: int) -> Gate:
+        shape = (len(self.problems), 1)
+        if kind == "global":
+            return GlobalGate(batch_shape=shape)
+        if kind == "profile":
+            return ProfileGate(self.plan.settings.n_quantiles, batch_shape=shape)
+        pairs = self.embeddings or []
+        width = min(pair[side].components.shape[1] for pair in pairs)
+        for pair in pairs:
+            pair[side].components = pair[side].components[:, :width]
+        return EmbeddingGate(width, batch_shape=shape)
+
+    def _block(self, stimuli: list[Tensor]) -> _Block:
+        sides = [
+            (p.model.take(i), p.brain.take(i)) for p, i in zip(self.problems, stimuli, strict=True)
+        ]
+        scaled, anchors = [], []
+        for k, transform in enumerate((self.model, self.brain)):
+            rsms = torch.stack([pair[k].rsms for pair in sides])
+            scaled.append(transform.scale(rsms).float())
+            anchors.append(self._anchors(transform, scaled[-1], [pair[k] for pair in sides], k))
+        return _Block(scaled[0], scaled[1], anchors[0], anchors[1])
+
+    def _anchors(
+        self, transform: SoftGate, scaled: Tensor, sides: list[Side], k: int
+    ) -> Tensor | None:
+        gate = transform.step.gate
+        if isinstance(gate, ProfileGate):
+            profile = gate.profile(scaled)
+            if not hasattr(self, "train"):  # the training block comes first and sets the unit
+                gate.standardize(profile.flatten(1, 2).unsqueeze(1))
+            return profile
+        if self.embeddings is None:
+            return None
+        return torch.stack(
+            [
+                pair[k].project(side.units).unsqueeze(0).float()
+                for pair, side in zip(self.embeddings, sides, strict=True)
+                if side.units is not None
+            ]
+        )
+
+    def _transformed(self, block: _Block) -> tuple[Tensor, Tensor]:
+        return (
+            self.model.step_scaled(block.model, block.model_anchors),
+            self.brain.step_scaled(block.brain, block.brain_anchors),
+        )
+
+    def run(self, on_step: Callable[[int], object]) -> list[Path]:
+        """Descend to the last stopping point, noting scores and gates at each."""
+        parameters = [*self.model.parameters(), *self.brain.parameters()]
+        optimizer = torch.optim.Adam(parameters, lr=self.plan.settings.learning_rate)
+        train, validation, degenerate, states = [], [], [], []
+        for step in range(1, self.plan.settings.steps[-1] + 1):
+            score = self.plan.fitted.between(*self._transformed(self.train)).mean(-1)
+            gates = self.model.step.gate, self.brain.step.gate
+            distance = sum(gate.penalty().squeeze(-1) for gate in gates)
+            loss = (self.penalty * distance - score).sum()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            on_step(len(self.problems))
+            if step in self.plan.settings.steps:
+                now = self._evaluate()
+                for record, value in zip((train, validation, degenerate), now, strict=True):
+                    record.append(value)
+                states.append([{k: v.clone() for k, v in g.state_dict().items()} for g in gates])
+        records = [torch.stack(record, -1).cpu() for record in (train, validation, degenerate)]
+        count = len(self.problems)
+        return [self._path(i, states, *(record[i] for record in records)) for i in range(count)]
+
+    @torch.no_grad()
+    def _evaluate(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Training score, validation score and degeneracy of every problem, as it stands."""
+        transformed = self._transformed(self.train)
+        train = self.plan.scored.between(*transformed).mean(-1)
+        bad = train.isnan()
+        for before, after in zip((self.train.model, self.train.brain), transformed, strict=True):
+            bad = bad | is_degenerate(before, after).any(-1)
+        if self.validation is None:
+            return train, torch.full_like(train, torch.nan), bad
+        score = self.plan.scored.between(*self._transformed(self.validation)).mean(-1)
+        return train, score.nan_to_num(-torch.inf).masked_fill(bad, -torch.inf), bad
+
+    def _path(
+        self, i: int, states: list, train: Tensor, validation: Tensor, degenerate: Tensor
+    ) -> Path:
+        gates = tuple(
+            (_single(self.model.step.gate, model, i), _single(self.brain.step.gate, brain, i))
+            for model, brain in states
+        )
+        embeddings = None if self.embeddings is None else self.embeddings[i]
+        return Path(train, validation, degenerate, gates, embeddings)
+
+
+def is_degenerate(before: Tensor, after: Tensor) -> Tensor:
+    """Whether a transform of (..., n, n) has kept next to no variance, or next to no pairs."""
+    n = before.shape[-1]
+    diagonal = torch.eye(n, dtype=torch.bool, device=before.device)
+    count = n * (n - 1)
+
+    def deviation(x: Tensor) -> Tensor:
+        mean = x.masked_fill(diagonal, 0).sum((-2, -1), keepdim=True) / count
+        return (x - mean).masked_fill(diagonal, 0)
+
+    squares = deviation(after).square()
+    total = squares.sum((-2, -1))
+    kept = total / deviation(before).square().sum((-2, -1))
+    participation = total.square() / (count * squares.square().sum((-2, -1)))
+    return ~((kept >= VARIANCE_FLOOR) & (participation >= PAIRS_FLOOR))  # NaN is degenerate too
+
+
+def _embeddings(problem: Problem, n_components: int) -> tuple[Embedding, Embedding]:
+    units = [side.units for side in (problem.model, problem.brain) if side.units is not None]
+    model, brain = (Embedding.fit(u[problem.train], n_components) for u in units)
+    return model, brain
+
+
+def _single(batched: Gate, state: dict[str, Tensor], i: int) -> Gate:
+    """Gate number ``i`` of a batch, on its own."""
+    if isinstance(batched, GlobalGate):
+        gate: Gate = GlobalGate()
+    elif isinstance(batched, ProfileGate):
+        gate = ProfileGate(batched.n_features)
+    else:
+        gate = EmbeddingGate(batched.n_features, batched.hidden)
+    shared = {"identity_logits"}
+    gate.load_state_dict({k: v if k in shared else v[i, 0] for k, v in state.items()})
+    return gate.requires_grad_(False)

@@ -1,0 +1,106 @@
+"""What is done to one side's RSMs: nothing, centering, thresholds, or a learned SoftStep."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from softrsa.measures import Measure
+from softrsa.rsm import scale_similarities
+from softrsa.transforms import (
+    GeoTopological,
+    SoftStep,
+    StepParameters,
+    double_center,
+    geo_topological,
+)
+
+GRID_ENTRIES = 2_000_000  # of all thresholds tried together; bounds memory, not results
+
+
+class Identity(nn.Module):
+    """The RSM as it is: plain RSA."""
+
+    def forward(self, rsms: Tensor, anchors: Tensor | None = None) -> Tensor:
+        """Return ``rsms`` (..., n, n)."""
+        del anchors
+        return rsms
+
+
+class Centered(nn.Module):
+    """The double-centered RSM."""
+
+    def forward(self, rsms: Tensor, anchors: Tensor | None = None) -> Tensor:
+        """Return the centered ``rsms`` (..., n, n)."""
+        del anchors
+        return double_center(rsms)
+
+
+class HardGT(nn.Module):
+    """A geo-topological transform of 1 - similarity, turned back into a similarity."""
+
+    def __init__(self, lower: float, upper: float):
+        super().__init__()
+        self.threshold = GeoTopological(lower, upper, "trsa")
+
+    def forward(self, rsms: Tensor, anchors: Tensor | None = None) -> Tensor:
+        """Return the transformed ``rsms`` (..., n, n)."""
+        del anchors
+        return 1 - self.threshold(1 - rsms)
+
+
+class SoftGate(nn.Module):
+    """Similarities scaled to [0, 1], through a SoftStep, symmetrized if asked for."""
+
+    def __init__(self, step: SoftStep, scaling: str, symmetrize: bool):
+        super().__init__()
+        self.step = step
+        self.scaling = scaling
+        self.symmetrize = symmetrize
+
+    def scale(self, rsms: Tensor) -> Tensor:
+        """Bring similarities (..., n, n) to [0, 1]."""
+        return scale_similarities(rsms, self.scaling)
+
+    def forward(self, rsms: Tensor, anchors: Tensor | None = None) -> Tensor:
+        """Return the transformed ``rsms`` (..., n, n)."""
+        return self.step_scaled(self.scale(rsms), anchors)
+
+    def step_parameters(self, rsms: Tensor, anchors: Tensor | None = None) -> StepParameters:
+        """Lower, upper and transition of the anchors of ``rsms``."""
+        return self.step.gate(self.scale(rsms), anchors)
+
+    def step_scaled(self, scaled: Tensor, anchors: Tensor | None = None) -> Tensor:
+        """Transform similarities that are scaled already."""
+        stepped = self.step(scaled, anchors)
+        return (stepped + stepped.mT) / 2 if self.symmetrize else stepped
+
+
+def threshold_grid(steps: int) -> list[tuple[float, float]]:
+    """Pairs l <= u on a regular grid of quantiles, without the two that leave a constant.
+
+    Examples
+    --------
+    >>> threshold_grid(2)
+    [(0.0, 0.5), (0.0, 1.0), (0.5, 0.5), (0.5, 1.0)]
+    """
+    levels = [i / steps for i in range(steps + 1)]
+    pairs = [(low, high) for i, low in enumerate(levels) for high in levels[i:]]
+    return [pair for pair in pairs if pair not in ((0.0, 0.0), (1.0, 1.0))]
+
+
+def best_threshold(
+    model: Tensor, brain: Tensor, measure: Measure, steps: int
+) -> tuple[float, float]:
+    """Thresholds (l, u), the same for both sides, with the highest training score.
+
+    ``model`` is (1, n, n), ``brain`` (n_subjects, n, n).
+    """
+    grid = threshold_grid(steps)
+    chunk = max(1, GRID_ENTRIES // brain.numel())
+    scores = []
+    for start in range(0, len(grid), chunk):
+        low, high = torch.tensor(grid[start : start + chunk]).to(brain).T[:, :, None]
+        sides = [1 - geo_topological(1 - rsms, low, high) for rsms in (model, brain)]
+        scores.append(measure.between(sides[0], sides[1]).mean(-1))
+    return grid[int(torch.cat(scores).nan_to_num(-torch.inf).argmax())]
