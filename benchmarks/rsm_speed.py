@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import platform
-import resource
 import subprocess
 import sys
 import time
@@ -32,6 +31,7 @@ MEMORY_CASES = {  # function, similarity, stimuli, units
     "10 000 x 512 correlation, condensed": ("condensed", "correlation", STIMULI, UNITS),
     "10 000 x 512 sqeuclidean": ("square", "sqeuclidean", STIMULI, UNITS),
     "10 000 x 512 rbf, median": ("square", "rbf", STIMULI, UNITS),
+    "10 000 x 512 mahalanobis": ("square", "mahalanobis", STIMULI, UNITS),
     "2 000 x 512 l1": ("square", "l1", 2_000, UNITS),
     "3 000 x 20 000 correlation": ("square", "correlation", 3_000, 20_000),
 }
@@ -82,21 +82,28 @@ def speed() -> None:
     print(f"      similarity_matrix / torch.mm: {middle['square'] / middle['product']:.2f} x")
 
 
+def status(field: str) -> int:
+    """Read a memory field of this process in bytes; unlike ru_maxrss, free of the parent's."""
+    text = Path("/proc/self/status").read_text()
+    return int(text.split(f"{field}:")[1].split()[0]) * 1024
+
+
 def peak_memory(case: str) -> float:
     """Measure, in this process, the peak beside input and result in MB."""
     kind, similarity, n, p = MEMORY_CASES[case]
     function = FUNCTIONS[kind]
     x = torch.randn(n, p, generator=torch.Generator().manual_seed(0))
-    function(x[:64, :512], similarity=similarity)  # libraries and thread pools
-    before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-    result = function(x, similarity=similarity)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    similarity_matrix(x[:64, :512], similarity="l2")  # libraries and thread pools
+    options = {"precision": torch.eye(p)} if similarity == "mahalanobis" else {}
+    before = status("VmRSS")
+    result = function(x, similarity=similarity, **options)
+    peak = status("VmHWM")
     return (peak - before - result.nbytes) / MEGABYTE
 
 
 def memory() -> None:
     """Measure each case in a process of its own."""
-    if not Path("/proc/self/statm").exists():
+    if not Path("/proc/self/status").exists():
         print("      peak memory is measured on Linux only")
         return
     for case in MEMORY_CASES:

@@ -121,14 +121,15 @@ def _quadratic(
     y_norms = x_norms if y is x else squared_norms(y)
 
     def finish(total: Tensor, rows: slice, columns: slice) -> Tensor:
-        scale = x_norms[..., rows, None] + y_norms[..., None, columns]
-        squares = scale - 2 * total
-        close = squares <= CLOSE * scale.abs()
-        wanted = close.triu(1) if y is x else close
-        pairs = wanted.nonzero()
-        direct = _direct(x[..., rows, :], y[..., columns, :], pairs, weights)
-        squares = squares.masked_fill(close, 0.0).index_put(tuple(pairs.mT), direct)
-        return to_similarity(squares)
+        scales = x_norms[..., rows, None], y_norms[..., None, columns]
+        squares = torch.sub(scales[0] + scales[1], total, alpha=2)
+        close = squares <= (CLOSE * scales[0].abs() + CLOSE * scales[1].abs())
+        pairs = close.nonzero()
+        # of a symmetric block only what is above the diagonal counts, and on it distances are 0
+        used = pairs[:, -1] > pairs[:, -2] if y is x else torch.ones_like(pairs[:, -1]).bool()
+        direct = _direct(x[..., rows, :], y[..., columns, :], pairs[used], weights)
+        values = squares.new_zeros(len(pairs)).masked_scatter(used, direct)
+        return to_similarity(squares.index_put_(tuple(pairs.mT), values))
 
     left, right = weighted(x), centered(y)
     if y is x and weights is None:
@@ -149,25 +150,27 @@ def _direct(x: Tensor, y: Tensor, pairs: Tensor, weights: Tensor | None) -> Tens
     return torch.cat(results)
 
 
-def _safe_sqrt(squares: Tensor) -> Tensor:
-    """Square root whose gradient at 0 is 0, as the distance of coinciding rows needs."""
+def _negative_root(squares: Tensor) -> Tensor:
+    """Minus the square root, with gradient 0 at 0, as the distance of coinciding rows needs."""
+    if not squares.requires_grad:
+        return squares.sqrt_().neg_()
     zero = squares == 0
-    return squares.masked_fill(zero, 1.0).sqrt().masked_fill(zero, 0.0)
+    return -squares.masked_fill(zero, 1.0).sqrt().masked_fill(zero, 0.0)
 
 
 def l2(x: Tensor, y: Tensor, units: Sequence[slice], precision: Tensor | None) -> Plan:
     """Euclidean distance, negative."""
-    return _quadratic(x, y, units, None, lambda squares: -_safe_sqrt(squares))
+    return _quadratic(x, y, units, None, _negative_root)
 
 
 def sqeuclidean(x: Tensor, y: Tensor, units: Sequence[slice], precision: Tensor | None) -> Plan:
     """Squared Euclidean distance per unit, negative."""
-    return _quadratic(x, y, units, None, lambda squares: squares / -x.shape[-1])
+    return _quadratic(x, y, units, None, lambda squares: squares.div_(-x.shape[-1]))
 
 
 def mahalanobis(x: Tensor, y: Tensor, units: Sequence[slice], precision: Tensor | None) -> Plan:
     """Squared Mahalanobis distance per unit, negative."""
-    return _quadratic(x, y, units, precision, lambda squares: squares / -x.shape[-1])
+    return _quadratic(x, y, units, precision, lambda squares: squares.div_(-x.shape[-1]))
 
 
 MakePlan = Callable[[Tensor, Tensor, Sequence[slice]], Plan]
