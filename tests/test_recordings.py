@@ -130,13 +130,13 @@ def test_average_refuses_what_is_not_checked():
 
 
 def test_average_in_float64_loses_no_digits():
-    """In float32, 3 × 16777217 / 3 is not what it was."""
+    """In float32 every further 1 would be lost beside 2 ** 24, and the mean fall 1 short."""
     trials = xr.DataArray(
-        np.float32([[16777216], [1], [1]]),
+        np.float32([[2.0**24]] + [[1.0]] * 999),
         dims=("trial", "unit"),
-        coords={"stimulus": ("trial", ["a", "a", "a"])},
+        coords={"stimulus": ("trial", ["a"] * 1000)},
     )
-    assert average_trials(trials).item() == np.float32(16777218 / 3)
+    assert average_trials(trials).item() == np.float32((2**24 + 999) / 1000)
 
 
 def units(labels, **more):
