@@ -35,7 +35,8 @@ def shell_script(text: str) -> str:
 
 def run(command: list[str], script: str, folder: str) -> None:
     """Run a script and stop with its exit code if it fails."""
-    print(script, flush=True)
+    sys.stdout.write(f"{script}\n")
+    sys.stdout.flush()
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = {**os.environ, "PATH": path, "MPLBACKEND": "Agg"}
     done = subprocess.run(  # noqa: S603
@@ -50,8 +51,11 @@ def main() -> None:
     text = Path(sys.argv[1]).read_text(encoding="utf-8")
     with tempfile.TemporaryDirectory() as folder:
         run(["bash", "-euo", "pipefail", "-c"], shell_script(text), folder)
-        run([sys.executable, "-W", "error::DeprecationWarning:__main__", "-c"],
-            "\n".join(blocks(text, "python")), folder)
+        run(
+            [sys.executable, "-W", "error::DeprecationWarning:__main__", "-c"],
+            "\n".join(blocks(text, "python")),
+            folder,
+        )
 
 
 if __name__ == "__main__":
