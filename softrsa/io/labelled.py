@@ -49,4 +49,5 @@ def check_storable(array: xr.DataArray) -> None:
 
 def _is_plain(value: object) -> bool:
     """Tell strings and numbers from the rest."""
-    return isinstance(value, (str, int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    plain = isinstance(value, (str, int, float, np.integer, np.floating))
+    return plain and not isinstance(value, bool)
