@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, Self
@@ -15,8 +13,8 @@ from torch import Tensor, nn
 
 from softrsa._checks import resolve_device
 from softrsa.alignment.embedding import Embedding
-from softrsa.alignment.fitting import TRANSFORMS, Fitted, Task, count_fit_steps, fit_transforms
-from softrsa.alignment.paths import Plan
+from softrsa.alignment.fitting import Fitted, Task, count_fit_steps, fit_transforms
+from softrsa.alignment.plan import check_names, make_plan, progress_bar
 from softrsa.alignment.settings import FitSettings
 from softrsa.alignment.side_transforms import Centered, HardGT, Identity, SoftGate
 from softrsa.alignment.sides import Data, Side, as_side
@@ -28,12 +26,9 @@ from softrsa.errors import (
     unknown_name,
 )
 from softrsa.io import atomic_path
-from softrsa.measures import Measure, get
+from softrsa.measures import get
 from softrsa.recordings import join_stimuli
-from softrsa.rsm import SIMILARITIES
 from softrsa.transforms import EmbeddingGate, Gate, GlobalGate, ProfileGate, SoftStep
-
-BOUNDED = ("correlation", "cosine")
 
 
 class Aligner:
@@ -133,7 +128,7 @@ class Aligner:
         check_names(self.transform, self.measure, self.similarity)
         settings = self.settings or FitSettings()
         sides = self._sides(model, brain)
-        plan = make_plan(self.measure, *sides, self.similarity, settings)
+        plan = make_plan(self.measure, *sides, settings)
         task = Task(*sides, torch.arange(sides[0].n_stimuli))
         names = [self.transform]
         with progress_bar(count_fit_steps([task], names, settings), progress) as advance:
@@ -275,49 +270,6 @@ class Aligner:
 
 
 _PARTS = ("model", "brain", "embeddings")
-
-
-def check_names(transform: str, measure: str, similarity: str) -> None:
-    """Refuse unknown names before any work is done."""
-    if transform not in TRANSFORMS:
-        raise unknown_name("transform", transform, TRANSFORMS)
-    get(measure)
-    if similarity not in SIMILARITIES:
-        raise unknown_name("similarity", similarity, SIMILARITIES)
-
-
-def make_plan(
-    measure: str, model: Side, brain: Side, similarity: str, settings: FitSettings
-) -> Plan:
-    """Resolve what depends on the data: the measure to fit under and each side's scaling."""
-    scored = get(measure)
-    fitted: Measure = scored if scored.differentiable else get("centered_pearson")
-
-    def scaling(side: Side) -> str:
-        if settings.scaling != "auto":
-            return settings.scaling
-        if side.units is not None:
-            return "affine" if similarity in BOUNDED else "minmax"
-        return "affine" if bool(side.rsms.abs().max() <= 1) else "minmax"
-
-    return Plan(scored, fitted, (scaling(model), scaling(brain)), settings)
-
-
-@contextmanager
-def progress_bar(total: int, shown: bool) -> Iterator[Callable[[int], object]]:
-    """Show a tqdm bar over fit steps, after a second; yields what advances it."""
-    from tqdm.auto import tqdm
-
-    with tqdm(
-        total=total,
-        disable=not shown or not total,
-        desc="fitting transforms",
-        unit="step",
-        unit_scale=True,
-        delay=1,
-        mininterval=0.5,
-    ) as bar:
-        yield bar.update
 
 
 def _packed(transform: nn.Module) -> dict[str, Any]:

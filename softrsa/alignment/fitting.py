@@ -75,19 +75,25 @@ class Fitted:
         """Embeddings of the stimuli of the "model" or "brain", where its gate reads any."""
         if self.embeddings is None:
             return None
-        if side.units is None:
+        units = side.all_units()
+        if units is None:
             raise DataError(
                 f"The {which}'s gate reads embeddings of units (features or recordings), got RDMs."
             )
         embedding = self.embeddings[0 if which == "model" else 1]
-        return embedding.project(side.units).to(side.rsms.dtype)
+        return embedding.project(units).to(side.rsms.dtype)
 
     @torch.no_grad()
-    def transformed(self, model: Side, brain: Side) -> tuple[Tensor, Tensor]:
-        """RSMs of both sides after the transform: (1, n, n) and (n_subjects, n, n)."""
+    def transformed(
+        self, model: Side, brain: Side, readers: Side | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """RSMs of both sides after the transform: (1, n, n) and (n_subjects, n, n).
+
+        The brain's embedding reads ``readers``, the subjects fitted on; ``brain`` by default.
+        """
         return (
             self.model(model.rsms, self.side_anchors(model, "model")),
-            self.brain(brain.rsms, self.side_anchors(brain, "brain")),
+            self.brain(brain.rsms, self.side_anchors(readers or brain, "brain")),
         )
 
 

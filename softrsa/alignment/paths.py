@@ -151,9 +151,9 @@ class _Batch:
             return None
         return torch.stack(
             [
-                pair[k].project(side.units).unsqueeze(0).float()
+                pair[k].project(units).unsqueeze(0).float()
                 for pair, side in zip(self.embeddings, sides, strict=True)
-                if side.units is not None
+                if (units := side.all_units()) is not None
             ]
         )
 
@@ -228,8 +228,8 @@ def is_degenerate(before: Tensor, after: Tensor) -> Tensor:
 
 
 def _embeddings(problem: Problem, n_components: int) -> tuple[Embedding, Embedding]:
-    units = [side.units for side in (problem.model, problem.brain) if side.units is not None]
-    model, brain = (Embedding.fit(u[problem.train], n_components) for u in units)
+    sides = (problem.model.all_units(), problem.brain.all_units())
+    model, brain = (Embedding.fit(u[problem.train], n_components) for u in sides if u is not None)
     return model, brain
 
 

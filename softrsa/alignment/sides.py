@@ -28,35 +28,52 @@ class Side:
     ----------
     rsms : Tensor, shape (n_subjects, n_stimuli, n_stimuli)
         Similarities, float64; a model has one "subject".
-    units : Tensor, shape (n_stimuli, n_units), or None
-        All subjects' units side by side, for embeddings; None for RDMs.
+    units : tuple of Tensor, shape (n_stimuli, n_units) each, or None
+        Per subject, for embeddings; None for RDMs.
     stimuli : pandas.Index or None
         Ids, where the data carry them.
     subjects : tuple of str
         Labels.
+    bounded : bool
+        Whether similarities lie in [-1, 1] by their nature, so that they scale to [0, 1] without
+        looking at other stimuli.
     """
 
     rsms: Tensor
-    units: Tensor | None
+    units: tuple[Tensor, ...] | None
     stimuli: pd.Index | None
     subjects: tuple[str, ...]
+    bounded: bool
 
     @property
     def n_stimuli(self) -> int:
         """Number of stimuli."""
         return self.rsms.shape[-1]
 
-    def take(self, stimuli: Tensor, subjects: Sequence[int] | None = None) -> Side:
-        """Keep some stimuli, and some subjects."""
-        rsms = self.rsms if subjects is None else self.rsms[list(subjects)]
-        names = self.subjects if subjects is None else tuple(self.subjects[i] for i in subjects)
+    def take(self, stimuli: Tensor) -> Side:
+        """Keep some stimuli, in the order given."""
         return replace(
             self,
-            rsms=rsms[:, stimuli][:, :, stimuli],
-            units=None if self.units is None else self.units[stimuli],
+            rsms=self.rsms[:, stimuli][:, :, stimuli],
+            units=None if self.units is None else tuple(u[stimuli] for u in self.units),
             stimuli=None if self.stimuli is None else self.stimuli[stimuli.numpy()],
-            subjects=names,
         )
+
+    def take_subjects(self, subjects: Sequence[int]) -> Side:
+        """Keep some subjects, in the order given."""
+        return replace(
+            self,
+            rsms=self.rsms[list(subjects)],
+            units=None if self.units is None else tuple(self.units[i] for i in subjects),
+            subjects=tuple(self.subjects[i] for i in subjects),
+        )
+
+    def all_units(self) -> Tensor | None:
+        """All subjects' units side by side (n_stimuli, n_units)."""
+        return None if self.units is None else torch.cat(self.units, 1)
+
+
+BOUNDED = ("correlation", "cosine")
 
 
 def as_side(
@@ -97,17 +114,22 @@ def _from_labelled(
     data = check_recording(data, name=name)
     has_subjects = subject in data.coords and data[subject].dims == ("unit",)
     rsms = build_rsms(data, by=subject if has_subjects else None, similarity=similarity)
-    units = data.values
-    if has_subjects:  # the order of the RSMs, so that positions mean the same in both
-        units = np.concatenate([part.values for part in split_units(data, subject).values()], 1)
-    square = rsms.values if has_subjects else rsms.values[None]
-    subjects = tuple(map(str, rsms[subject].values)) if has_subjects else ("",)
+    # in the order of the RSMs, so that positions mean the same in both
+    parts = split_units(data, subject) if has_subjects else {"": data}
     return Side(
-        torch.from_numpy(square).to(device, torch.float64),
-        torch.from_numpy(np.ascontiguousarray(units)).to(device),
+        torch.from_numpy(rsms.values if has_subjects else rsms.values[None]).to(
+            device, torch.float64
+        ),
+        tuple(torch.from_numpy(_writable(part.values)).to(device) for part in parts.values()),
         data.indexes["stimulus"],
-        subjects,
+        tuple(parts),
+        similarity in BOUNDED,
     )
+
+
+def _writable(values: np.ndarray) -> np.ndarray:
+    """Copy only where torch would warn."""
+    return values if values.flags.writeable else values.copy()
 
 
 def _from_stack(stack: xr.DataArray, name: str, subject: str, device: torch.device) -> Side:
@@ -127,6 +149,7 @@ def _from_stack(stack: xr.DataArray, name: str, subject: str, device: torch.devi
         None,
         rsms.indexes["anchor"],
         tuple(map(str, rsms[subject].values)),
+        bool((np.abs(rsms.values) <= 1).all()),
     )
 
 
@@ -149,9 +172,9 @@ def _from_plain(
     diagonal = _matrix_diagonal(stack)
     if diagonal is not None:
         rsms = 1 - stack.double() if diagonal == 0 else stack.double()
-        return Side(rsms, None, None, subjects)
+        return Side(rsms, None, None, subjects, bool((rsms.abs() <= 1).all()))
     rsms = similarity_matrix(stack, similarity=similarity).double()
-    return Side(rsms, torch.cat(list(stack), 1), None, subjects)
+    return Side(rsms, tuple(stack), None, subjects, similarity in BOUNDED)
 
 
 def _matrix_diagonal(stack: Tensor) -> int | None:
@@ -177,10 +200,11 @@ def _joined(sides: list[Side], name: str) -> Side:
         raise StimulusError(
             f"`{name}` has subjects with {sorted(counts)} stimuli; equal is needed."
         )
-    units = [side.units for side in sides if side.units is not None]
+    units = [unit for side in sides for unit in side.units or ()]
     return Side(
         torch.cat([side.rsms for side in sides]),
-        torch.cat(units, 1) if len(units) == len(sides) else None,
+        tuple(units) if all(side.units is not None for side in sides) else None,
         sides[0].stimuli,
         tuple(str(i) for i in range(sum(len(side.rsms) for side in sides))),
+        all(side.bounded for side in sides),
     )

@@ -17,9 +17,10 @@ Write = Callable[[Tensor, int, Tensor, float | None], None]
 
 
 def _unit_slices(x: Tensor, y: Tensor) -> list[slice]:
-    """Cut the units into stretches that fit in `UNITS_BYTES` as float64 or the input's type."""
+    """Take all units where they fit in `UNITS_BYTES` as float64, else stretches of half that."""
     rows = x.shape[:-1].numel() + (0 if y is x else y.shape[:-1].numel())
-    step = max(1, UNITS_BYTES // (8 * rows))
+    step = UNITS_BYTES // (8 * rows)
+    step = max(1, step if step >= x.shape[-1] else step // 2)
     return [slice(start, start + step) for start in range(0, x.shape[-1], step)]
 
 

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 from torch import Tensor, nn
 
 from softrsa.errors import ShapeError, unknown_name
-from softrsa.transforms.gates import Gate
+from softrsa.transforms.gates import Gate, StepParameters
 from softrsa.transforms.soft_step import (
     log_soft_step,
     log_soft_step_s2,
@@ -64,7 +64,11 @@ class SoftStep(nn.Module):
         """
         if s.ndim < 2:
             raise ShapeError(f"`s` must have shape (..., n_anchors, m), got {tuple(s.shape)}.")
-        lower, upper, transition = (p.unsqueeze(-1) for p in self.gate(s, anchors))
+        return self.step(s, self.gate(s, anchors), log=log)
+
+    def step(self, s: Tensor, parameters: StepParameters, *, log: bool = False) -> Tensor:
+        """Transform ``s`` (..., n, m), or one row for all, by given parameters (..., n)."""
+        lower, upper, transition = (p.unsqueeze(-1) for p in parameters)
         if self.family == "s1":
             return (log_soft_step if log else soft_step)(s, lower, upper, transition)
         return (log_soft_step_s2 if log else soft_step_s2)(s, upper, transition)

@@ -1,0 +1,18 @@
+"""Learned alignment of a model's layers with a brain's regions."""
+
+from softrsa.alignment.align import RowOffsetWarning, align
+from softrsa.alignment.aligner import Aligner
+from softrsa.alignment.folds import Split, random_splits, stimulus_folds
+from softrsa.alignment.result import AlignmentResult
+from softrsa.alignment.settings import FitSettings
+
+__all__ = [
+    "Aligner",
+    "AlignmentResult",
+    "FitSettings",
+    "RowOffsetWarning",
+    "Split",
+    "align",
+    "random_splits",
+    "stimulus_folds",
+]

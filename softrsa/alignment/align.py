@@ -1,0 +1,217 @@
+"""align: every layer with every region, scored on held-out stimuli."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from importlib.metadata import version
+from typing import Literal
+
+import torch
+import xarray as xr
+
+from softrsa._checks import resolve_device
+from softrsa.alignment.embedding import rotated
+from softrsa.alignment.fitting import LEARNED, TRANSFORMS
+from softrsa.alignment.folds import Split, stimulus_folds
+from softrsa.alignment.plan import check_names
+from softrsa.alignment.result import KIND, AlignmentResult
+from softrsa.alignment.runs import collect, fit_all, make_runs, row_offset_warnings
+from softrsa.alignment.settings import FitSettings
+from softrsa.alignment.sides import Data, Side, as_side
+from softrsa.errors import DataError, unknown_name
+from softrsa.io import check_rdms
+from softrsa.recordings import join_stimuli, split_units
+
+LabelledData = Mapping[str, Data] | Data
+
+
+def align(
+    layers: LabelledData,
+    regions: LabelledData,
+    *,
+    by: str = "layer",
+    region: str = "region",
+    subject: str = "subject",
+    transforms: Sequence[str] = TRANSFORMS,
+    measure: str = "centered_pearson",
+    similarity: str = "correlation",
+    folds: int | Sequence[Split] = 5,
+    subjects: Literal["pooled", "leave_one_out"] = "pooled",
+    join: Literal["exact", "intersection"] = "exact",
+    permute: bool = False,
+    settings: FitSettings | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    progress: bool = False,
+) -> AlignmentResult:
+    """Align every layer of a model with every region of a brain, on held-out stimuli.
+
+    Parameters
+    ----------
+    layers, regions : DataArray, mapping of str to data, or data
+        Activations or recordings (stimulus, unit) with labels on `unit`, stacks of RDMs or RSMs
+        (..., anchor, neighbor), a mapping from names to any of these, or plain arrays as
+        `Aligner.fit` takes them. Labelled data are joined by stimulus id.
+    by, region, subject : str
+        Names of the coordinates that hold layers, regions and subjects.
+    transforms : sequence of str
+        Which transforms to report: see `Aligner`. The fixed ones are always computed, as
+        baselines.
+    measure, similarity : str
+        Names of `softrsa.measures.available` and `softrsa.rsm.similarity_matrix`.
+    folds : int or sequence of Split
+        Folds over stimuli, or splits of your own.
+    subjects : {"pooled", "leave_one_out"}
+        Fit on and score all subjects, or score each subject under transforms fitted on the others.
+    join : {"exact", "intersection"}
+        Whether both sides must have the same stimuli.
+    permute : bool
+        A control: the brain's stimuli are shuffled first, so every gain must vanish.
+    settings : FitSettings, optional
+        Everything else about the fits.
+    seed : int
+        Seed of folds, inner folds and the permutation.
+    device : str
+        "auto", "cpu", "cuda" or "cuda:<index>".
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    AlignmentResult
+        With `table`, `plot()`, `to_netcdf(path)`.
+
+    Raises
+    ------
+    UnknownNameError
+        If a transform, measure, similarity or coordinate is unknown.
+    StimulusError
+        If the stimuli do not match.
+    DataError, ShapeError, DTypeError
+        If the data cannot be used, or are too few for the folds.
+    DeviceError
+        If CUDA is asked for and absent.
+    FitError
+        If a fit diverges or collapses.
+
+    Notes
+    -----
+    Test scores use pairs of test stimuli only. Noise ceilings are those of the transformed RSMs of
+    the test stimuli. A warning is raised where row offsets explain more than half of what is
+    shared and the measure does not remove them.
+
+    Examples
+    --------
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> x, y = torch.randn(2, 40, 8, generator=generator)
+    >>> brain = x + 0.5 * torch.randn(40, 8, generator=generator)
+    >>> result = align({"right": x, "wrong": y}, {"V4": brain}, transforms=["centered"])
+    >>> result.table[["layer", "score"]].round(1).values.tolist()
+    [['right', 0.7], ['wrong', 0.0]]
+    """
+    names = _checked_names(transforms, measure, similarity, subjects)
+    settings = settings or FitSettings()
+    target = resolve_device(device)
+    parts = joined(named_parts(layers, by, "layer"), named_parts(regions, region, "region"), join)
+    layer_sides, region_sides = (
+        _sides(data, similarity, subject, target, compact=bool({*LEARNED, "selected"} & {*names}))
+        for data in parts
+    )
+    n_stimuli = next(iter(layer_sides.values())).n_stimuli
+    splits = stimulus_folds(n_stimuli, folds, seed=seed) if isinstance(folds, int) else list(folds)
+    if permute:
+        order = torch.randperm(n_stimuli, generator=torch.Generator().manual_seed(seed + 1))
+        region_sides = {name: side.take(order) for name, side in region_sides.items()}
+    runs = [
+        run
+        for layer in layer_sides.items()
+        for area in region_sides.items()
+        for run in make_runs(layer, area, splits, subjects)
+    ]
+    fit_all(runs, names, measure, similarity, settings, seed=seed, progress=progress)
+    data = collect(runs, layer_sides, region_sides, measure)
+    choices = {
+        "measure": measure, "similarity": similarity, "subjects": subjects, "seed": seed,
+        "permuted": int(permute), "settings": json.dumps(asdict(settings)),
+        "n_stimuli": n_stimuli, "n_folds": len(splits), "transforms": ",".join(names),
+        "softrsa_kind": KIND, "softrsa_version": version("softrsa"),
+    }  # fmt: skip
+    found = row_offset_warnings(data, names, measure)
+    for message in found:
+        warnings.warn(message, RowOffsetWarning, stacklevel=2)
+    return AlignmentResult(data.assign_attrs(choices, warnings=json.dumps(found)))
+
+
+class RowOffsetWarning(UserWarning):
+    """A score says more about one number per stimulus than about geometry."""
+
+
+def _checked_names(
+    transforms: Sequence[str] | str, measure: str, similarity: str, subjects: str
+) -> list[str]:
+    """Refuse unknown names before any work is done; repeated ones count once."""
+    given = [transforms] if isinstance(transforms, str) else transforms
+    names = [name for name in TRANSFORMS if name in given]
+    for name in given:
+        check_names(name, measure, similarity)
+    if not names:
+        raise DataError(f"`transforms` is empty; choose among {', '.join(TRANSFORMS)}.")
+    if subjects not in ("pooled", "leave_one_out"):
+        raise unknown_name("way to use subjects", subjects, ("pooled", "leave_one_out"))
+    return names
+
+
+def named_parts(data: LabelledData, by: str, kind: str) -> dict[str, Data]:
+    """Split data into named parts: by a unit coordinate, a leading dimension, or as given."""
+    if isinstance(data, Mapping):
+        if not data:
+            raise DataError(f"No {kind} given: the mapping is empty.")
+        return {str(name): part for name, part in data.items()}
+    if not isinstance(data, xr.DataArray):
+        return {kind: data}
+    if "anchor" in data.dims:
+        stack = check_rdms(data, name=f"{kind}s")
+        if by not in stack.dims:
+            return {kind: stack}
+        return {str(name): stack.sel({by: name}, drop=True) for name in stack[by].values}
+    if by not in data.coords:
+        present = [str(name) for name, coord in data.coords.items() if coord.dims == ("unit",)]
+        if present:
+            raise unknown_name(f"{kind} coordinate", by, present)
+        return {kind: data}
+    return dict(split_units(data, by))
+
+
+def joined(
+    layers: dict[str, Data], regions: dict[str, Data], join: Literal["exact", "intersection"]
+) -> tuple[dict[str, Data], dict[str, Data]]:
+    """Bring all labelled parts to the stimuli of the first, or to those that all share."""
+    parts = [*layers.values(), *regions.values()]
+    labelled = [part for part in parts if isinstance(part, xr.DataArray)]
+    if not labelled:
+        return layers, regions
+    reference = labelled[0]
+    for part in labelled[1:]:
+        reference, _ = join_stimuli(reference, part, how=join)
+
+    def take(part: Data) -> Data:
+        return (
+            join_stimuli(reference, part, how=join)[1] if isinstance(part, xr.DataArray) else part
+        )
+
+    return {k: take(v) for k, v in layers.items()}, {k: take(v) for k, v in regions.items()}
+
+
+def _sides(
+    parts: Mapping[str, Data], similarity: str, subject: str, device: torch.device, *, compact: bool
+) -> dict[str, Side]:
+    """RSMs of every part; units are rotated into as few dimensions as there are stimuli."""
+    sides = {}
+    for name, data in parts.items():
+        side = as_side(data, similarity=similarity, name=name, subject=subject, device=device)
+        units = tuple(rotated(u) for u in side.units) if compact and side.units else None
+        sides[name] = replace(side, units=units)
+    return sides

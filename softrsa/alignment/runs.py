@@ -1,0 +1,229 @@
+"""One run is a layer, a region and a fold: fit on its training stimuli, score on its test ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from softrsa.alignment.fitting import (
+    FIXED,
+    TRANSFORMS,
+    Fitted,
+    Task,
+    count_fit_steps,
+    fit_transforms,
+)
+from softrsa.alignment.folds import Split
+from softrsa.alignment.plan import make_plan, progress_bar
+from softrsa.alignment.settings import FitSettings
+from softrsa.alignment.side_transforms import Centered, Identity, SoftGate
+from softrsa.alignment.sides import Side
+from softrsa.errors import DataError
+from softrsa.inference import noise_ceiling
+from softrsa.measures import Measure, get, pearson, row_offset_share
+from softrsa.pairs import off_diagonal
+
+PARAMETERS = ("lower", "upper", "transition")
+SIDES = ("model", "brain")
+CURVE_GRID = torch.linspace(0, 1, 41, dtype=torch.float64)
+CURVE_QUANTILES = (0.1, 0.5, 0.9)  # over anchors
+NUMBERS = (
+    "score", "train_score", "row_offset_share", "ceiling_lower", "ceiling_upper", "penalty",
+    "n_steps", "degenerate",
+)  # fmt: skip
+NAMES = ("chosen", "gate")
+UNFITTED = {"identity": Identity, "centered": Centered}
+
+
+@dataclass
+class Run:
+    """A layer, a region, a fold, and the subjects to learn from and to score."""
+
+    layer: str
+    region: str
+    fold: int
+    model: Side
+    brain: Side
+    split: Split
+    learn: tuple[int, ...]
+    score: tuple[int, ...]
+    fitted: dict[str, Fitted] = field(default_factory=dict)
+
+    def task(self) -> Task:
+        """Give the fits what they may see."""
+        return Task(self.model, self.brain.take_subjects(self.learn), self.split.train)
+
+    def test(self) -> tuple[Side, Side]:
+        """Both sides over the test stimuli, all subjects."""
+        return self.model.take(self.split.test), self.brain.take(self.split.test)
+
+    def readers(self, test: Side) -> Side:
+        """Subjects whose units embed the brain's anchors: those learned from."""
+        return test.take_subjects(self.learn)
+
+
+def make_runs(
+    layer: tuple[str, Side], region: tuple[str, Side], splits: Sequence[Split], subjects: str
+) -> list[Run]:
+    """Make a run per fold, or per fold and held-out subject, of a named layer and region."""
+    brain = region[1]
+    everyone = tuple(range(len(brain.subjects)))
+    groups = [(everyone, everyone)]
+    if subjects == "leave_one_out":
+        if len(everyone) < 2:
+            raise DataError(
+                f"Leaving a subject out needs at least 2 subjects, region {region[0]!r} has "
+                f"{len(everyone)}. Use subjects='pooled'."
+            )
+        groups = [(tuple(i for i in everyone if i != out), (out,)) for out in everyone]
+    cases = [(split, learn, score) for split in splits for learn, score in groups]
+    return [
+        Run(layer[0], region[0], i, layer[1], brain, split, learn, score)
+        for i, (split, learn, score) in enumerate(cases)
+    ]
+
+
+def fit_all(
+    runs: Sequence[Run], names: Sequence[str], measure: str, similarity: str,
+    settings: FitSettings, *, seed: int, progress: bool,
+) -> None:  # fmt: skip
+    """Fit every run, together with all others whose sides are scaled alike."""
+    wanted = [name for name in TRANSFORMS if name in names or name in FIXED]
+    groups: dict[tuple[str, str], list[Run]] = {}
+    for run in runs:
+        plan = make_plan(measure, run.model, run.brain, settings)
+        groups.setdefault(plan.scaling, []).append(run)
+    tasks = {scaling: [run.task() for run in members] for scaling, members in groups.items()}
+    total = sum(count_fit_steps(group, wanted, settings) for group in tasks.values())
+    with progress_bar(total, progress) as advance:
+        for scaling, members in groups.items():
+            plan = make_plan(measure, members[0].model, members[0].brain, settings)
+            fits = fit_transforms(tasks[scaling], wanted, plan, seed=seed, on_step=advance)
+            for run, fitted in zip(members, fits, strict=True):
+                run.fitted = fitted
+
+
+def evaluate(run: Run, measure: Measure) -> dict[str, dict[str, Any]]:
+    """Score every transform of a run on its test stimuli; "curve" and steps where learned."""
+    model, brain = run.test()
+    readers, chosen = run.readers(brain), list(run.score)
+    records = {}
+    for name, fitted in run.fitted.items():
+        t_model, t_brain = fitted.transformed(model, brain, readers)
+        ceiling = noise_ceiling(t_brain, measure)
+        records[name] = {
+            "score": measure.between(t_model, t_brain[chosen]).mean(),
+            "row_offset_share": row_offset_share(t_model, t_brain[chosen]).mean(),
+            "ceiling_lower": ceiling.lower[chosen].mean(),
+            "ceiling_upper": ceiling.upper[chosen].mean(),
+            "train_score": fitted.train_score,
+            "penalty": fitted.penalty,
+            "n_steps": fitted.n_steps,
+            "degenerate": fitted.degenerate,
+            "chosen": fitted.chosen,
+            "gate": fitted.gate,
+            "steps": (
+                _describe(fitted, model.rsms, model, "model"),
+                _describe(fitted, brain.rsms, readers, "brain"),
+            ),
+        }
+    plain = pearson(off_diagonal(model.rsms), off_diagonal(brain.rsms[chosen])).mean()
+    records["identity"]["rsa_score"] = plain
+    return records
+
+
+def _describe(
+    fitted: Fitted, rsms: Tensor, readers: Side, which: str
+) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Mean and sd over anchors of the step parameters, and quantiles of the curve over anchors."""
+    transform = getattr(fitted, which)
+    if not isinstance(transform, SoftGate):
+        return None
+    with torch.no_grad():
+        steps = transform.step_parameters(rsms, fitted.side_anchors(readers, which))
+        values = torch.stack([p.flatten() for p in steps]).double()
+        curves = transform.step.step(CURVE_GRID, steps).flatten(0, -2)
+    levels = torch.tensor(CURVE_QUANTILES, dtype=torch.float64)
+    return values.mean(1), values.std(1, correction=0), curves.quantile(levels, dim=0)
+
+
+def collect(
+    runs: Sequence[Run], layers: Mapping[str, Side], regions: Mapping[str, Side], measure: str
+) -> xr.Dataset:
+    """Evaluate all runs and put them into one labelled data set."""
+    names = [name for name in TRANSFORMS if name in runs[0].fitted]
+    n_folds = max(run.fold for run in runs) + 1
+    shape = (len(layers), len(regions), len(names), n_folds)
+    numbers = {key: np.full(shape, np.nan) for key in NUMBERS}
+    texts = {key: np.full(shape, "", dtype=object) for key in NAMES}
+    rsa = np.full((*shape[:2], n_folds), np.nan)
+    mean, sd = (np.full((*shape, 2, 3), np.nan) for _ in range(2))
+    curve = np.full((*shape, 2, len(CURVE_QUANTILES), len(CURVE_GRID)), np.nan)
+    positions = {k: i for i, k in enumerate(layers)}, {k: i for i, k in enumerate(regions)}
+    for run in runs:
+        place = positions[0][run.layer], positions[1][run.region]
+        records = evaluate(run, get(measure))
+        rsa[(*place, run.fold)] = records["identity"]["rsa_score"]
+        for k, name in enumerate(names):
+            at = (*place, k, run.fold)
+            for key in NUMBERS:
+                numbers[key][at] = records[name][key]
+            for key in NAMES:
+                texts[key][at] = records[name][key]
+            for side, found in enumerate(records[name]["steps"]):
+                if found is not None:
+                    mean[(*at, side)], sd[(*at, side)], curve[(*at, side)] = found
+    dims = ("layer", "region", "transform", "fold")
+    return xr.Dataset(
+        {key: (dims, value) for key, value in {**numbers, **texts}.items()}
+        | {
+            "rsa_score": (("layer", "region", "fold"), rsa),
+            "step_mean": ((*dims, "side", "parameter"), mean),
+            "step_sd": ((*dims, "side", "parameter"), sd),
+            "curve": ((*dims, "side", "anchor_quantile", "similarity"), curve),
+            "all_stimuli_score": (dims[:3], _over_all_stimuli(layers, regions, names, measure)),
+            "n_subjects": ("region", [len(side.subjects) for side in regions.values()]),
+        },
+        {
+            "layer": list(layers), "region": list(regions), "transform": names,
+            "fold": range(n_folds), "side": list(SIDES), "parameter": list(PARAMETERS),
+            "anchor_quantile": list(CURVE_QUANTILES), "similarity": CURVE_GRID.numpy(),
+        },
+    )  # fmt: skip
+
+
+def _over_all_stimuli(
+    layers: Mapping[str, Side], regions: Mapping[str, Side], names: Sequence[str], measure: str
+) -> np.ndarray:
+    """Score with the subjects' mean RSM over all stimuli; only where nothing is fitted."""
+    scores = np.full((len(layers), len(regions), len(names)), np.nan)
+    entry = get(measure)
+    for i, model in enumerate(layers.values()):
+        for j, brain in enumerate(regions.values()):
+            for name in UNFITTED.keys() & {*names}:
+                transform = UNFITTED[name]()
+                pair = transform(model.rsms[0]), transform(brain.rsms.mean(0))
+                scores[i, j, names.index(name)] = entry.between(*pair)
+    return scores
+
+
+def row_offset_warnings(data: xr.Dataset, names: Sequence[str], measure: str) -> list[str]:
+    """Name the scores that are mostly agreement on one number per stimulus."""
+    if "row_offset" in get(measure).invariant_to:
+        return []
+    share = data["row_offset_share"].mean("fold").sel(transform=list(names))
+    high = share.where(share > 0.5).to_series().dropna()
+    if high.empty:
+        return []
+    worst = high.index[int(high.argmax())]
+    return [
+        f"Row offsets explain more than half of what is shared in {len(high)} of {share.size} "
+        f"scores under {measure!r} (most: {high.max():.2f} for {' / '.join(map(str, worst))}). "
+        "Such a score says little about geometry; use measure='centered_pearson'."
+    ]
