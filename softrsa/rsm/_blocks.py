@@ -17,10 +17,10 @@ Write = Callable[[Tensor, int, Tensor, float | None], None]
 
 
 def _unit_slices(x: Tensor, y: Tensor) -> list[slice]:
-    """Take all units where they fit in `UNITS_BYTES` as float64, else stretches of half that."""
+    """Take all units where they fit in `UNITS_BYTES` as float64, else stretches of a third."""
     rows = x.shape[:-1].numel() + (0 if y is x else y.shape[:-1].numel())
     step = UNITS_BYTES // (8 * rows)
-    step = max(1, step if step >= x.shape[-1] else step // 2)
+    step = max(1, step if step >= x.shape[-1] else step // 3)
     return [slice(start, start + step) for start in range(0, x.shape[-1], step)]
 
 
@@ -39,12 +39,18 @@ def _prepared(plan: Plan) -> Plan:
 
 
 def _sum(plan: Plan, rows: slice, columns: slice, units: list[slice]) -> Tensor:
-    parts = (plan.pairwise(plan.left(rows, u), plan.right(columns, u)) for u in units)
+    shared = plan.left is plan.right and rows == columns
+
+    def part(u: slice) -> Tensor:
+        left = plan.left(rows, u)
+        return plan.pairwise(left, left if shared else plan.right(columns, u))
+
+    parts = (part(u) for u in units)
     total = next(parts)
     if len(units) > 1:
         total = total.double()
-    for part in parts:
-        total += part
+    for more in parts:
+        total += more
     return total
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import NamedTuple
 
 import torch
@@ -38,9 +39,10 @@ def _moments(x: Tensor, units: Sequence[slice], center: bool) -> tuple[Tensor, T
     """Mean and length of each row, shape (..., n, 1); length 0 for a row with nothing to scale."""
     mean = torch.zeros_like(x[..., :1])
     if center:
-        mean = torch.stack([x[..., u].sum(-1, keepdim=True) for u in units]).sum(0) / x.shape[-1]
-    squares = [(x[..., u] - mean).square().sum(-1, keepdim=True).double() for u in units]
-    length = torch.stack(squares).sum(0).sqrt().to(x.dtype)
+        sums = (x[..., u].sum(-1, keepdim=True) for u in units)
+        mean = reduce(torch.add, sums) / x.shape[-1]
+    squares = ((x[..., u] - mean).square().sum(-1, keepdim=True).double() for u in units)
+    length = reduce(torch.add, squares).sqrt().to(x.dtype)
     if center:
         low, high = torch.aminmax(x.detach(), dim=-1, keepdim=True)
         length = length.masked_fill(low == high, 0.0)  # the mean of equal values is rounded
@@ -112,10 +114,12 @@ def _quadratic(
 
     def squared_norms(z: Tensor) -> Tensor:
         right, left, n = centered(z), weighted(z), z.shape[-2]
-        step = max(1, PAIR_BYTES // (8 * z.shape[-1])) if len(units) > 1 else n
-        rows = [slice(start, min(n, start + step)) for start in range(0, n, step)]
-        sums = [[(left(r, u) * right(r, u)).sum(-1) for u in units] for r in rows]
-        return torch.cat([torch.stack(parts).sum(0) for parts in sums], -1)
+        step = n if weights is None or len(units) == 1 else max(1, PAIR_BYTES // (8 * z.shape[-1]))
+        norms = torch.zeros(z.shape[:-1], dtype=torch.float64, device=z.device)
+        for rows in (slice(start, start + step) for start in range(0, n, step)):
+            for u in units:
+                norms[..., rows] += (left(rows, u) * right(rows, u)).sum(-1)
+        return norms
 
     x_norms = squared_norms(x)
     y_norms = x_norms if y is x else squared_norms(y)
@@ -141,13 +145,15 @@ def _direct(x: Tensor, y: Tensor, pairs: Tensor, weights: Tensor | None) -> Tens
     """Quadratic forms of the differences of a few pairs of rows, taken one pair at a time."""
     shape = torch.broadcast_shapes(x.shape[:-2], y.shape[:-2])
     x, y = x.expand(*shape, -1, -1), y.expand(*shape, -1, -1)
-    results = []
-    for group in pairs.split(max(1, PAIR_BYTES // (8 * x.shape[-1]))):
-        *batch, row, column = group.mT
+    result = torch.empty(len(pairs), dtype=torch.float64, device=x.device)
+    step = max(1, PAIR_BYTES // (8 * x.shape[-1]))
+    # written in place: small results kept between large temporaries would fragment the memory
+    for start in range(0, len(pairs), step):
+        *batch, row, column = pairs[start : start + step].mT
         difference = x[(*batch, row)].double() - y[(*batch, column)].double()
         other = difference if weights is None else difference @ weights
-        results.append((difference * other).sum(-1))
-    return torch.cat(results)
+        result[start : start + step] = (difference * other).sum(-1)
+    return result
 
 
 def _negative_root(squares: Tensor) -> Tensor:

@@ -80,16 +80,17 @@ def build_rsms(
     names = (by,) if isinstance(by, str) else tuple(by or ())
     target = resolve_device(device)
     parts = dict(_parts(array, names))
-    rsms = {
-        labels: _rsm(part, dict(zip(names, labels, strict=True)), similarity, target, dtype)
-        for labels, part in parts.items()
-    }
     ids = array["stimulus"].values
-    coords = {name: _distinct(labels[i] for labels in rsms) for i, name in enumerate(names)}
+    coords = {name: _distinct(labels[i] for labels in parts) for i, name in enumerate(names)}
+    combinations = list(product(*coords.values()))
+    kind = torch.from_numpy(np.empty(0, array.dtype)).dtype if dtype is None else dtype
+    stack = torch.full((len(combinations), len(ids), len(ids)), torch.nan, dtype=kind)
+    for place, labels in zip(stack, combinations, strict=True):
+        if labels in parts:
+            named = dict(zip(names, labels, strict=True))
+            place.copy_(_rsm(parts[labels], named, similarity, target, kind))
     return xr.DataArray(
-        _stacked(
-            rsms, [len(labels) for labels in coords.values()], list(product(*coords.values()))
-        ),
+        stack.reshape(*map(len, coords.values()), len(ids), len(ids)).numpy(),
         dims=(*names, "anchor", "neighbor"),
         coords={**coords, "anchor": ids, "neighbor": ids},
         name="similarity",
@@ -152,34 +153,20 @@ def _distinct(labels: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(labels))
 
 
-def _stacked(
-    rsms: Mapping[Labels, np.ndarray], shape: Sequence[int], combinations: Sequence[Labels]
-) -> np.ndarray:
-    """Put the RSMs of all combinations of labels together; those without units are NaN."""
-    first = next(iter(rsms.values()))
-    if not shape:
-        return first
-    stack = np.full((len(combinations), *first.shape), np.nan, dtype=first.dtype)
-    for place, labels in zip(stack, combinations, strict=True):
-        if labels in rsms:
-            place[...] = rsms[labels]
-    return stack.reshape(*shape, *first.shape)
-
-
 def _rsm(
     part: xr.DataArray,
     labels: Mapping[str, str],
     similarity: str,
     device: torch.device,
-    dtype: torch.dtype | None,
-) -> np.ndarray:
+    dtype: torch.dtype,
+) -> Tensor:
     """Compute one RSM of checked values."""
     where = "".join(f", {name} {label!r}" for name, label in labels.items())
     values = part.values
     x = torch.from_numpy(values if values.flags.writeable else values.copy())
     _check_rows(x, part["stimulus"].values, similarity, where)
     x = x.to(device=device, dtype=dtype)
-    return similarity_matrix(x, similarity=similarity).cpu().numpy()
+    return similarity_matrix(x, similarity=similarity)
 
 
 def _check_rows(x: Tensor, ids: np.ndarray, similarity: str, where: str) -> None:

@@ -124,7 +124,7 @@ class TestEverySimilarity:
             similarity_matrix(x, y, **kwargs),
             condensed_similarity(x, **kwargs),
         ]
-        monkeypatch.setattr("softrsa.rsm._blocks.UNITS_BYTES", 8 * N * 5)
+        monkeypatch.setattr("softrsa.rsm._blocks.UNITS_BYTES", 8 * N * 15)
         monkeypatch.setattr("softrsa.rsm._blocks.BLOCK_BYTES", 24 * N * 2)
         monkeypatch.setattr("softrsa.rsm._plans.PAIR_BYTES", 8 * P * 2)
         monkeypatch.setattr("softrsa.rsm._rbf.PART_BYTES", 64)
