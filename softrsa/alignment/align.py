@@ -110,7 +110,7 @@ def align(
     >>> brain = x + 0.5 * torch.randn(40, 8, generator=generator)
     >>> result = align({"right": x, "wrong": y}, {"V4": brain}, transforms=["centered"])
     >>> result.table[["layer", "score"]].round(1).values.tolist()
-    [['right', 0.7], ['wrong', 0.0]]
+    [['right', 0.7], ['wrong', -0.1]]
     """
     names = _checked_names(transforms, measure, similarity, subjects)
     settings = settings or FitSettings()

@@ -44,7 +44,7 @@ def stimulus_folds(n_stimuli: int, folds: int, *, seed: int) -> list[Split]:
     Examples
     --------
     >>> [fold.test.tolist() for fold in stimulus_folds(9, 2, seed=0)]
-    [[0, 1, 2, 3, 8], [4, 5, 6, 7]]
+    [[0, 2, 3, 7, 8], [1, 4, 5, 6]]
     """
     if folds < 2:
         raise DataError(f"`folds` must be at least 2, got {folds}.")

@@ -64,7 +64,7 @@ def noise_ceiling(
     >>> rsms = torch.tensor([[1.0, 2.0, 3.0], [1.0, 3.0, 2.0], [2.0, 1.0, 3.0]])
     >>> ceiling = noise_ceiling(rsms, "pearson")
     >>> ceiling.lower
-    tensor([ 1.0000, -0.5000, -0.5000])
+    tensor([1., 0., 0.])
     >>> ceiling.upper
     tensor([1.0000, 0.5000, 0.5000])
     """

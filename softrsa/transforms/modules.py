@@ -31,7 +31,9 @@ class SoftStep(nn.Module):
 
     Examples
     --------
+    >>> from softrsa.transforms import ProfileGate
     >>> step = SoftStep(ProfileGate(3))
+    >>> import torch
     >>> s = torch.rand(6, 6, generator=torch.Generator().manual_seed(0))
     >>> bool((step(s) - s).abs().max() < 0.03)  # a new gate is close to the identity
     True
