@@ -7,7 +7,10 @@ from torch import Tensor
 
 
 def average_ranks(x: Tensor) -> Tensor:
-    """Rank from 1, ties sharing their mean rank, as `scipy.stats.rankdata`; no gradient."""
+    """Rank from 1, ties sharing their mean rank, as `scipy.stats.rankdata`; no gradient.
+
+    NaN where any value is NaN, as there.
+    """
     values, order = x.detach().sort(dim=-1)
     m = x.shape[-1]
     position = torch.arange(m, device=x.device).expand_as(values)
@@ -17,11 +20,12 @@ def average_ranks(x: Tensor) -> Tensor:
     first = torch.where(starts, position, 0).cummax(-1).values
     last = torch.where(ends, position, m - 1).flip(-1).cummin(-1).values.flip(-1)
     mean = (first + last).to(x.dtype) / 2 + 1
-    return torch.empty_like(mean).scatter_(-1, order, mean)
+    ranks = torch.empty_like(mean).scatter_(-1, order, mean)
+    return ranks.masked_fill(values[..., -1:].isnan(), torch.nan)  # NaN sorts last
 
 
 def sorted_quantile(values: Tensor, q: Tensor) -> Tensor:
-    """Quantiles ``q`` (...) of ascending ``values`` (..., m), linearly interpolated."""
+    """Quantiles ``q`` (...) of ascending ``values`` (..., m), interpolated as `numpy.quantile`."""
     last = values.shape[-1] - 1
     position = q.to(values) * last
     below = position.floor().clamp(0, max(last - 1, 0))
@@ -31,4 +35,5 @@ def sorted_quantile(values: Tensor, q: Tensor) -> Tensor:
     index = index.expand(*shape, 1)
     low = values.gather(-1, index).squeeze(-1)
     high = values.gather(-1, (index + 1).clamp_max(last)).squeeze(-1)
-    return torch.lerp(low, high, (position - below).expand(shape))
+    found = torch.lerp(low, high, (position - below).expand(shape))
+    return found.masked_fill(values[..., -1].isnan(), torch.nan)  # NaN sorts last

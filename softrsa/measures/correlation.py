@@ -155,17 +155,13 @@ def centered_pearson(x: Tensor, y: Tensor) -> Tensor:
     --------
     >>> x = torch.tensor([[0.0, 1, 2, 3], [1, 0, 5, 4], [2, 5, 0, 6], [3, 4, 6, 0]])
     >>> centered_pearson(x, x + torch.tensor([[5.0], [0], [9], [2]]))
-    tensor(1.)
+    tensor(1.0000)
     """
-    check_floating(x=x, y=y)
-    check_square(x=x, y=y)
-    if x.shape[-1] != y.shape[-1] or x.shape[-1] < 4:
-        raise ShapeError(
-            "Both RSMs must cover the same stimuli, at least 4: "
-            f"`x` has {x.shape[-1]}, `y` has {y.shape[-1]}."
-        )
+    _check_same_stimuli(x, y, at_least=4)
     # centered entries sum to zero over the off-diagonal, so their cosine is the correlation
-    return _cosine(double_center(x).flatten(-2), double_center(y).flatten(-2))
+    x_rest, y_rest = double_center(x), double_center(y)
+    undefined = _is_rounding(x_rest, x) | _is_rounding(y_rest, y)
+    return _cosine(x_rest.flatten(-2), y_rest.flatten(-2)).masked_fill(undefined, torch.nan)
 
 
 def row_offset_share(x: Tensor, y: Tensor) -> Tensor:
@@ -191,7 +187,7 @@ def row_offset_share(x: Tensor, y: Tensor) -> Tensor:
     DTypeError
         If either tensor is not float32 or float64.
     ShapeError
-        If the two are not square or have fewer than 3 stimuli.
+        If the two are not square, differ in their number of stimuli, or have fewer than 3.
 
     Examples
     --------
@@ -199,6 +195,7 @@ def row_offset_share(x: Tensor, y: Tensor) -> Tensor:
     >>> row_offset_share(rows, 3 * rows)
     tensor(1.)
     """
+    _check_same_stimuli(x, y, at_least=3)
     x_rest, y_rest = double_center(x), double_center(y)
     total = (_centered(off_diagonal(x)) * _centered(off_diagonal(y))).sum(-1)
     geometry = (x_rest * y_rest).sum((-2, -1))
@@ -221,8 +218,27 @@ def check_pairs(**tensors: Tensor) -> None:
         raise ShapeError(f"Both RSMs must cover the same stimuli: {found}.")
 
 
+def _check_same_stimuli(x: Tensor, y: Tensor, *, at_least: int) -> None:
+    check_floating(x=x, y=y)
+    check_square(x=x, y=y)
+    if x.shape[-1] != y.shape[-1] or x.shape[-1] < at_least:
+        raise ShapeError(
+            f"Both RSMs must cover the same stimuli, at least {at_least}: "
+            f"`x` has {x.shape[-1]}, `y` has {y.shape[-1]}."
+        )
+
+
 def _centered(x: Tensor) -> Tensor:
-    return x - x.mean(-1, keepdim=True)
+    # the mean of a constant may round to a neighbor, and the rest would correlate with anything
+    low, high = torch.aminmax(x.detach(), dim=-1, keepdim=True)
+    return (x - x.mean(-1, keepdim=True)).masked_fill(low == high, 0.0)
+
+
+@torch.no_grad()
+def _is_rounding(rest: Tensor, matrix: Tensor) -> Tensor:
+    """Whether double-centering has left rounding only, which would correlate with anything."""
+    size = off_diagonal(matrix).norm(dim=-1)
+    return rest.norm(dim=(-2, -1)) <= 8 * torch.finfo(rest.dtype).eps * size
 
 
 def _cosine(x: Tensor, y: Tensor) -> Tensor:

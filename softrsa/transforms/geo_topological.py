@@ -143,7 +143,9 @@ def _thresholds(
     values: Tensor, lower: float | Tensor, upper: float | Tensor, preset: Preset
 ) -> tuple[Tensor, Tensor]:
     """Both thresholds in the unit of ``values``, shape (..., 1)."""
-    low, high = torch.as_tensor(lower).to(values), torch.as_tensor(upper).to(values)
+    low, high = (
+        torch.as_tensor(x, dtype=values.dtype, device=values.device) for x in (lower, upper)
+    )
     try:
         torch.broadcast_shapes(low.shape, high.shape, values.shape[:-1])
     except RuntimeError as error:
