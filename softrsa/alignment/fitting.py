@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from softrsa.alignment.cores import map_on_cores
 from softrsa.alignment.embedding import Embedding
 from softrsa.alignment.folds import SMALLEST_BLOCK, Split, stimulus_folds
 from softrsa.alignment.paths import Path, Plan, Problem, fit_paths
@@ -109,10 +110,13 @@ def fit_transforms(
     wanted = _candidates(names)
     needs_choice = "selected" in names or any(name in LEARNED for name in wanted)
     splits = [_inner_splits(task, plan.settings, seed) if needs_choice else [] for task in tasks]
-    results: list[dict[str, Fitted]] = [
-        {name: _fixed(name, task, inner, plan) for name in wanted if name in FIXED}
-        for task, inner in zip(tasks, splits, strict=True)
-    ]
+
+    def fixed(case: tuple[Task, list[Split]]) -> dict[str, Fitted]:
+        return {name: _fixed(name, *case, plan) for name in wanted if name in FIXED}
+
+    rsms = tasks[0].brain.rsms
+    cases = list(zip(tasks, splits, strict=True))
+    results = map_on_cores(fixed, cases, entries=rsms.numel(), device=rsms.device)
     for name in (name for name in wanted if name in LEARNED):
         fits = _learned(name, tasks, splits, plan, on_step)
         for result, fitted in zip(results, fits, strict=True):
@@ -261,7 +265,7 @@ def _chosen_fit(name: str, path: Path, choice: Choice, plan: Plan) -> Fitted:
     used = int(sound[-1])
     gates = path.gates[used]
     model, brain = (
-        SoftGate(SoftStep(g, family=plan.settings.family), how, plan.settings.symmetrize)  # type: ignore[arg-type]
+        SoftGate(SoftStep(g, family=plan.settings.family), how, plan.settings.symmetrize)
         for g, how in zip(gates, plan.scaling, strict=True)
     )
     return Fitted(

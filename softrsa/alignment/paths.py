@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from softrsa.alignment.cores import map_on_cores
 from softrsa.alignment.embedding import Embedding
 from softrsa.alignment.settings import FitSettings
 from softrsa.alignment.side_transforms import SoftGate
@@ -17,7 +18,7 @@ from softrsa.transforms import EmbeddingGate, Gate, GlobalGate, ProfileGate, Sof
 
 # Entries of the brain-side RSMs of one batch. Below it the working set stays near the cores'
 # caches; a larger batch is slower per fit, a smaller one spends its time in Python.
-BATCH_ENTRIES = 400_000
+BATCH_ENTRIES = 300_000
 VARIANCE_FLOOR = 0.01  # of the scaled RSM's variance: less is a transform that has collapsed
 PAIRS_FLOOR = 0.01  # of the pairs, as the participation ratio of their squares
 
@@ -75,10 +76,17 @@ def fit_paths(
     on_step: Callable[[int], object],
 ) -> list[Path]:
     """Fit all problems, in batches of equal size; ``on_step`` hears how many fits have stepped."""
+
+    def run(members: list[int]) -> list[Path]:
+        return _Batch([problems[i] for i in members], plan).run(on_step)
+
+    batches = list(_batches(problems))
+    rsms = problems[0].brain.rsms if problems else torch.empty(0)
+    entries = max(BATCH_ENTRIES, rsms.numel())
+    found_by_batch = map_on_cores(run, batches, entries=entries, device=rsms.device)
     paths: dict[int, Path] = {}
-    for members in _batches(problems):
-        batch = _Batch([problems[i] for i in members], plan)
-        paths.update(zip(members, batch.run(on_step), strict=True))
+    for members, found in zip(batches, found_by_batch, strict=True):
+        paths.update(zip(members, found, strict=True))
     return [paths[i] for i in range(len(problems))]
 
 

@@ -11,6 +11,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from softrsa.alignment.cores import map_on_cores
 from softrsa.alignment.fitting import (
     FIXED,
     TRANSFORMS,
@@ -166,9 +167,13 @@ def collect(
     mean, sd = (np.full((*shape, 2, 3), np.nan) for _ in range(2))
     curve = np.full((*shape, 2, len(CURVE_QUANTILES), len(CURVE_GRID)), np.nan)
     positions = {k: i for i, k in enumerate(layers)}, {k: i for i, k in enumerate(regions)}
-    for run in runs:
+    rsms = runs[0].brain.rsms
+    entry = get(measure)
+    evaluated = map_on_cores(
+        lambda run: evaluate(run, entry), runs, entries=rsms.numel(), device=rsms.device
+    )
+    for run, records in zip(runs, evaluated, strict=True):
         place = positions[0][run.layer], positions[1][run.region]
-        records = evaluate(run, get(measure))
         rsa[(*place, run.fold)] = records["identity"]["rsa_score"]
         for k, name in enumerate(names):
             at = (*place, k, run.fold)

@@ -49,18 +49,38 @@ def double_center(matrix: Tensor) -> Tensor:
     n = matrix.shape[-1]
     if n < 3:
         raise ShapeError(f"Double-centering needs at least 3 stimuli, got {n}.")
-    matrix = zero_diagonal(matrix)
-    rows, columns = matrix.sum(-1), matrix.sum(-2)
-    total = rows.sum(-1)[..., None, None]
-    # normal equations of M_ij ~ r_i + c_j over i != j, solved in closed form:
-    # (n - 1) r_i + sum_{j != i} c_j = rows_i, and the same for columns
-    offset = ((n - 1) * rows + columns)[..., :, None] + ((n - 1) * columns + rows)[..., None, :]
-    centered = matrix - offset / (n * (n - 2)) + total / ((n - 1) * (n - 2))
-    return zero_diagonal(centered)
+    return _DoubleCenter.apply(matrix)
+
+
+class _DoubleCenter(torch.autograd.Function):
+    """The projection on what rows and columns do not explain: its own adjoint, hence gradient."""
+
+    @staticmethod
+    def forward(ctx, matrix: Tensor) -> Tensor:
+        del ctx
+        n = matrix.shape[-1]
+        matrix = _without_diagonal(matrix.clone())
+        rows, columns = matrix.sum(-1), matrix.sum(-2)
+        total = rows.sum(-1)[..., None] / ((n - 1) * (n - 2))
+        # normal equations of M_ij ~ r_i + c_j over i != j, solved in closed form:
+        # (n - 1) r_i + sum_{j != i} c_j = rows_i, and the same for columns
+        row_offset = ((n - 1) * rows + columns) / (n * (n - 2)) - total
+        column_offset = ((n - 1) * columns + rows) / (n * (n - 2))
+        matrix.sub_(row_offset.unsqueeze(-1)).sub_(column_offset.unsqueeze(-2))
+        return _without_diagonal(matrix)
+
+    @staticmethod
+    def backward(ctx, *grad_outputs: Tensor) -> Tensor:
+        del ctx
+        return double_center(grad_outputs[0])
 
 
 def zero_diagonal(matrix: Tensor) -> Tensor:
     """Copy with zeros on the diagonal, whatever stood there; the diagonal gets no gradient."""
-    return matrix.masked_fill(
-        torch.eye(matrix.shape[-1], dtype=torch.bool, device=matrix.device), 0
-    )
+    return _without_diagonal(matrix.clone())
+
+
+def _without_diagonal(matrix: Tensor) -> Tensor:
+    """Zero the diagonal in place, whatever stood there."""
+    matrix.diagonal(dim1=-2, dim2=-1).zero_()
+    return matrix

@@ -66,6 +66,11 @@ class Gate(nn.Module):
         """Lower, upper and transition from anchor features (..., n, n_features), or from none."""
         logits = (self.identity_logits + self.bias).unsqueeze(-2)
         if features is not None:
+            if features.shape[-1] != self.n_features:
+                raise ShapeError(
+                    f"`anchors` must have {self.n_features} features, "
+                    f"got shape {tuple(features.shape)}."
+                )
             logits = logits + self._linear(features)
         low, width, transition = torch.sigmoid(logits).unbind(-1)
         return StepParameters(low, low + width * (1 - low), transition)
@@ -79,8 +84,12 @@ class Gate(nn.Module):
 
     def standardize(self, features: Tensor) -> None:
         """Let one unit of each feature be its standard deviation over these anchors (..., n, k)."""
-        mean, scale = features.mean(-2), features.std(-2)
-        scale = torch.where(scale > 0, scale, 1.0)  # a constant feature stays what it is
+        mean, scale = features.mean(-2), features.std(-2, correction=0)
+        correction = max(features.shape[-2] - 1, 1) / features.shape[-2]
+        scale = scale / correction**0.5
+        # a constant feature stays what it is; its deviation may be rounding instead of zero
+        rounding = 4 * torch.finfo(features.dtype).eps * features.abs().amax(-2)
+        scale = torch.where(scale > rounding, scale, 1.0)
         self.feature_mean = mean.expand(self.feature_mean.shape).clone()
         self.feature_scale = scale.expand(self.feature_scale.shape).clone()
 
@@ -154,10 +163,6 @@ class EmbeddingGate(Gate):
         del s
         if anchors is None:
             raise DataError("EmbeddingGate needs the anchors' embeddings: pass `anchors`.")
-        if anchors.shape[-1] != self.n_features:
-            raise ShapeError(
-                f"`anchors` must have {self.n_features} features, got shape {tuple(anchors.shape)}."
-            )
         return self.parameters_at(anchors)
 
 
@@ -196,7 +201,7 @@ class ProfileGate(Gate):
             s = s.flatten(-2)[..., :-1].unflatten(-1, (n - 1, n + 1))[..., 1:]
             s = s.flatten(-2).unflatten(-1, (n, n - 1))
         ordered = s.sort(dim=-1).values
-        levels = torch.arange(1, self.n_features + 1) / (self.n_features + 1)
+        levels = torch.arange(1, self.n_features + 1, dtype=torch.float64) / (self.n_features + 1)
         return torch.stack([sorted_quantile(ordered, level) for level in levels], dim=-1)
 
     def forward(self, s: Tensor | None = None, anchors: Tensor | None = None) -> StepParameters:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -55,9 +57,7 @@ def soft_step(s: Tensor, lower: Tensor, upper: Tensor, transition: Tensor) -> Te
     >>> soft_step(s, torch.tensor(0.2), torch.tensor(0.8), torch.tensor(0.5))
     tensor([0.0000, 0.0385, 0.5000, 0.9615, 1.0000])
     """
-    logit, below, above = _step_logit(s, lower, upper, transition)
-    step = torch.sigmoid(logit).masked_fill(below, 0.0).masked_fill(above, 1.0)
-    return step.to(s.dtype)
+    return _run_step(s, lower, upper, transition, log=False)
 
 
 def log_soft_step(s: Tensor, lower: Tensor, upper: Tensor, transition: Tensor) -> Tensor:
@@ -89,9 +89,7 @@ def log_soft_step(s: Tensor, lower: Tensor, upper: Tensor, transition: Tensor) -
     >>> log_soft_step(s, torch.tensor(0.2), torch.tensor(0.8), torch.tensor(0.5))
     tensor([   -inf, -0.6931,  0.0000])
     """
-    logit, below, above = _step_logit(s, lower, upper, transition)
-    step = F.logsigmoid(logit).masked_fill(below, -torch.inf).masked_fill(above, 0.0)
-    return step.to(s.dtype)
+    return _run_step(s, lower, upper, transition, log=True)
 
 
 def soft_step_s2(s: Tensor, upper: Tensor, transition: Tensor) -> Tensor:
@@ -171,21 +169,66 @@ def log_soft_step_s2(s: Tensor, upper: Tensor, transition: Tensor) -> Tensor:
     return log_step.masked_fill(below, -torch.inf).masked_fill(above, 0.0).to(s.dtype)
 
 
-def _step_logit(
-    s: Tensor, lower: Tensor, upper: Tensor, transition: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """(log u - log v) / t between the bounds, and where ``s`` is at or beyond either."""
+def _run_step(s: Tensor, lower: Tensor, upper: Tensor, transition: Tensor, *, log: bool) -> Tensor:
+    """Check, widen, and apply `_Step`."""
     check_floating(SHORT_FLOATS, s=s)
     wide, (lower, upper, transition) = _widen(s, lower, upper, transition)
-    below, above = wide <= lower, wide >= upper
-    beyond = below | above
-    tiny = torch.finfo(wide.dtype).tiny  # a subnormal distance would have an infinite 1 / u
-    u = (wide - lower).masked_fill(beyond, 1.0).clamp_min(tiny)
-    v = (upper - wide).masked_fill(beyond, 1.0).clamp_min(tiny)
-    return (u.log() - v.log()) / transition, below, above
+    # where the bounds coincide the upper one decides: its step is 1 at the bound itself
+    eps = torch.finfo(wide.dtype).eps
+    gap = eps * upper.detach().abs().clamp_min(eps)
+    lower = torch.minimum(lower, upper - gap)
+    step: Tensor = _Step.apply(wide, lower, upper, transition, log)
+    return step.to(s.dtype)
+
+
+class _Step(torch.autograd.Function):
+    """sigma((log u - log v) / t), or its logarithm, with a gradient that is finite everywhere.
+
+    Distances to the bounds are clamped to the smallest normal number instead of masked: masks and
+    logarithms of zero take most of the time of plain arithmetic. Beyond the upper bound the step
+    then rounds to exactly 1; beyond the lower one it is too small to matter and set to exactly 0.
+    """
+
+    @staticmethod
+    def forward(ctx, *inputs: Tensor | bool) -> Tensor:
+        s, lower, upper, transition, log = cast(tuple[Tensor, Tensor, Tensor, Tensor, bool], inputs)
+        ctx.save_for_backward(s, lower, upper, transition)
+        ctx.log = log
+        tiny = torch.finfo(s.dtype).tiny
+        logit = (s - lower).clamp_min_(tiny).log_().sub_((upper - s).clamp_min_(tiny).log_())
+        logit = logit.div_(transition)
+        if log:
+            step = F.logsigmoid(logit)
+            return step.masked_fill_(s <= lower, -torch.inf).masked_fill_(s >= upper, 0.0)
+        return _exact_step(logit)
+
+    @staticmethod
+    def backward(ctx, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        s, lower, upper, transition = ctx.saved_tensors
+        tiny = torch.finfo(s.dtype).tiny  # a smaller distance would have an infinite 1 / u
+        u, v = (s - lower).clamp_min(tiny), (upper - s).clamp_min(tiny)
+        logit = (u.log() - v.log()) / transition
+        step = _exact_step(logit)
+        slope = (1 - step) * ((s > lower) & (s < upper) if ctx.log else step)
+        inner = grad_outputs[0] * slope / transition
+        by_lower, by_upper = inner / u, inner / v
+        needed = ctx.needs_input_grad
+        return (
+            (by_lower + by_upper).sum_to_size(s.shape) if needed[0] else None,
+            -by_lower.sum_to_size(lower.shape) if needed[1] else None,
+            -by_upper.sum_to_size(upper.shape) if needed[2] else None,
+            -(inner * logit).sum_to_size(transition.shape) if needed[3] else None,
+            None,
+        )
+
+
+def _exact_step(logit: Tensor) -> Tensor:
+    """Take the sigmoid, with what a clamped distance has left made exactly 0."""
+    kind = torch.finfo(logit.dtype)
+    return torch.threshold(torch.sigmoid(logit), kind.tiny / kind.eps**1.2, 0.0)
 
 
 def _widen(s: Tensor, *parameters: Tensor) -> tuple[Tensor, list[Tensor]]:
     """Give everything the type of ``s``, float32 instead of bfloat16."""
     dtype = torch.float32 if s.dtype == torch.bfloat16 else s.dtype
-    return s.to(dtype), [torch.as_tensor(p, device=s.device).to(dtype) for p in parameters]
+    return s.to(dtype), [torch.as_tensor(p, device=s.device, dtype=dtype) for p in parameters]
