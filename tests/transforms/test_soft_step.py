@@ -1,4 +1,4 @@
-"""SoftStep in value and log form: limits, kinks and corners, against float64 formulas and mpmath."""
+"""SoftStep in value and log form: limits, kinks and corners, against 60-digit formulas."""
 
 import mpmath
 import numpy as np
@@ -66,7 +66,7 @@ class TestFirstFamily:
             else:
                 exact = exact_s1(value, self.a, self.b, parameters[2].item())
                 assert one == pytest.approx(float(exact), abs=TOLERANCE[dtype])
-                close = dict(rel=2 * TOLERANCE[dtype], abs=2 * TOLERANCE[dtype])
+                close = {"rel": 2 * TOLERANCE[dtype], "abs": 2 * TOLERANCE[dtype]}
                 assert log_one == pytest.approx(log_of(exact), **close)
 
     def test_monotone_onto_zero_to_one(self, dtype, t):
