@@ -196,7 +196,10 @@ def row_offset_share(x: Tensor, y: Tensor) -> Tensor:
     tensor(1.)
     """
     _check_same_stimuli(x, y, at_least=3)
-    x_rest, y_rest = double_center(x), double_center(y)
+    x_rest, y_rest = (
+        rest.masked_fill(_is_rounding(rest, matrix)[..., None, None], 0.0)
+        for rest, matrix in ((double_center(x), x), (double_center(y), y))
+    )
     total = (_centered(off_diagonal(x)) * _centered(off_diagonal(y))).sum(-1)
     geometry = (x_rest * y_rest).sum((-2, -1))
     offsets = total - geometry

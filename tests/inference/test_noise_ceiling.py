@@ -1,0 +1,139 @@
+"""Noise ceilings against rsatoolbox, a NumPy loop and the published Algonauts numbers."""
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from rsatoolbox.inference.noise_ceiling import boot_noise_ceiling
+from rsatoolbox.rdm import RDMs
+from scipy.stats import rankdata
+
+from softrsa.errors import DTypeError, ShapeError, UnknownNameError
+from softrsa.inference import noise_ceiling
+from softrsa.measures import available, get
+from softrsa.pairs import condense
+from softrsa.transforms import double_center
+
+
+def rdms(rng, *lead, n=8, dtype=torch.float64):
+    common = torch.rand(n, n, dtype=dtype, generator=rng)
+    stack = common + 0.7 * torch.rand(*lead, n, n, dtype=dtype, generator=rng)
+    return stack + stack.mT
+
+
+@pytest.mark.parametrize(
+    ("measure", "method"), [("pearson", "corr"), ("cosine", "cosine"), ("spearman", "spearman")]
+)
+def test_rsatoolbox(measure, method, rng):
+    stack = condense(rdms(rng, 5))
+    expected = boot_noise_ceiling(RDMs(stack.numpy().copy()), method)
+    for given in (stack, torch.stack([torch.from_numpy(m) for m in RDMs(stack).get_matrices()])):
+        found = noise_ceiling(given, measure)
+        assert found.lower.shape == found.upper.shape == (5,)
+        np.testing.assert_allclose([x.mean() for x in found], expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("pool", ["normalized", "raw"])
+def test_centered_pearson_by_a_loop(pool, rng):
+    stack = rdms(rng, 4)
+    centered = [double_center(one).numpy() for one in stack]
+    if pool == "normalized":
+        centered = [one / np.linalg.norm(one) for one in centered]
+    lower, upper = noise_ceiling(stack, "centered_pearson", pool=pool)
+    for i, one in enumerate(centered):
+        others = np.mean(centered[:i] + centered[i + 1 :], axis=0)
+        everyone = np.mean(centered, axis=0)
+        for found, mean in ((lower[i], others), (upper[i], everyone)):
+            expected = np.corrcoef(double_center(torch.from_numpy(one)).flatten(), mean.ravel())
+            assert found.item() == pytest.approx(expected[0, 1], abs=1e-12)
+
+
+def test_spearman_pools_ranks(rng):
+    stack = condense(rdms(rng, 4))
+    ranks = np.stack([rankdata(one) for one in stack])
+    upper = noise_ceiling(stack, "spearman").upper
+    for i in range(4):
+        expected = np.corrcoef(ranks[i], rankdata(ranks.mean(0)))[0, 1]
+        assert upper[i].item() == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("name", "region", "lower", "upper"),
+    [
+        ("92", "IT", ".2264", ".3075"),
+        ("92", "EVC", ".0686", ".1589"),
+        ("78_T1", "EVC", ".0068", ".0640"),
+        ("78_T1", "IT", ".0028", ".0647"),
+    ],
+)
+def test_algonauts_to_the_printed_digits(data_dir, name, region, lower, upper):
+    """Mean over the 15 subjects of the squared Spearman correlation, raw mean RDM."""
+    with h5py.File(data_dir / "algonauts2019" / f"{name}_target_fmri.mat") as file:
+        stack = torch.from_numpy(np.asarray(file[f"{region}_RDMs"]).transpose()).double()
+    assert stack.shape[0] == 15
+    found = noise_ceiling(condense(stack), "spearman", pool="raw")
+    squared = [f"{ceiling.square().mean():.4f}"[1:] for ceiling in found]
+    assert squared == [lower, upper]
+
+
+@pytest.mark.parametrize("measure", available())
+class TestEveryMeasure:
+    def test_batch_equals_loop(self, measure, rng):
+        stack = rdms(rng, 2, 3, 4)
+        before = stack.clone()
+        found = noise_ceiling(stack, measure)
+        for i in range(2):
+            for j in range(3):
+                one = noise_ceiling(stack[i, j], measure)
+                for batched, single in zip(found, one, strict=True):
+                    torch.testing.assert_close(batched[i, j], single, rtol=0, atol=1e-13)
+        assert torch.equal(stack, before)
+
+    def test_upper_is_not_below_lower_and_all_agree_when_equal(self, measure, rng):
+        lower, upper = noise_ceiling(rdms(rng, 30, 5), measure)
+        assert (upper.mean(-1) >= lower.mean(-1)).all()
+        same = noise_ceiling(rdms(rng, 1).expand(4, 8, 8), measure)
+        for ceiling in same:
+            torch.testing.assert_close(ceiling, torch.ones(4).double())
+
+    def test_one_subject_has_no_ceiling(self, measure, rng):
+        found = noise_ceiling(rdms(rng, 3, 1), measure)
+        for ceiling in found:
+            assert ceiling.shape == (3, 1)
+            assert ceiling.isnan().all()
+
+    def test_entry_and_function_are_as_good_as_the_name(self, measure, rng):
+        stack = rdms(rng, 3, dtype=torch.float32)
+        expected = noise_ceiling(stack, measure)
+        for given in (get(measure), get(measure).function):
+            for found, same in zip(noise_ceiling(stack, given), expected, strict=True):
+                assert torch.equal(found, same)
+                assert found.dtype == torch.float32
+
+    def test_asymmetric_matrices_count_with_all_entries(self, measure, rng):
+        stack = rdms(rng, 3)
+        half = stack + torch.rand(3, 8, 8, dtype=torch.float64, generator=rng).triu(1)
+        other = noise_ceiling(half.mT, measure)
+        for found, same in zip(noise_ceiling(half, measure), other, strict=True):
+            torch.testing.assert_close(found, same, rtol=0, atol=1e-12)
+        below = half.tril() + half.tril(-1).mT
+        changed = noise_ceiling(half, measure).upper - noise_ceiling(below, measure).upper
+        assert changed.abs().max() > 1e-6
+
+
+def test_wrong_arguments_are_named(rng):
+    stack = rdms(rng, 3)
+    with pytest.raises(UnknownNameError, match=r"measure 'pearsn'\. Did you mean 'pearson'"):
+        noise_ceiling(stack, "pearsn")
+    with pytest.raises(UnknownNameError, match=r"Unknown measure .dot."):
+        noise_ceiling(stack, torch.dot)
+    with pytest.raises(UnknownNameError, match=r"pooling 'ranked'.*Known: normalized, raw"):
+        noise_ceiling(stack, "pearson", pool="ranked")
+    with pytest.raises(ShapeError, match=r"'pearson' takes vectors; got shape \(28,\)"):
+        noise_ceiling(condense(stack)[0], "pearson")
+    with pytest.raises(ShapeError, match=r"'centered_pearson' takes matrices; got shape \(8, 8\)"):
+        noise_ceiling(stack[0], "centered_pearson")
+    with pytest.raises(ShapeError, match=r"square.*got \(2, 3, 28\)"):
+        noise_ceiling(condense(stack).expand(2, 3, 28), "centered_pearson")
+    with pytest.raises(DTypeError, match=r"`rsms` must be .* got torch\.float16"):
+        noise_ceiling(stack.half(), "pearson")

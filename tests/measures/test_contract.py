@@ -1,0 +1,159 @@
+"""What every measure in the registry declares is what it does."""
+
+import pytest
+import torch
+
+from softrsa import measures
+from softrsa.errors import UnknownNameError
+from softrsa.measures import Measure, available, get
+from softrsa.pairs import off_diagonal
+
+N = 7
+NOT_MEASURES = {"Measure", "available", "get", "row_offset_share"}
+CHANGES = {
+    "scale": lambda x: 3.7 * x,
+    "shift": lambda x: x + 0.9,
+    "monotone": lambda x: (2 * x).exp(),
+    "row_offset": lambda x: x + torch.arange(N, dtype=x.dtype)[:, None],
+}
+every_measure = pytest.mark.parametrize("entry", available().values(), ids=lambda m: m.name)
+
+
+def rsms(rng, *lead, n=N, dtype=torch.float64):
+    """Asymmetric matrices: the diagonal is no data and may be anything."""
+    return torch.rand(*lead, n, n, dtype=dtype, generator=rng)
+
+
+def test_no_measure_is_left_out():
+    public = sorted(set(measures.__all__) - NOT_MEASURES)
+    assert public == sorted(available()) == list(available())
+    for name, entry in available().items():
+        assert entry is get(name)
+        assert entry.name == name == entry.function.__name__
+        assert entry.function is getattr(measures, name)
+        assert entry.reference
+
+
+def test_the_table_cannot_be_changed_from_outside():
+    available().clear()
+    assert "pearson" in available()
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"), [("spaerman", "'spearman'"), ("centred_pearson", "'centered_pearson'")]
+)
+def test_unknown_name_offers_the_nearest(name, nearest):
+    with pytest.raises(UnknownNameError, match=rf"measure '{name}'\. Did you mean {nearest}.*cosi"):
+        get(name)
+
+
+@every_measure
+class TestEveryMeasure:
+    def test_range_and_itself(self, entry: Measure, rng):
+        x, y = rsms(rng, 2, 200)
+        score = entry.between(x, y)
+        low, high = entry.range
+        assert ((score >= low) & (score <= high)).all()
+        torch.testing.assert_close(entry.between(x, x), torch.full((200,), high).double())
+        if low == -high:
+            torch.testing.assert_close(entry.between(x, -x), torch.full((200,), low).double())
+
+    def test_larger_is_more_similar(self, entry, rng):
+        x, noise = rsms(rng, 2, 100)
+        near, far = entry.between(x, x + 0.1 * noise), entry.between(x, x + 3 * noise)
+        assert near.mean() > far.mean()
+
+    def test_symmetric(self, entry, rng):
+        x, y = rsms(rng, 2, 20)
+        same = torch.allclose(entry.between(x, y), entry.between(y, x), rtol=0, atol=1e-12)
+        assert same == entry.symmetric
+
+    def test_metric(self, entry, rng):
+        """A score that is 1 for a matrix and twice itself is no distance."""
+        x = rsms(rng)
+        assert entry.metric == (not torch.isclose(entry.between(x, 2 * x), entry.between(x, x)))
+
+    @pytest.mark.parametrize("change", CHANGES)
+    def test_invariant_to_what_it_says_and_nothing_else(self, entry, change, rng):
+        x, y = rsms(rng, 2, 10)
+        moved = entry.between(CHANGES[change](x), y)
+        same = torch.allclose(moved, entry.between(x, y), rtol=0, atol=1e-12)
+        assert same == (change in entry.invariant_to)
+        other_side = entry.between(x, CHANGES[change](y))
+        assert torch.allclose(other_side, entry.between(x, y), rtol=0, atol=1e-12) == same
+        assert entry.invariant_to <= set(CHANGES)
+
+    def test_differentiable(self, entry, rng):
+        x, y = rsms(rng, 2, 2, n=4).requires_grad_().unbind(0)
+        if entry.differentiable:
+            assert torch.autograd.gradcheck(entry.between, (x, y))
+        else:
+            assert not entry.between(x, y).requires_grad
+
+    def test_gradient_is_finite_at_a_perfect_match(self, entry, rng):
+        if entry.differentiable:
+            x = rsms(rng).requires_grad_()
+            entry.between(x, x.detach()).backward()
+            assert x.grad.isfinite().all()
+            assert x.grad.abs().max() < 1e-12  # nothing is more similar
+
+    def test_smallest_n(self, entry, rng):
+        def symmetric(n):
+            x = rsms(rng, 2, n=n)
+            return (x + x.mT)[0], (x + x.mT)[1]
+
+        assert entry.between(*symmetric(entry.smallest_n)).isfinite()
+        if entry.smallest_n > 2:
+            try:
+                few = symmetric(entry.smallest_n - 1)
+                score = entry.between(*few)
+            except ValueError as error:
+                assert str(entry.smallest_n) in str(error)  # noqa: PT017
+            else:
+                assert not score.isfinite()
+
+    def test_batch_equals_loop_and_broadcasts(self, entry, rng):
+        x, y = rsms(rng, 2, 1), rsms(rng, 3)
+        scores = entry.between(x, y)
+        assert scores.shape == (2, 3)
+        for i in range(2):
+            for j in range(3):
+                one = entry.between(x[i, 0], y[j])
+                torch.testing.assert_close(scores[i, j], one, rtol=0, atol=1e-14)
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    def test_keeps_number_type_and_inputs(self, entry, dtype, rng):
+        x, y = rsms(rng, 2, 3, dtype=dtype)
+        before = x.clone(), y.clone()
+        assert entry.between(x, y).dtype == dtype
+        assert torch.equal(x, before[0])
+        assert torch.equal(y, before[1])
+
+    def test_single_precision_agrees(self, entry, rng):
+        x, y = rsms(rng, 2, 20)
+        torch.testing.assert_close(
+            entry.between(x.float(), y.float()).double(), entry.between(x, y), rtol=0, atol=1e-5
+        )
+
+    def test_diagonal_is_no_data(self, entry, rng):
+        x, y = rsms(rng, 2)
+        other = x.clone()
+        other.fill_diagonal_(torch.inf)
+        assert torch.equal(entry.between(other, y), entry.between(x, y))
+
+    def test_normalized_mean_is_what_correlates_best_on_average(self, entry, rng):
+        """Pooling for the ceiling: no other RSM has a higher mean score (ranks: to rounding)."""
+        stack = rsms(rng, 6)
+        data = entry.pairs_of(stack)
+        pooled = entry.normalize(data).mean(0)
+        best = entry.function(data, pooled).mean()
+        for _ in range(20):
+            nudged = pooled + 0.05 * pooled.std() * torch.randn(
+                pooled.shape, dtype=pooled.dtype, generator=rng
+            )
+            assert entry.function(data, nudged).mean() <= best + 1e-3 * (entry.name == "spearman")
+
+    def test_matrices_or_vectors(self, entry, rng):
+        x, y = rsms(rng, 2)
+        direct = (x, y) if entry.takes == "matrices" else (off_diagonal(x), off_diagonal(y))
+        assert torch.equal(entry.function(*direct), entry.between(x, y))
