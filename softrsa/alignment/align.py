@@ -20,10 +20,10 @@ from softrsa.alignment.plan import check_names
 from softrsa.alignment.result import KIND, AlignmentResult
 from softrsa.alignment.runs import collect, fit_all, make_runs, row_offset_warnings
 from softrsa.alignment.settings import FitSettings
-from softrsa.alignment.sides import Data, Side, as_side
-from softrsa.errors import DataError, unknown_name
+from softrsa.alignment.sides import Data, Side, as_side, join_all
+from softrsa.errors import DataError, StimulusError, unknown_name
 from softrsa.io import check_rdms
-from softrsa.recordings import join_stimuli, split_units
+from softrsa.recordings import split_units
 
 LabelledData = Mapping[str, Data] | Data
 
@@ -120,7 +120,7 @@ def align(
         _sides(data, similarity, subject, target, compact=bool({*LEARNED, "selected"} & {*names}))
         for data in parts
     )
-    n_stimuli = next(iter(layer_sides.values())).n_stimuli
+    n_stimuli = _common_count([*layer_sides.items(), *region_sides.items()])
     splits = stimulus_folds(n_stimuli, folds, seed=seed) if isinstance(folds, int) else list(folds)
     if permute:
         order = torch.randperm(n_stimuli, generator=torch.Generator().manual_seed(seed + 1))
@@ -189,20 +189,22 @@ def joined(
     layers: dict[str, Data], regions: dict[str, Data], join: Literal["exact", "intersection"]
 ) -> tuple[dict[str, Data], dict[str, Data]]:
     """Bring all labelled parts to the stimuli of the first, or to those that all share."""
-    parts = [*layers.values(), *regions.values()]
-    labelled = [part for part in parts if isinstance(part, xr.DataArray)]
-    if not labelled:
-        return layers, regions
-    reference = labelled[0]
-    for part in labelled[1:]:
-        reference, _ = join_stimuli(reference, part, how=join)
+    parts = join_all([*layers.values(), *regions.values()], how=join)
+    return (
+        dict(zip(layers, parts[: len(layers)], strict=True)),
+        dict(zip(regions, parts[len(layers) :], strict=True)),
+    )
 
-    def take(part: Data) -> Data:
-        return (
-            join_stimuli(reference, part, how=join)[1] if isinstance(part, xr.DataArray) else part
+
+def _common_count(sides: Sequence[tuple[str, Side]]) -> int:
+    counts = [side.n_stimuli for _, side in sides]
+    if len({*counts}) > 1:
+        found = ", ".join(f"{name!r} {side.n_stimuli}" for name, side in sides)
+        raise StimulusError(
+            f"All layers and regions must have the same stimuli; they have: {found}. Label them "
+            "(xarray, dims stimulus and unit) to join by id."
         )
-
-    return {k: take(v) for k, v in layers.items()}, {k: take(v) for k, v in regions.items()}
+    return counts[0]
 
 
 def _sides(

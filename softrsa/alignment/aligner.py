@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-import xarray as xr
 from torch import Tensor, nn
 
 from softrsa._checks import resolve_device
@@ -17,7 +16,7 @@ from softrsa.alignment.fitting import Fitted, Task, count_fit_steps, fit_transfo
 from softrsa.alignment.plan import check_names, make_plan, progress_bar
 from softrsa.alignment.settings import FitSettings
 from softrsa.alignment.side_transforms import Centered, HardGT, Identity, SoftGate
-from softrsa.alignment.sides import Data, Side, as_side
+from softrsa.alignment.sides import Data, Side, as_side, join_all
 from softrsa.errors import (
     FileFormatError,
     FileMissingError,
@@ -27,7 +26,6 @@ from softrsa.errors import (
 )
 from softrsa.io import atomic_path
 from softrsa.measures import get
-from softrsa.recordings import join_stimuli
 from softrsa.transforms import EmbeddingGate, Gate, GlobalGate, ProfileGate, SoftStep
 
 
@@ -177,8 +175,7 @@ class Aligner:
             return getattr(fitted, which)(side.rsms, anchors)
 
     def _sides(self, model: Data, brain: Data) -> tuple[Side, Side]:
-        if isinstance(model, xr.DataArray) and isinstance(brain, xr.DataArray):
-            model, brain = join_stimuli(model, brain)
+        model, brain = join_all([model, brain])
         device = resolve_device(self.device)
         sides = [
             as_side(data, similarity=self.similarity, name=name, device=device)
@@ -195,6 +192,8 @@ class Aligner:
     def _fitted(self) -> Fitted:
         if not hasattr(self, "fitted_"):
             raise NotFittedError("This Aligner is not fitted yet; call `fit(model, brain)` first.")
+        for transform in (self.fitted_.model, self.fitted_.brain):
+            transform.to(resolve_device(self.device))  # a loaded one may have come from elsewhere
         return self.fitted_
 
     def _keep(self, fitted: Fitted) -> None:
@@ -253,6 +252,13 @@ class Aligner:
             raise FileFormatError(f"{path} is not a file written by `Aligner.save`.") from error
         if not isinstance(content, dict) or content.get("format") != "softrsa.Aligner/1":
             raise FileFormatError(f"{path} is not a file written by `Aligner.save`.")
+        try:
+            return cls._rebuilt(content)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise FileFormatError(f"{path} is damaged: {error!r}.") from error
+
+    @classmethod
+    def _rebuilt(cls, content: dict[str, Any]) -> Self:
         params = content["params"]
         if params["settings"] is not None:
             params["settings"] = FitSettings(**params["settings"])

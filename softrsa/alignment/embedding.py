@@ -44,7 +44,7 @@ class Embedding:
             raise ShapeError(
                 f"The transform was fitted on {len(self.mean)} units, got {units.shape[-1]}."
             )
-        return (units - self.mean) @ self.components
+        return (units - self.mean.to(units.device)) @ self.components.to(units.device)
 
 
 def rotated(units: Tensor) -> Tensor:

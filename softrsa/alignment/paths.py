@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from softrsa.alignment.cores import map_on_cores
@@ -21,6 +22,7 @@ from softrsa.transforms import EmbeddingGate, Gate, GlobalGate, ProfileGate, Sof
 BATCH_ENTRIES = 300_000
 VARIANCE_FLOOR = 0.01  # of the scaled RSM's variance: less is a transform that has collapsed
 PAIRS_FLOOR = 0.01  # of the pairs, as the participation ratio of their squares
+ENTRIES_FLOOR = 3.0  # in any case: two entries are one pair of a symmetric matrix
 
 
 @dataclass(frozen=True)
@@ -130,9 +132,10 @@ class _Batch:
         if kind == "profile":
             return ProfileGate(self.plan.settings.n_quantiles, batch_shape=shape)
         pairs = self.embeddings or []
-        width = min(pair[side].components.shape[1] for pair in pairs)
-        for pair in pairs:
-            pair[side].components = pair[side].components[:, :width]
+        width = max(1, *(pair[side].components.shape[1] for pair in pairs))
+        for pair in pairs:  # where there are fewer, zeros: such a feature never gets a weight
+            found = pair[side].components
+            pair[side].components = F.pad(found, (0, width - found.shape[1]))
         return EmbeddingGate(width, batch_shape=shape)
 
     def _block(self, stimuli: list[Tensor]) -> _Block:
@@ -231,8 +234,9 @@ def is_degenerate(before: Tensor, after: Tensor) -> Tensor:
     squares = deviation(after).square()
     total = squares.sum((-2, -1))
     kept = total / deviation(before).square().sum((-2, -1))
-    participation = total.square() / (count * squares.square().sum((-2, -1)))
-    return ~((kept >= VARIANCE_FLOOR) & (participation >= PAIRS_FLOOR))  # NaN is degenerate too
+    entries = total.square() / squares.square().sum((-2, -1))
+    floor = max(PAIRS_FLOOR * count, ENTRIES_FLOOR)
+    return ~((kept >= VARIANCE_FLOOR) & (entries >= floor))  # NaN is degenerate too
 
 
 def _embeddings(problem: Problem, n_components: int) -> tuple[Embedding, Embedding]:
@@ -251,4 +255,4 @@ def _single(batched: Gate, state: dict[str, Tensor], i: int) -> Gate:
         gate = EmbeddingGate(batched.n_features, batched.hidden)
     shared = {"identity_logits"}
     gate.load_state_dict({k: v if k in shared else v[i, 0] for k, v in state.items()})
-    return gate.requires_grad_(False)
+    return gate.requires_grad_(False).to(batched.bias.device)

@@ -14,6 +14,7 @@ from torch import Tensor
 from softrsa.alignment.cores import map_on_cores
 from softrsa.alignment.fitting import (
     FIXED,
+    LEARNED,
     TRANSFORMS,
     Fitted,
     Task,
@@ -95,7 +96,8 @@ def fit_all(
     settings: FitSettings, *, seed: int, progress: bool,
 ) -> None:  # fmt: skip
     """Fit every run, together with all others whose sides are scaled alike."""
-    wanted = [name for name in TRANSFORMS if name in names or name in FIXED]
+    among = LEARNED if list(names) == ["selected"] else ()  # alone, it chooses among all
+    wanted = [name for name in TRANSFORMS if name in {*names, *FIXED, *among}]
     groups: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
         plan = make_plan(measure, run.model, run.brain, settings)
@@ -119,10 +121,10 @@ def evaluate(run: Run, measure: Measure) -> dict[str, dict[str, Any]]:
         t_model, t_brain = fitted.transformed(model, brain, readers)
         ceiling = noise_ceiling(t_brain, measure)
         records[name] = {
-            "score": measure.between(t_model, t_brain[chosen]).mean(),
-            "row_offset_share": row_offset_share(t_model, t_brain[chosen]).mean(),
-            "ceiling_lower": ceiling.lower[chosen].mean(),
-            "ceiling_upper": ceiling.upper[chosen].mean(),
+            "score": float(measure.between(t_model, t_brain[chosen]).mean()),
+            "row_offset_share": float(row_offset_share(t_model, t_brain[chosen]).mean()),
+            "ceiling_lower": float(ceiling.lower[chosen].mean()),
+            "ceiling_upper": float(ceiling.upper[chosen].mean()),
             "train_score": fitted.train_score,
             "penalty": fitted.penalty,
             "n_steps": fitted.n_steps,
@@ -135,7 +137,7 @@ def evaluate(run: Run, measure: Measure) -> dict[str, dict[str, Any]]:
             ),
         }
     plain = pearson(off_diagonal(model.rsms), off_diagonal(brain.rsms[chosen])).mean()
-    records["identity"]["rsa_score"] = plain
+    records["identity"]["rsa_score"] = float(plain)
     return records
 
 
@@ -148,7 +150,7 @@ def _describe(
         return None
     with torch.no_grad():
         steps = transform.step_parameters(rsms, fitted.side_anchors(readers, which))
-        values = torch.stack([p.flatten() for p in steps]).double()
+        values = torch.stack([p.flatten() for p in steps]).double().cpu()
         curves = transform.step.step(CURVE_GRID, steps).flatten(0, -2)
     levels = torch.tensor(CURVE_QUANTILES, dtype=torch.float64)
     return values.mean(1), values.std(1, correction=0), curves.quantile(levels, dim=0)
@@ -214,7 +216,7 @@ def _over_all_stimuli(
             for name in UNFITTED.keys() & {*names}:
                 transform = UNFITTED[name]()
                 pair = transform(model.rsms[0]), transform(brain.rsms.mean(0))
-                scores[i, j, names.index(name)] = entry.between(*pair)
+                scores[i, j, names.index(name)] = float(entry.between(*pair))
     return scores
 
 

@@ -100,7 +100,9 @@ def best_threshold(
     chunk = max(1, GRID_ENTRIES // brain.numel())
     scores = []
     for start in range(0, len(grid), chunk):
-        low, high = torch.tensor(grid[start : start + chunk]).to(brain).T[:, :, None]
+        low, high = (
+            torch.tensor(grid[start : start + chunk], dtype=brain.dtype).to(brain).T[:, :, None]
+        )
         sides = [1 - geo_topological(1 - rsms, low, high) for rsms in (model, brain)]
         scores.append(measure.between(sides[0], sides[1]).mean(-1))
     return grid[int(torch.cat(scores).nan_to_num(-torch.inf).argmax())]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,7 @@ from torch import Tensor
 from softrsa._checks import check_floating
 from softrsa.errors import DataError, DTypeError, ShapeError, StimulusError
 from softrsa.io import check_rdms, check_recording
-from softrsa.recordings import split_units
+from softrsa.recordings import join_stimuli, split_units
 from softrsa.rsm import build_rsms, similarity_matrix, to_rsm
 
 Data = xr.DataArray | Tensor | np.ndarray | Sequence[Tensor | np.ndarray | xr.DataArray]
@@ -73,6 +74,32 @@ class Side:
         return None if self.units is None else torch.cat(self.units, 1)
 
 
+def join_all(
+    parts: Sequence[Data], *, how: Literal["exact", "intersection"] = "exact"
+) -> list[Data]:
+    """Bring all labelled arrays, those in lists too, to the order of the first, by stimulus id.
+
+    With ``how="intersection"`` to the stimuli that all share.
+    """
+    arrays = [array for part in parts for array in _listed(part) if isinstance(array, xr.DataArray)]
+    if not arrays:
+        return list(parts)
+    reference = arrays[0]
+    for array in arrays[1:]:
+        reference, _ = join_stimuli(reference, array, how=how)
+
+    def take(part: Data) -> Data:
+        if isinstance(part, xr.DataArray):
+            return join_stimuli(reference, part, how=how)[1]
+        return part if isinstance(part, (Tensor, np.ndarray)) else [*map(take, part)]  # type: ignore[list-item]
+
+    return [take(part) for part in parts]
+
+
+def _listed(part: Data) -> Sequence[Tensor | np.ndarray | xr.DataArray]:
+    return [part] if isinstance(part, (xr.DataArray, Tensor, np.ndarray)) else part
+
+
 BOUNDED = ("correlation", "cosine")
 
 
@@ -91,7 +118,7 @@ def as_side(
         side = _joined(
             [
                 as_side(item, similarity=similarity, name=f"{name}[{i}]", device=device)
-                for i, item in enumerate(data)
+                for i, item in enumerate(join_all(data))
             ],
             name,
         )
