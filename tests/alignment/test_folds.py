@@ -1,0 +1,51 @@
+"""Folds and splits of stimuli."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from softrsa.alignment import random_splits, stimulus_folds
+from softrsa.errors import DataError
+
+
+@given(st.integers(8, 200), st.integers(2, 10), st.integers(0, 10**6))
+def test_every_stimulus_is_tested_once(n, folds, seed):
+    folds = min(folds, n // 4)
+    found = stimulus_folds(n, folds, seed=seed)
+    assert len(found) == folds
+    assert torch.cat([fold.test for fold in found]).sort().values.tolist() == list(range(n))
+    sizes = [len(fold.test) for fold in found]
+    assert max(sizes) - min(sizes) <= 1
+    for train, test in found:
+        assert torch.cat([train, test]).sort().values.tolist() == list(range(n))
+        assert train.tolist() == sorted(train.tolist())
+        assert test.tolist() == sorted(test.tolist())
+
+
+@given(st.integers(8, 60), st.integers(0, 1000))
+def test_random_splits_divide_all_stimuli(n, seed):
+    for train, test in random_splits(n, n // 2, 3, seed=seed):
+        assert len(train) == n // 2
+        assert torch.cat([train, test]).sort().values.tolist() == list(range(n))
+
+
+def test_seeds_decide():
+    def tests(seed):
+        return [fold.test.tolist() for fold in stimulus_folds(40, 5, seed=seed)]
+
+    assert tests(3) == tests(3) != tests(4)
+    first, second = random_splits(40, 30, 2, seed=3)
+    again, _ = random_splits(40, 30, 2, seed=3)
+    assert first.test.tolist() == again.test.tolist() != second.test.tolist()
+
+
+def test_numbers_are_in_the_messages():
+    with pytest.raises(DataError, match=r"`folds` must be at least 2, got 1"):
+        stimulus_folds(40, 1, seed=0)
+    with pytest.raises(DataError, match=r"5 folds of 12 .* test on 2 at a time.* at most 3 folds"):
+        stimulus_folds(12, 5, seed=0)
+    with pytest.raises(DataError, match=r"9 folds of 5 stimuli"):
+        stimulus_folds(5, 9, seed=0)
+    with pytest.raises(DataError, match=r"at least 4 stimuli, got 39 and 1 of 40"):
+        random_splits(40, 39, 1, seed=0)
