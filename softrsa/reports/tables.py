@@ -1,0 +1,64 @@
+"""The table of an alignment as text."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+SHOWN = {
+    "layer": "layer",
+    "region": "region",
+    "transform": "transform",
+    "score": "score",
+    "score_se": "± SE",
+    "rsa_score": "plain RSA",
+    "baseline_score": "best fixed",
+    "gain": "gain",
+    "row_offset_share": "row offset",
+    "ceiling_lower": "ceiling",
+    "ceiling_upper": "to",
+    "chosen": "chosen",
+}
+
+
+def format_table(table: pd.DataFrame) -> str:
+    """Lay out the main columns of an alignment's table, three decimals, for a terminal.
+
+    Parameters
+    ----------
+    table : DataFrame
+        `AlignmentResult.table`.
+
+    Returns
+    -------
+    str
+        One line per row, with a header.
+    """
+    columns = [name for name in SHOWN if name in table.columns]
+    shown = table[columns].rename(columns=SHOWN)
+    return shown.to_string(index=False, float_format=lambda x: f"{x:.3f}", na_rep="-")
+
+
+def format_best(table: pd.DataFrame) -> str:
+    """Name the best layer of every region, under the last transform of the table.
+
+    Parameters
+    ----------
+    table : DataFrame
+        `AlignmentResult.table`.
+
+    Returns
+    -------
+    str
+        One line per region.
+    """
+    transform = table["transform"].iloc[-1]
+    part = table[table["transform"] == transform]
+    lines = []
+    for region in dict.fromkeys(part["region"]):
+        rows = part[part["region"] == region]
+        best = rows.loc[rows["score"].idxmax()]
+        lines.append(
+            f"{region}: best layer {best['layer']} ({transform} {best['score']:.3f}, "
+            f"noise ceiling {best['ceiling_lower']:.3f} to {best['ceiling_upper']:.3f})"
+        )
+    return "\n".join(lines)
