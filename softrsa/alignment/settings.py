@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import get_args
 
 from softrsa.errors import DataError, unknown_name
+from softrsa.rsm import SCALINGS
 from softrsa.transforms import Family
 
 GATES = ("profile", "embedding")
@@ -55,15 +57,25 @@ class FitSettings:
     grid: int = 10
 
     def __post_init__(self):
-        for gate in self.gates:
-            if gate not in GATES:
-                raise unknown_name("gate", gate, GATES)
+        names = [("gate", gate, GATES) for gate in self.gates]
+        names += [("family", self.family, get_args(Family))]
+        names += [("scaling", self.scaling, ("auto", *SCALINGS))]
+        for kind, name, known in names:
+            if name not in known:
+                raise unknown_name(kind, name, known)
+        if not self.gates:
+            raise DataError(f"`gates` is empty; choose among {', '.join(GATES)}.")
         if not self.steps or list(self.steps) != sorted(set(self.steps)) or self.steps[0] < 1:
             raise DataError(f"`steps` must be ascending and at least 1, got {self.steps}.")
         if not self.penalties or min(self.penalties) < 0:
             raise DataError(f"`penalties` must be at least 0, got {self.penalties}.")
         if self.learning_rate <= 0:
             raise DataError(f"`learning_rate` must be above 0, got {self.learning_rate}.")
+        if min(self.n_quantiles, self.n_components) < 1:
+            raise DataError(
+                "`n_quantiles` and `n_components` must be at least 1, "
+                f"got {self.n_quantiles} and {self.n_components}."
+            )
         if self.inner_folds < 2 or self.grid < 1:
             raise DataError(
                 "`inner_folds` must be at least 2 and `grid` at least 1, "
