@@ -15,7 +15,7 @@ import xarray as xr
 from softrsa._checks import resolve_device
 from softrsa.alignment.embedding import rotated
 from softrsa.alignment.fitting import LEARNED, TRANSFORMS
-from softrsa.alignment.folds import Split, stimulus_folds
+from softrsa.alignment.folds import Split, split_stimuli
 from softrsa.alignment.plan import check_names
 from softrsa.alignment.result import KIND, AlignmentResult
 from softrsa.alignment.runs import collect, fit_all, make_runs, row_offset_warnings
@@ -121,7 +121,7 @@ def align(
         for data in parts
     )
     n_stimuli = _common_count([*layer_sides.items(), *region_sides.items()])
-    splits = stimulus_folds(n_stimuli, folds, seed=seed) if isinstance(folds, int) else list(folds)
+    splits = split_stimuli(n_stimuli, folds, seed=seed)
     if permute:
         order = torch.randperm(n_stimuli, generator=torch.Generator().manual_seed(seed + 1))
         region_sides = {name: side.take(order) for name, side in region_sides.items()}

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from numbers import Integral
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from softrsa.errors import DataError
+from softrsa.io.wording import listed
 
 SMALLEST_BLOCK = 4  # stimuli a score needs: fewer leave nothing after double-centering
 
@@ -93,6 +96,30 @@ def random_splits(n_stimuli: int, n_train: int, n_splits: int, *, seed: int) -> 
     generator = torch.Generator().manual_seed(seed)
     orders = [torch.randperm(n_stimuli, generator=generator) for _ in range(n_splits)]
     return [_split(order, order[n_train:]) for order in orders]
+
+
+def split_stimuli(n_stimuli: int, folds: int | Sequence[Split], *, seed: int) -> list[Split]:
+    """Make so many folds, or check splits that are given."""
+    if isinstance(folds, (int, Integral)):
+        return stimulus_folds(n_stimuli, int(folds), seed=seed)
+    if not len(folds):
+        raise DataError("`folds` is empty; give at least one split of the stimuli.")
+    for i, split in enumerate(folds):
+        used = torch.cat([split.train, split.test])
+        shared = split.test[torch.isin(split.test, split.train)].tolist()
+        beyond = used[(used < 0) | (used >= n_stimuli)].tolist()
+        if shared:
+            raise DataError(f"In split {i} the stimuli {listed(shared)} are trained and tested on.")
+        if beyond:
+            raise DataError(
+                f"In split {i} there are positions {listed(beyond)}, of {n_stimuli} stimuli."
+            )
+        if min(len(split.train), len(split.test)) < SMALLEST_BLOCK:
+            raise DataError(
+                f"Training and test both need at least {SMALLEST_BLOCK} stimuli; split {i} has "
+                f"{len(split.train)} training and {len(split.test)} test stimuli."
+            )
+    return list(folds)
 
 
 def _split(order: Tensor, test: Tensor) -> Split:

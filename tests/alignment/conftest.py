@@ -8,17 +8,18 @@ import xarray as xr
 from softrsa.alignment import FitSettings
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def quick():
     """Few steps and folds: enough for every path through the code."""
     return FitSettings(
-        steps=(5, 10), inner_folds=2, n_quantiles=3, n_components=2, penalties=(1e-3, 1e-1), grid=4
+        steps=(3, 6), inner_folds=2, n_quantiles=3, n_components=2, penalties=(1e-3, 1e-1), grid=4
     )
 
 
-@pytest.fixture
-def data(rng):
+@pytest.fixture(scope="session")
+def data():
     """Return a model (24, 8) and three subjects (24, 6..8) of the same stimuli, float64."""
+    rng = torch.Generator().manual_seed(20260314)
     model = torch.randn(24, 8, dtype=torch.float64, generator=rng)
     subjects = [
         (model + 0.7 * torch.randn(24, 8, dtype=torch.float64, generator=rng))[:, : 8 - i]
