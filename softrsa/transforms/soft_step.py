@@ -174,9 +174,9 @@ def _run_step(s: Tensor, lower: Tensor, upper: Tensor, transition: Tensor, *, lo
     check_floating(SHORT_FLOATS, s=s)
     wide, (lower, upper, transition) = _widen(s, lower, upper, transition)
     # where the bounds coincide the upper one decides: its step is 1 at the bound itself
-    eps = torch.finfo(wide.dtype).eps
-    gap = eps * upper.detach().abs().clamp_min(eps)
-    lower = torch.minimum(lower, upper - gap)
+    bound = upper.detach()
+    gap = bound - torch.nextafter(bound, torch.full_like(bound, -torch.inf))  # no number between
+    lower = torch.minimum(lower, upper - gap.clamp_min(torch.finfo(wide.dtype).eps ** 2 / 2))
     step: Tensor = _Step.apply(wide, lower, upper, transition, log)
     return step.to(s.dtype)
 
@@ -225,7 +225,7 @@ class _Step(torch.autograd.Function):
 def _exact_step(logit: Tensor) -> Tensor:
     """Take the sigmoid, with what a clamped distance has left made exactly 0."""
     kind = torch.finfo(logit.dtype)
-    return torch.threshold(torch.sigmoid(logit), kind.tiny / kind.eps**1.2, 0.0)
+    return torch.threshold(torch.sigmoid(logit), kind.tiny / kind.eps**2.1, 0.0)
 
 
 def _widen(s: Tensor, *parameters: Tensor) -> tuple[Tensor, list[Tensor]]:

@@ -120,6 +120,19 @@ def test_equal_bounds_are_a_hard_step():
     assert s.grad.tolist() == [0, 0, 0]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("bound", [0.0, 1e-4, 0.02, 0.2, 0.5, 0.75, 1.0])
+@pytest.mark.parametrize("t", [0.03, 1.0])
+def test_equal_bounds_leave_nothing_one_rounding_below(dtype, bound, t):
+    (b,) = scalar(bound, dtype=dtype)
+    down, up = (torch.nextafter(b, b + sign) for sign in (-1, 1))
+    s = torch.stack([0 * b - 1, down, b, up]).requires_grad_()
+    value = soft_step(s, b, b, torch.tensor(t, dtype=dtype))
+    assert value.tolist() == [0, 0, 1, 1] if bound else value[[0, 2, 3]].tolist() == [0, 1, 1]
+    value.sum().backward()
+    assert s.grad.tolist() == [0, 0, 0, 0]
+
+
 @given(st.lists(unit, min_size=1, max_size=6), unit, unit, st.floats(1e-3, 1))
 def test_symmetric_about_the_middle_and_monotone(values, one, other, t):
     """S1(s; a, b, t) + S1(a + b - s; a, b, t) = 1."""
