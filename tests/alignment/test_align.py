@@ -188,20 +188,35 @@ class TestSubjectsLeftOut:
                     torch.testing.assert_close(state[key], same[key], rtol=0, atol=1e-6)
 
     def test_each_subject_is_scored_in_each_fold(self, data, layers):
+        """Alone, against the others' ceiling, whatever order the folds come in."""
         _, subjects = data
-        pooled = align(layers, {"V4": subjects}, transforms=["identity"], folds=2)
-        left = align(
-            layers, {"V4": subjects}, transforms=["identity"], folds=2, subjects="leave_one_out"
-        )
-        assert left.data.sizes["fold"] == 6
-        for name in ("score", "rsa_score", "ceiling_lower", "ceiling_upper"):
-            one, other = (
-                found.data[name].sel(transform="identity")
-                if name != "rsa_score"
-                else found.data[name]
-                for found in (left, pooled)
-            )
-            assert one.mean().item() == pytest.approx(other.mean().item(), abs=1e-12)
+        chosen = {"transforms": ["identity"], "folds": 2, "seed": 1}
+        left = align(layers, {"V4": subjects}, subjects="leave_one_out", **chosen).data
+        left = left.sel(transform="identity", layer="wide", region="V4")
+        assert left.sizes["fold"] == 6
+        splits = stimulus_folds(24, 2, seed=1)
+        for i, one in enumerate(subjects):
+            alone = align(layers, {"V4": one}, **chosen).data
+            alone = alone.sel(transform="identity", layer="wide", region="V4")
+            for fold, (_, test) in enumerate(splits):
+                found = left.isel(fold=3 * fold + i)
+                for name in ("score", "rsa_score"):
+                    expected = alone[name].isel(fold=fold).item()
+                    assert found[name].item() == pytest.approx(expected, abs=1e-12)
+                rsms = torch.stack([torch.corrcoef(s[test]) for s in subjects])
+                ceiling = noise_ceiling(rsms, "centered_pearson")
+                assert found["ceiling_lower"].item() == pytest.approx(ceiling.lower[i].item())
+                assert found["ceiling_upper"].item() == pytest.approx(ceiling.upper[i].item())
+
+    def test_embeddings_read_the_subjects_learned_from(self, data, layers, quick):
+        """The one left out has other units than those the gate was fitted on."""
+        settings = FitSettings(**{**vars(quick), "gates": ("embedding",)})
+        found = align(
+            layers, {"V4": data[1]}, transforms=["instance"], folds=2, settings=settings,
+            subjects="leave_one_out",
+        )  # fmt: skip
+        assert found.data["score"].sel(transform="instance").notnull().all()
+        assert set(found.table["gate"]) == {"embedding"}
 
     def test_one_subject_cannot_be_left_out(self, data, layers):
         with pytest.raises(DataError, match=r"at least 2 subjects, region 'V4' has 1"):
