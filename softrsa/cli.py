@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -15,11 +16,17 @@ import softrsa
 from softrsa import datasets
 from softrsa.activations import load_model
 from softrsa.alignment import AlignmentResult
+from softrsa.alignment.align import named_parts
 from softrsa.alignment.fitting import TRANSFORMS
-from softrsa.errors import DataError, SoftRSAError
+from softrsa.alignment.sides import Data
+from softrsa.errors import DataError, SoftRSAError, unknown_name
 from softrsa.io import atomic_path
-from softrsa.recordings import select, split_units
+from softrsa.io.wording import counted, listed
+from softrsa.recordings import average_trials, select
 from softrsa.reports import format_best, format_table
+
+DPI = 200
+FILES = ("scores.csv", "result.nc", "alignment.png", "transforms.png")
 
 EXAMPLES = """examples:
   softrsa align --demo --out results/
@@ -41,6 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (SoftRSAError, OSError) as error:
         _say(f"softrsa: error: {_one_line(error)}")
         return 2
+    except KeyboardInterrupt:
+        _say("softrsa: stopped; nothing was written.")
+        return 130
     return 0
 
 
@@ -113,7 +123,10 @@ def _add_align(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="a control: shuffle the brain's stimuli, so every gain must vanish",
     )
-    add("--seed", type=int, default=0, help="of folds and inner folds (%(default)s)")
+    add(
+        "--seed", type=_seed, default=0, metavar="N",
+        help="of folds, inner folds and --permute (%(default)s)",
+    )  # fmt: skip
     add("--device", default="auto", help="auto, cpu, cuda or cuda:0 (%(default)s)")
     add("--quiet", action="store_true", help="no progress and no table")
     parser.set_defaults(run=_align)  # fmt: skip
@@ -121,8 +134,7 @@ def _add_align(parser: argparse.ArgumentParser) -> None:
 
 def _align(arguments: argparse.Namespace) -> None:
     """Load, align, write, show."""
-    with atomic_path(arguments.out / "scores.csv") as probe:  # fail before the work, not after
-        probe.touch()
+    with _outputs(arguments.out) as paths:
         layers, regions = _load(arguments)
         result = softrsa.align(
             layers,
@@ -141,36 +153,104 @@ def _align(arguments: argparse.Namespace) -> None:
             device=arguments.device,
             progress=not arguments.quiet,
         )
-        result.table.to_csv(probe, index=False)
-    _write(result, arguments.out)
+        _write(result, paths)
     if not arguments.quiet:
         sys.stdout.write(f"{format_table(result.table)}\n\n{format_best(result.table)}\n")
         sys.stdout.write(f"Results are in {arguments.out.resolve()}\n")
 
 
-def _load(
-    arguments: argparse.Namespace,
-) -> tuple[dict[str, xr.DataArray], dict[str, xr.DataArray]]:
+@contextmanager
+def _outputs(out: Path) -> Iterator[dict[str, Path]]:
+    """Give temporary paths, before the work, that become the output files if all goes well."""
+    new = [folder for folder in (out, *out.parents) if not folder.exists()]
+    try:
+        with ExitStack() as stack:
+            yield {name: stack.enter_context(atomic_path(out / name)) for name in FILES}
+    except BaseException:
+        for folder in new:
+            with suppress(OSError):  # not there yet, or not empty
+                folder.rmdir()
+        raise
+
+
+def _write(result: AlignmentResult, paths: Mapping[str, Path]) -> None:
+    """Write the result, its table and its figures."""
+    result.table.to_csv(paths["scores.csv"], index=False)
+    result.to_netcdf(paths["result.nc"])
+    result.plot().savefig(paths["alignment.png"], dpi=DPI)
+    result.plot_transforms().savefig(paths["transforms.png"], dpi=DPI)
+
+
+def _load(arguments: argparse.Namespace) -> tuple[dict[str, Data], dict[str, Data]]:
     """Read both sides from files, a data set, or a network shown a data set's images."""
+    _check_sources(arguments)
     name = "simulated" if arguments.demo else arguments.dataset
-    if (name is None) == (len(arguments.files) != 2) or (arguments.demo and arguments.dataset):
-        raise DataError(
-            "Give two files (LAYERS.nc RECORDINGS.nc), or --dataset NAME, or --demo; got "
-            f"{len(arguments.files)} files, --dataset {arguments.dataset}"
-            f"{' and --demo' if arguments.demo else ''}."
-        )
     if name is None:
-        layers, brain = (softrsa.load(path) for path in arguments.files)
-        regions = _split(brain, arguments.region, "region")
+        layers, brain = (_read(path) for path in arguments.files)
+        _check_labels(brain, arguments, "region", arguments.files[1])
+        regions: Mapping[str, Data] = named_parts(brain, arguments.region, "region")
     else:
         data = datasets.load(name, progress=not arguments.quiet)
         if data.card.simulated and not arguments.quiet:
             sys.stdout.write(f"Data set {name!r} is simulated.\n")
         layers, regions = _layers_of(data, arguments), data.regions
+    _check_labels(layers, arguments, "layer", "The layers" if name else arguments.files[0])
     return (
-        select(_split(layers, arguments.by, "layer"), arguments.layers, kind="layer"),
+        select(named_parts(layers, arguments.by, "layer"), arguments.layers, kind="layer"),
         select(regions, arguments.regions, kind="region"),
     )
+
+
+def _check_sources(arguments: argparse.Namespace) -> None:
+    """Refuse sources that are missing, doubled, or would be ignored."""
+    given = [
+        counted(len(arguments.files), "file"),
+        *(["--demo"] if arguments.demo else []),
+        *([f"--dataset {arguments.dataset}"] if arguments.dataset else []),
+    ]
+    named = arguments.demo + bool(arguments.dataset)
+    if (named, len(arguments.files)) not in ((1, 0), (0, 2)):
+        raise DataError(
+            "Give two files (LAYERS.nc RECORDINGS.nc), or --dataset NAME, or --demo; got "
+            f"{' and '.join(given)}."
+        )
+    if arguments.model and not arguments.dataset:
+        raise DataError(
+            f"--model {arguments.model} needs images to look at: use it with --dataset NAME, not "
+            f"with {'--demo' if arguments.demo else 'files'}."
+        )
+    if arguments.untrained and not arguments.model:
+        raise DataError("--untrained is about a network: name one with --model.")
+
+
+def _read(path: Path) -> xr.DataArray:
+    """Read a file; the trials of each stimulus are averaged."""
+    array = softrsa.load(path)
+    return average_trials(array) if "trial" in array.dims else array
+
+
+def _check_labels(
+    data: xr.DataArray, arguments: argparse.Namespace, kind: str, source: Path | str
+) -> None:
+    """Refuse labels that are not there, and dimensions of RDMs that would be averaged unasked."""
+    option, by = ("--by", arguments.by) if kind == "layer" else ("--region", arguments.region)
+    stack = "anchor" in data.dims
+    found = [str(dim) for dim in data.dims[:-2]] if stack else _unit_labels(data)
+    if by not in found and (by != kind or (found and not stack)):
+        raise unknown_name(f"{option} in {source}:", by, found)
+    if kind == "region" and arguments.subject not in (*found, "subject"):
+        raise unknown_name(f"--subject in {source}:", arguments.subject, found)
+    others = {*found} - {by} - ({arguments.subject, "session"} if kind == "region" else set())
+    if stack and others:
+        raise DataError(
+            f"{source} has RDMs by {listed(found)}, and nothing says what to do with "
+            f"{listed(sorted(others))}: name the one that holds {kind}s with {option}, and average "
+            "over or select from the others first."
+        )
+
+
+def _unit_labels(data: xr.DataArray) -> list[str]:
+    return [str(name) for name, coord in data.coords.items() if coord.dims == ("unit",)]
 
 
 def _layers_of(data: datasets.DataSet, arguments: argparse.Namespace) -> xr.DataArray:
@@ -182,36 +262,24 @@ def _layers_of(data: datasets.DataSet, arguments: argparse.Namespace) -> xr.Data
     if data.images is None:
         raise DataError(f"Data set {data.name!r} has no images to show to {arguments.model!r}.")
     model = load_model(arguments.model, pretrained=not arguments.untrained, seed=arguments.seed)
+    wanted = select(model.layers, arguments.layers, kind="layer")
     return softrsa.extract_activations(
-        model.module, data.images, model.layers, preprocess=model.preprocess,
+        model.module, data.images, wanted, preprocess=model.preprocess,
         progress=not arguments.quiet,
     )  # fmt: skip
 
 
-def _split(data: xr.DataArray, by: str, kind: str) -> dict[str, xr.DataArray]:
-    """Split by a unit coordinate or a leading dimension; one part where there is neither."""
-    if "unit" in data.dims:
-        labelled = any(coord.dims == ("unit",) for coord in data.coords.values())
-        return split_units(data, by) if labelled else {kind: data}
-    if by not in data.dims:
-        return {kind: data}
-    return {str(name): data.sel({by: name}, drop=True) for name in data[by].values}
-
-
-def _write(result: AlignmentResult, out: Path) -> None:
-    """Write the result and its figures, each file whole or not at all."""
-    result.to_netcdf(out / "result.nc")
-    figures: dict[str, Callable] = {
-        "alignment.png": result.plot,
-        "transforms.png": result.plot_transforms,
-    }
-    for name, draw in figures.items():
-        with atomic_path(out / name) as path:
-            draw().savefig(path, dpi=150)
-
-
 def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected names separated by commas.")
+    return names
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 2**63:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number from 0 to 2^63.")
+    return int(text)
 
 
 def _one_line(message: object) -> str:

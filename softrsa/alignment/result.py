@@ -102,7 +102,7 @@ class AlignmentResult:
         """Draw the learned curves of both sides over the identity."""
         from softrsa.reports.figures import plot_transforms
 
-        return plot_transforms(self.data["curve"])
+        return plot_transforms(self.data["curve"], self.data["score"])
 
     def to_netcdf(self, path: str | Path) -> None:
         """Write everything to one netCDF file, whole or not at all.

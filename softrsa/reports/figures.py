@@ -1,4 +1,4 @@
-"""Figures of labelled results; each is drawn from tables or arrays alone."""
+"""Figures of labelled results, 7.2 inches wide: two columns of a journal, type of 7 to 9 points."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe & Ito's palette: told apart with any color vision, and in gray by lightness
+WIDTH = 7.2  # inches
+# Okabe & Ito's palette and as many markers: told apart with any color vision, and in gray
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = "os^DvPX"
 TITLES = {
     "identity": "identity (plain RSM)",
     "centered": "double-centered",
@@ -22,6 +24,10 @@ TITLES = {
     "instance": "SoftStep, instance-wise",
     "selected": "selected",
 }
+LEARNED = ("global", "instance")
+SIDES = ("model", "brain")
+MAX_WIDE = 8  # layers that fit into a third of the width
+MAX_NAMED = 20  # layers whose names fit below a panel or into a legend
 
 
 def plot_alignment(table: pd.DataFrame, *, measure: str) -> Figure:
@@ -37,118 +43,180 @@ def plot_alignment(table: pd.DataFrame, *, measure: str) -> Figure:
     Returns
     -------
     Figure
-        Error bars are standard errors over folds; bands are the noise ceilings of each region
-        under the same transform and measure, from lower to upper.
+        Error bars are standard errors over folds. Shaded is each region's noise ceiling under the
+        same transform and measure, from lower to upper, as the mean over layers: a band for one
+        region, a bar each at the right edge for several, where bands would hide each other.
     """
-    from matplotlib.figure import Figure
-
-    transforms = list(dict.fromkeys(table["transform"]))
-    layers, regions = (list(dict.fromkeys(table[name])) for name in ("layer", "region"))
-    columns = min(3, len(transforms))
+    transforms, layers, regions = (
+        list(dict.fromkeys(table[name])) for name in ("transform", "layer", "region")
+    )
+    columns = min(3 if len(layers) <= MAX_WIDE else 2, len(transforms))
     rows = -(-len(transforms) // columns)
-    width = max(3.2, 0.32 * len(layers) + 1.6)
-    figure = Figure(figsize=(width * columns + 1.6, 2.9 * rows + 0.5), layout="constrained")
+    figure = _figure(2.0 * rows + 0.9, width=WIDTH if columns > 1 else 4.5)
     axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
     for ax, transform in zip(axes, transforms, strict=False):
-        for color, region in zip(_colors(len(regions)), regions, strict=True):
-            part = table[(table["transform"] == transform) & (table["region"] == region)]
-            _draw_profile(ax, part.set_index("layer").loc[layers], region, color)
-        ax.axhline(0, color="0.6", linewidth=0.8, zorder=0)
-        ax.set_title(TITLES[transform], fontsize=10)
-        ax.set_xticks(range(len(layers)), layers, rotation=90 if len(layers) > 5 else 0, fontsize=8)
+        part = table[table["transform"] == transform].set_index("region")
+        for i, region in enumerate(regions):
+            of_region = part.loc[[region]].set_index("layer").loc[layers]
+            _draw_profile(ax, of_region, region, i, len(regions))
+        ax.set_title(TITLES[transform], fontsize=9)
     for ax in axes[len(transforms) :]:
         ax.remove()
-    for ax in axes[::columns]:
-        ax.set_ylabel(f"held-out {measure.replace('_', ' ')}", fontsize=9)
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(
-        handles, labels, title="region (band: noise ceiling)", loc="outside right upper", fontsize=8
-    )
+    for i, ax in enumerate(axes[: len(transforms)]):
+        _name_layers(ax, layers, columns)
+        ax.tick_params(axis="y", labelsize=8)
+        # a panel removed below leaves this one without names
+        ax.tick_params(axis="x", labelbottom=i + columns >= len(transforms))
+    low, high = axes[0].get_ylim()
+    if low < 0 < high:
+        for ax in axes[: len(transforms)]:
+            ax.axhline(0, color="0.6", linewidth=0.8, zorder=0)
+    figure.supylabel(f"{measure.replace('_', ' ').title()}, held-out stimuli", fontsize=9)
+    figure.supxlabel("layer", fontsize=9)
+    _legend(figure, axes[0], ceiling=bool(np.isfinite(table["ceiling_lower"]).any()))
     return figure
 
 
-def _draw_profile(ax: Axes, part: pd.DataFrame, region: str, color: str) -> None:
-    """Draw one region's scores over layers, with its ceiling."""
-    place = np.arange(len(part))
+def _draw_profile(ax: Axes, part: pd.DataFrame, region: str, i: int, count: int) -> None:
+    """Draw the scores of region ``i`` of ``count`` over layers, with its ceiling."""
+    color, marker = _colors(count)[i], MARKERS[i % len(MARKERS)]
+    dodge = 0.3 * ((i + 0.5) / count - 0.5)  # keeps error bars apart
     ax.errorbar(
-        place, part["score"], part["score_se"], color=color, marker="o", markersize=3.5,
-        linewidth=1.3, capsize=2, label=region,
+        np.arange(len(part)) + dodge, part["score"], part["score_se"], color=color, marker=marker,
+        markersize=3.5, linewidth=1.1, elinewidth=0.8, capsize=1.5, label=region,
     )  # fmt: skip
     low, high = part["ceiling_lower"].mean(), part["ceiling_upper"].mean()
-    if np.isfinite(low):
-        ax.axhspan(low, high, color=color, alpha=0.13, linewidth=0)
+    if not np.isfinite(low):
+        return
+    if count == 1:
+        ax.axhspan(low, high, color=color, alpha=0.2, linewidth=0)
+        return
+    room = 0.05 * len(part) + 0.12  # width of a bar, in layers
+    left = len(part) - 0.5 + i * room
+    ax.fill_between([left, left + 0.8 * room], low, high, color=color, alpha=0.45, linewidth=0)
 
 
-def plot_transforms(curve: xr.DataArray) -> Figure:
-    """Draw learned steps over the identity: median anchor, and the middle 80 % of anchors.
+def _name_layers(ax: Axes, layers: list[str], columns: int) -> None:
+    """Write the layers' names below the panels: upright, slanted or every so many, as they fit."""
+    shown = range(0, len(layers), -(-len(layers) // MAX_NAMED))
+    names = [layers[i] for i in shown]
+    upright = max(map(len, names)) * len(layers) * columns > 80
+    ax.set_xticks(
+        shown, names, fontsize=8 if len(names) <= MAX_WIDE else 7, rotation=60 if upright else 0,
+        ha="right" if upright else "center", rotation_mode="anchor" if upright else "default",
+    )  # fmt: skip
+
+
+def _legend(figure: Figure, ax: Axes, *, ceiling: bool) -> None:
+    """Put the regions above the panels."""
+    from matplotlib.patches import Patch
+
+    handles, labels = ax.get_legend_handles_labels()
+    if ceiling:
+        handles, labels = [*handles, Patch(color="0.6")], [*labels, "noise ceiling"]
+    columns = max(1, min(len(labels), 90 // (max(map(len, labels)) + 6)))
+    figure.legend(
+        handles, labels, loc="outside upper center", ncols=columns, fontsize=8, frameon=False
+    )
+
+
+def plot_transforms(curve: xr.DataArray, score: xr.DataArray | None = None) -> Figure:
+    """Draw learned steps over the identity: the median anchor of every layer.
 
     Parameters
     ----------
     curve : DataArray
         Dims (layer, region, transform, fold, side, anchor_quantile, similarity): the variable
         `curve` of `AlignmentResult.data`.
+    score : DataArray, optional
+        Dims (layer, region, transform, fold): for each region and transform the layer with the best
+        mean is drawn thick, with the middle 80 % of its anchors shaded.
 
     Returns
     -------
     Figure
-        A row per region and transform learned for its best layers, a panel per side; folds are
-        averaged. Without learned transforms, the identity alone, with a note.
+        A row per region, a column per learned transform and side; folds are averaged. Without
+        learned transforms, the identity alone, with a note.
     """
-    from matplotlib.figure import Figure
-
-    learned = curve.sel(transform=[t for t in curve["transform"].values if t in LEARNED])
-    regions = list(curve["region"].values)
-    transforms = list(learned["transform"].values)
-    rows = [(region, transform) for region in regions for transform in transforms]
-    figure = Figure(figsize=(6.4, 2.4 * max(len(rows), 1) + 0.7), layout="constrained")
-    if not rows:
+    transforms = [name for name in curve["transform"].values if name in LEARNED]
+    regions, layers = curve["region"].values, curve["layer"].values
+    if not transforms:
+        figure = _figure(3.0, width=3.5)
         ax = figure.subplots()
         _draw_identity(ax)
-        ax.set_title("no learned transform in this result", fontsize=10)
+        ax.set_title("no learned transform in this result", fontsize=9)
         return figure
-    axes = figure.subplots(len(rows), 2, sharex=True, sharey=True, squeeze=False)
-    mean = learned.mean("fold")
-    layers = list(curve["layer"].values)
-    for pair, (region, transform) in zip(axes, rows, strict=True):
-        for ax, side in zip(pair, ("model", "brain"), strict=True):
+    columns = [(transform, side) for transform in transforms for side in SIDES]
+    height = max(1.35 * len(regions), 0.15 * min(len(layers), MAX_NAMED)) + 0.9
+    figure = _figure(height, width=WIDTH * (len(columns) + 1) / 5)
+    axes = figure.subplots(len(regions), len(columns), sharex=True, sharey=True, squeeze=False)
+    colors = dict(zip(layers, _scale(len(layers)), strict=True))
+    mean = curve.mean("fold")
+    for row, region in zip(axes, regions, strict=True):
+        for ax, (transform, side) in zip(row, columns, strict=True):
             _draw_identity(ax)
-            for color, layer in zip(_colors(len(layers)), layers, strict=True):
-                part = mean.sel(region=region, transform=transform, side=side, layer=layer)
-                _draw_curve(ax, part, layer, color, shaded=len(layers) <= MAX_SHADED)
-            ax.set_title(f"{region}, {TITLES[transform]}: {side} side", fontsize=8)
-    for ax in axes[-1]:
-        ax.set_xlabel("scaled similarity", fontsize=9)
-    for ax in axes[:, 0]:
-        ax.set_ylabel("after the step", fontsize=9)
+            at = {"region": region, "transform": transform}
+            best = None if score is None else _best(score.sel(at))
+            for layer, color in colors.items():
+                part = mean.sel({**at, "side": side, "layer": layer})
+                _draw_curve(ax, part, layer, color, best=layer == best)
+        row[0].set_ylabel(region, fontsize=9, fontweight="bold")
+    for ax, (transform, side) in zip(axes[0], columns, strict=True):
+        ax.set_title(f"{TITLES[transform].removeprefix('SoftStep, ')},\n{side} side", fontsize=9)
+    figure.supxlabel("scaled similarity", fontsize=9)
+    figure.supylabel("similarity after the step", fontsize=9)
     handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right upper", fontsize=7, title="layer")
+    kept = [0, *range(1, len(labels), -(-len(layers) // MAX_NAMED))]
+    note = "" if score is None else "\n(best: thick,\n80 % of anchors)"
+    legend = figure.legend(
+        [handles[i] for i in kept], [labels[i] for i in kept], loc="outside right upper",
+        fontsize=8 if len(kept) <= MAX_WIDE else 7, frameon=False, title=f"layer{note}",
+        title_fontsize=8,
+    )  # fmt: skip
+    for handle in legend.get_lines():
+        handle.set_linewidth(1.5)
     return figure
 
 
-LEARNED = ("global", "instance")
-MAX_SHADED = 5  # more bands than this hide each other
+def _best(score: xr.DataArray) -> str | None:
+    """Name the layer with the best mean over folds."""
+    mean = score.mean("fold")
+    return None if mean.isnull().all() else str(mean["layer"].values[int(mean.argmax("layer"))])
 
 
 def _draw_identity(ax: Axes) -> None:
-    ax.plot([0, 1], [0, 1], color="0.5", linestyle="--", linewidth=1, label="identity")
+    ax.plot([0, 1], [0, 1], color="0.5", linestyle="--", linewidth=0.9, label="identity")
     ax.set_xlim(0, 1)
     ax.set_ylim(-0.02, 1.02)
+    ax.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
+    ax.set_yticks([0, 0.5, 1], ["0", "0.5", "1"])
+    ax.tick_params(labelsize=8)
 
 
-def _draw_curve(ax: Axes, part: xr.DataArray, layer: str, color: str, *, shaded: bool) -> None:
-    """Draw the median curve over anchors, and the middle 80 % as a band."""
+def _draw_curve(ax: Axes, part: xr.DataArray, layer: str, color: str, *, best: bool) -> None:
+    """Draw the median curve over anchors, and of the best layer the middle 80 % as a band."""
     x = part["similarity"].values
     low, middle, high = part.transpose("anchor_quantile", "similarity").values
-    ax.plot(x, middle, color=color, linewidth=1.3, label=layer)
-    if shaded:
-        ax.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0)
+    width, order = (2.0, 3) if best else (0.9, 2)
+    ax.plot(x, middle, color=color, linewidth=width, zorder=order, label=layer)
+    if best:
+        ax.fill_between(x, low, high, color=color, alpha=0.25, linewidth=0, zorder=1)
+
+
+def _figure(height: float, *, width: float = WIDTH) -> Figure:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def _colors(count: int) -> list[str]:
     """Take colors from the palette while it lasts, then from an even scale."""
-    if count <= len(COLORS):
-        return list(COLORS[:count])
+    return list(COLORS[:count]) if count <= len(COLORS) else _scale(count)
+
+
+def _scale(count: int) -> list[str]:
+    """Take colors from dark to light, for things with an order."""
     from matplotlib import colormaps
     from matplotlib.colors import to_hex
 
-    return [to_hex(color) for color in colormaps["viridis"](np.linspace(0, 0.95, count))]
+    return [to_hex(color) for color in colormaps["viridis"](np.linspace(0, 0.9, count))]
