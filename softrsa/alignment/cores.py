@@ -27,9 +27,14 @@ def map_on_cores(
     workers = min(cores, len(items))
     each = cores // workers if entries > LARGE else 1
     try:
-        with ThreadPoolExecutor(
-            workers, initializer=torch.set_num_threads, initargs=(each,)
-        ) as pool:
+        with ThreadPoolExecutor(workers, initializer=_prepare, initargs=(each,)) as pool:
             return list(pool.map(function, items))
     finally:
         torch.set_num_threads(cores)
+
+
+def _prepare(threads: int) -> None:
+    """Set up a worker thread; both settings are its own."""
+    torch.set_num_threads(threads)
+    # products of steps beyond the bounds underflow, and subnormal numbers take three times as long
+    torch.set_flush_denormal(True)

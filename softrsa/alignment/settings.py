@@ -49,11 +49,11 @@ class FitSettings:
     scaling: str = "auto"
     symmetrize: bool = True
     n_quantiles: int = 9
-    n_components: int = 5
-    penalties: tuple[float, ...] = (1e-3,)
-    steps: tuple[int, ...] = (10, 20, 40, 80)
-    learning_rate: float = 0.1
-    inner_folds: int = 4
+    n_components: int = 3
+    penalties: tuple[float, ...] = (1e-4,)
+    steps: tuple[int, ...] = (10, 20, 40, 80, 160)
+    learning_rate: float = 0.2
+    inner_folds: int = 3
     grid: int = 10
 
     def __post_init__(self):
