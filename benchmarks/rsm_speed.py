@@ -117,7 +117,7 @@ def memory() -> None:
 def main() -> None:
     """Print where and when, then every claim."""
     commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"],  # noqa: S607
+        ["git", "rev-parse", "--short", "HEAD"],
         cwd=Path(__file__).parent,
         capture_output=True,
         text=True,
