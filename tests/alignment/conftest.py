@@ -12,7 +12,13 @@ from softrsa.alignment import FitSettings
 def quick():
     """Few steps and folds: enough for every path through the code."""
     return FitSettings(
-        steps=(3, 6), inner_folds=2, n_quantiles=3, n_components=2, penalties=(1e-3, 1e-1), grid=4
+        steps=(3, 6),
+        inner_folds=2,
+        n_quantiles=3,
+        n_components=2,
+        penalties=(1e-3, 1e-1),
+        learning_rate=0.1,
+        grid=4,
     )
 
 

@@ -54,7 +54,9 @@ def same_gates(a, b, stops):
 def test_alone_or_in_a_batch_the_same_fit(gate, family, data, quick, rng):
     """Also beside a model of fewer units than components."""
     model, subjects = data
-    settings = FitSettings(steps=(5, 20), n_quantiles=3, n_components=3, family=family)
+    settings = FitSettings(
+        steps=(5, 20), n_quantiles=3, n_components=3, family=family, learning_rate=0.1
+    )
     narrow = torch.randn(24, 2, dtype=torch.float64, generator=rng)
     narrow = torch.cat([narrow, narrow.sum(1, keepdim=True)], 1)  # rank 2
     folds = [torch.arange(16), torch.arange(8, 24)]
@@ -79,7 +81,7 @@ def test_alone_or_in_a_batch_the_same_fit(gate, family, data, quick, rng):
 
 def test_a_fit_climbs_and_a_large_penalty_holds_it_at_the_identity(data):
     model, subjects = data
-    settings = FitSettings(steps=(1, 100), n_quantiles=3)
+    settings = FitSettings(steps=(1, 100), n_quantiles=3, learning_rate=0.1)
     brain = side(subjects, "brain")
     plan = make_plan("centered_pearson", side(model), brain, settings)
     train = torch.arange(24)
@@ -188,7 +190,9 @@ def test_one_surviving_pair_is_degenerate_at_any_size(n, rng):
 
 def test_a_collapsing_fit_says_so(data):
     model, subjects = data
-    settings = FitSettings(steps=(20,), learning_rate=1e4, inner_folds=2, gates=("profile",))
+    settings = FitSettings(
+        steps=(20,), learning_rate=1e4, penalties=(1e-3,), inner_folds=2, gates=("profile",)
+    )
     brain = side(subjects, "brain")
     plan = make_plan("centered_pearson", side(model), brain, settings)
     task = Task(side(model), brain, torch.arange(24))
@@ -247,13 +251,13 @@ def test_embedding_gates_need_units_on_both_sides(data, quick):
         ({"steps": (0, 5)}, r"at least 1, got \(0, 5\)"),
         ({"penalties": (-1.0,)}, r"`penalties` must be at least 0, got \(-1\.0,\)"),
         ({"learning_rate": 0.0}, r"`learning_rate` must be above 0, got 0\.0"),
-        ({"inner_folds": 1}, r"got 1 and 10"),
-        ({"grid": 0}, r"got 4 and 0"),
+        ({"inner_folds": 1, "grid": 10}, r"got 1 and 10"),
+        ({"grid": 0, "inner_folds": 4}, r"got 4 and 0"),
         ({"gates": ()}, r"`gates`"),
         ({"family": "s3"}, r"family 's3'"),
         ({"scaling": "minmx"}, r"scaling 'minmx'\. Did you mean 'minmax'"),
-        ({"n_quantiles": 0}, r"`n_quantiles` .* got 0 and 5"),
-        ({"n_components": 0}, r"`n_components` .* got 9 and 0"),
+        ({"n_quantiles": 0, "n_components": 5}, r"`n_quantiles` .* got 0 and 5"),
+        ({"n_components": 0, "n_quantiles": 9}, r"`n_components` .* got 9 and 0"),
     ],
 )
 def test_wrong_settings_are_named(wrong, message):
