@@ -56,9 +56,13 @@ def format_best(table: pd.DataFrame) -> str:
     lines = []
     for region in dict.fromkeys(part["region"]):
         rows = part[part["region"] == region]
+        if rows["score"].isna().all():
+            lines.append(f"{region}: no layer has a score")
+            continue
         best = rows.loc[rows["score"].idxmax()]
+        low, high = best["ceiling_lower"], best["ceiling_upper"]
+        ceiling = f"noise ceiling {low:.3f} to {high:.3f}" if pd.notna(low) else "no noise ceiling"
         lines.append(
-            f"{region}: best layer {best['layer']} ({transform} {best['score']:.3f}, "
-            f"noise ceiling {best['ceiling_lower']:.3f} to {best['ceiling_upper']:.3f})"
+            f"{region}: best layer {best['layer']} ({transform} {best['score']:.3f}, {ceiling})"
         )
     return "\n".join(lines)

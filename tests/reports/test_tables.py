@@ -1,0 +1,39 @@
+import numpy as np
+import pandas as pd
+
+from softrsa.reports import format_best, format_table
+
+TABLE = pd.DataFrame(
+    {
+        "layer": ["conv", "conv", "fc", "fc"],
+        "region": ["IT"] * 4,
+        "transform": ["identity", "selected"] * 2,
+        "score": [0.1, 0.2, 0.45678, 0.3],
+        "score_se": [0.01] * 4,
+        "ceiling_lower": [np.nan, 0.5, np.nan, 0.6],
+        "ceiling_upper": [np.nan, 0.55, np.nan, 0.65],
+        "n_steps": [0, 10, 0, 20],
+    }
+)
+
+
+def test_table_has_three_decimals_and_the_main_columns():
+    header, *lines = format_table(TABLE).splitlines()
+    assert header.split() == ["layer", "region", "transform", "score", "±", "SE", "ceiling", "to"]
+    assert lines[2].split() == ["fc", "IT", "identity", "0.457", "0.010", "-", "-"]
+    assert len(lines) == 4
+
+
+def test_best_layer_is_that_of_the_last_transform():
+    expected = "IT: best layer fc (selected 0.300, noise ceiling 0.600 to 0.650)"
+    assert format_best(TABLE) == expected
+
+
+def test_best_layer_without_a_ceiling():
+    plain = TABLE[TABLE["transform"] == "identity"]
+    assert format_best(plain) == "IT: best layer fc (identity 0.457, no noise ceiling)"
+
+
+def test_best_layer_where_no_score_is_defined():
+    undefined = TABLE.assign(score=np.nan)
+    assert format_best(undefined) == "IT: no layer has a score"
