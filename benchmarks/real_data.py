@@ -129,6 +129,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--splits", type=int, default=10, help="of the 92 images (%(default)s)")
     parser.add_argument("--v4-splits", type=int, default=1, help="of the V4 images (%(default)s)")
+    parser.add_argument("--last-step", type=int, default=80, help="of each fit (%(default)s)")
     parser.add_argument("--measures", default="centered_pearson,pearson,permuted")
     parser.add_argument("--only", choices=("objects", "v4"), help="one of the two data sets")
     parser.add_argument("--out", help="write all rows to this CSV file")
@@ -138,13 +139,14 @@ def main() -> None:
     )
     print(f"{time.strftime('%Y-%m-%d')} {platform.machine()} {torch.get_num_threads()} threads, "
           f"commit {commit.stdout.strip()}")  # fmt: skip
+    steps = tuple(step for step in (10, 20, 40, 80, 160) if step <= arguments.last_step)
     groups = []
     if arguments.only != "v4":
         splits = random_splits(92, 60, arguments.splits, seed=0)
-        groups.append((*objects_pairs(), splits, (10, 20, 40, 80), False))
+        groups.append((*objects_pairs(), splits, steps, False))
     if arguments.only != "objects":
         splits = random_splits(1200, 900, arguments.v4_splits, seed=0)
-        groups.append((*v4_pairs(), splits, (10, 20, 40, 80), True))
+        groups.append((*v4_pairs(), splits, steps, True))
     tables = []
     for name in arguments.measures.split(","):
         permute = name == "permuted"

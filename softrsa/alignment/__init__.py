@@ -1,6 +1,6 @@
 """Learned alignment of a model's layers with a brain's regions."""
 
-from softrsa.alignment.align import RowOffsetWarning, align
+from softrsa.alignment.align import DegenerateFitWarning, RowOffsetWarning, align
 from softrsa.alignment.aligner import Aligner
 from softrsa.alignment.folds import Split, random_splits, stimulus_folds
 from softrsa.alignment.result import AlignmentResult
@@ -9,6 +9,7 @@ from softrsa.alignment.settings import FitSettings
 __all__ = [
     "Aligner",
     "AlignmentResult",
+    "DegenerateFitWarning",
     "FitSettings",
     "RowOffsetWarning",
     "Split",

@@ -18,7 +18,13 @@ from softrsa.alignment.fitting import LEARNED, TRANSFORMS
 from softrsa.alignment.folds import Split, split_stimuli
 from softrsa.alignment.plan import check_names
 from softrsa.alignment.result import KIND, AlignmentResult
-from softrsa.alignment.runs import collect, fit_all, make_runs, row_offset_warnings
+from softrsa.alignment.runs import (
+    collect,
+    degenerate_warnings,
+    fit_all,
+    make_runs,
+    row_offset_warnings,
+)
 from softrsa.alignment.settings import FitSettings
 from softrsa.alignment.sides import Data, Side, as_side, join_all
 from softrsa.errors import DataError, StimulusError, unknown_name
@@ -59,7 +65,7 @@ def align(
         Names of the coordinates that hold layers, regions and subjects.
     transforms : sequence of str
         Which transforms to report: see `Aligner`. The fixed ones are always computed, as
-        baselines.
+        baselines. "selected" chooses among the others named, or among all if it is named alone.
     measure, similarity : str
         Names of `softrsa.measures.available` and `softrsa.rsm.similarity_matrix`.
     folds : int or sequence of Split
@@ -139,14 +145,20 @@ def align(
         "n_stimuli": n_stimuli, "n_folds": len(splits), "transforms": ",".join(names),
         "softrsa_kind": KIND, "softrsa_version": version("softrsa"),
     }  # fmt: skip
-    found = row_offset_warnings(data, names, measure)
-    for message in found:
+    offsets, collapsed = row_offset_warnings(data, names, measure), degenerate_warnings(data)
+    for message in offsets:
         warnings.warn(message, RowOffsetWarning, stacklevel=2)
-    return AlignmentResult(data.assign_attrs(choices, warnings=json.dumps(found)))
+    for message in collapsed:
+        warnings.warn(message, DegenerateFitWarning, stacklevel=2)
+    return AlignmentResult(data.assign_attrs(choices, warnings=json.dumps([*offsets, *collapsed])))
 
 
 class RowOffsetWarning(UserWarning):
     """A score says more about one number per stimulus than about geometry."""
+
+
+class DegenerateFitWarning(UserWarning):
+    """A learned transform collapsed, and an earlier step of its fit was taken instead."""
 
 
 def _checked_names(

@@ -234,3 +234,17 @@ def row_offset_warnings(data: xr.Dataset, names: Sequence[str], measure: str) ->
         f"scores under {measure!r} (most: {high.max():.2f} for {' / '.join(map(str, worst))}). "
         "Such a score says little about geometry; use measure='centered_pearson'."
     ]
+
+
+def degenerate_warnings(data: xr.Dataset) -> list[str]:
+    """Name the fits that collapsed and were taken at an earlier step."""
+    folds = data["degenerate"].sum("fold").to_series()
+    folds = folds[folds > 0]
+    if folds.empty:
+        return []
+    worst = folds.index[int(folds.argmax())]
+    return [
+        f"{int(folds.sum())} fits collapsed (next to no variance or pairs left) at the step chosen "
+        f"and were taken earlier, most of them for {' / '.join(map(str, worst))}. "
+        "Raise `penalties` or lower `learning_rate` in FitSettings."
+    ]

@@ -18,7 +18,7 @@ from softrsa.alignment import (
     stimulus_folds,
 )
 from softrsa.alignment.fitting import TRANSFORMS
-from softrsa.alignment.runs import fit_all, make_runs
+from softrsa.alignment.runs import degenerate_warnings, fit_all, make_runs
 from softrsa.alignment.sides import as_side
 from softrsa.errors import (
     DataError,
@@ -453,3 +453,17 @@ class TestMessages:
             align(layers, {"V4": data[1]}, folds=[beyond])
         with pytest.raises(DataError, match=r"`folds` is empty"):
             align(layers, {"V4": data[1]}, folds=[])
+
+
+def test_collapsed_fits_are_named():
+    names = ["layer", "region", "transform", "fold"]
+    degenerate = np.zeros((1, 2, 1, 3))
+    degenerate[0, 1, 0, :2] = 1
+    data = xr.Dataset(
+        {"degenerate": (names, degenerate)},
+        {"layer": ["fc"], "region": ["V1", "IT"], "transform": ["instance"]},
+    )
+    (message,) = degenerate_warnings(data)
+    assert message.startswith("2 fits collapsed")
+    assert "fc / IT / instance" in message
+    assert degenerate_warnings(data * 0) == []
