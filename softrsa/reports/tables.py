@@ -16,6 +16,7 @@ SHOWN = {
     "row_offset_share": "row offset",
     "ceiling_lower": "ceiling",
     "ceiling_upper": "to",
+    "all_stimuli_score": "all stimuli",
     "chosen": "chosen",
 }
 
@@ -34,7 +35,7 @@ def format_table(table: pd.DataFrame) -> str:
         One line per row, with a header.
     """
     columns = [name for name in SHOWN if name in table.columns]
-    shown = table[columns].rename(columns=SHOWN)
+    shown = table[columns].dropna(axis="columns", how="all").rename(columns=SHOWN)
     return shown.to_string(index=False, float_format=lambda x: f"{x:.3f}", na_rep="-")
 
 

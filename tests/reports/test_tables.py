@@ -24,6 +24,10 @@ def test_table_has_three_decimals_and_the_main_columns():
     assert len(lines) == 4
 
 
+def test_table_leaves_out_columns_without_any_value():
+    assert "ceiling" not in format_table(TABLE[TABLE["transform"] == "identity"])
+
+
 def test_best_layer_is_that_of_the_last_transform():
     expected = "IT: best layer fc (selected 0.300, noise ceiling 0.600 to 0.650)"
     assert format_best(TABLE) == expected
