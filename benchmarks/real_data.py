@@ -139,7 +139,7 @@ def main() -> None:
     )
     print(f"{time.strftime('%Y-%m-%d')} {platform.machine()} {torch.get_num_threads()} threads, "
           f"commit {commit.stdout.strip()}")  # fmt: skip
-    steps = tuple(step for step in (10, 20, 40, 80, 160) if step <= arguments.last_step)
+    steps = tuple(step for step in (5, 10, 20, 40, 80, 160) if step <= arguments.last_step)
     groups = []
     if arguments.only != "v4":
         splits = random_splits(92, 60, arguments.splits, seed=0)

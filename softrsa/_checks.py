@@ -47,9 +47,19 @@ def resolve_device(device: str | torch.device) -> torch.device:
         raise DeviceError(
             f"`device` must be 'auto', 'cpu', 'cuda' or 'cuda:<index>', got {device!r}."
         ) from error
+    if wanted.type not in ("cpu", "cuda"):
+        raise DeviceError(
+            f"`device` must be 'auto', 'cpu', 'cuda' or 'cuda:<index>', got {str(device)!r}; other "
+            "kinds lack the float64 that scores are computed in, or are not tested."
+        )
     if wanted.type == "cuda" and not torch.cuda.is_available():
         raise DeviceError(
             f"`device={str(device)!r}` was asked for, but torch {torch.__version__} sees no CUDA "
             "device. Use device='auto' or 'cpu', or install a CUDA build of torch."
+        )
+    if wanted.type == "cuda" and (wanted.index or 0) >= torch.cuda.device_count():
+        raise DeviceError(
+            f"`device={str(device)!r}` was asked for, but there are {torch.cuda.device_count()} "
+            "CUDA devices, numbered from 0."
         )
     return wanted

@@ -92,7 +92,8 @@ def join_stimuli(
     if how == "exact" and (len(only_a) or len(only_b)):
         raise StimulusError(
             f"The stimuli differ. {_only('first', only_a)} {_only('second', only_b)}"
-            f'{_hint(ids_a, ids_b)} Pass how="intersection" to keep those that both have.'
+            f"{_hint(ids_a, ids_b)} To keep those that both have, ask for the intersection "
+            "(`how` of join_stimuli, `join` of align, --join of the command)."
         )
     shared = ids_a[ids_a.isin(ids_b)]
     if len(shared) < 2:

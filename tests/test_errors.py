@@ -5,7 +5,8 @@ import builtins
 import pytest
 
 from softrsa import errors
-from softrsa.errors import SoftRSAError, UnknownNameError, unknown_name
+from softrsa._checks import resolve_device
+from softrsa.errors import DeviceError, SoftRSAError, UnknownNameError, unknown_name
 
 CLASSES = [
     getattr(errors, name) for name in errors.__all__ if name not in {"SoftRSAError", "unknown_name"}
@@ -31,3 +32,9 @@ def test_unknown_name_without_a_near_one_has_no_hint():
         "Unknown region 'V4'. Known: hippocampus."
     )
     assert str(unknown_name("region", "V4", [])) == "Unknown region 'V4'. Known: none."
+
+
+@pytest.mark.parametrize(("device", "found"), [("mps", "got 'mps'"), ("tpu9", "got 'tpu9'")])
+def test_other_devices_are_refused_by_name(device, found):
+    with pytest.raises(DeviceError, match=found):
+        resolve_device(device)

@@ -59,7 +59,7 @@ def test_inputs_are_left_alone():
 
 
 def test_missing_and_extra_stimuli_are_named_from_both_sides():
-    message = r"Only in the first: 'a'\. Only in the second: 'x', 'y'\. Pass how=\"intersection\""
+    message = r"Only in the first: 'a'\. Only in the second: 'x', 'y'\. To keep"
     with pytest.raises(StimulusError, match=message):
         join_stimuli(recording("abc"), stack("bcxy"))
 

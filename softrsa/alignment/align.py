@@ -143,6 +143,7 @@ def align(
         "measure": measure, "similarity": similarity, "subjects": subjects, "seed": seed,
         "permuted": int(permute), "settings": json.dumps(asdict(settings)),
         "n_stimuli": n_stimuli, "n_folds": len(splits), "transforms": ",".join(names),
+        "stimuli_left_out": json.dumps(_left_out(parts)),
         "softrsa_kind": KIND, "softrsa_version": version("softrsa"),
     }  # fmt: skip
     offsets, collapsed = row_offset_warnings(data, names, measure), degenerate_warnings(data)
@@ -191,7 +192,7 @@ def named_parts(data: LabelledData, by: str, kind: str) -> dict[str, Data]:
         return {str(name): stack.sel({by: name}, drop=True) for name in stack[by].values}
     if by not in data.coords:
         present = [str(name) for name, coord in data.coords.items() if coord.dims == ("unit",)]
-        if present:
+        if set(present) - {"unit"}:  # bare unit ids are no labels
             raise unknown_name(f"{kind} coordinate", by, present)
         return {kind: data}
     return dict(split_units(data, by))
@@ -206,6 +207,16 @@ def joined(
         dict(zip(layers, parts[: len(layers)], strict=True)),
         dict(zip(regions, parts[len(layers) :], strict=True)),
     )
+
+
+def _left_out(parts: Sequence[Mapping[str, Data]]) -> dict[str, list]:
+    """Stimuli that an intersection dropped, by layer or region."""
+    return {
+        name: list(data.attrs["stimuli_left_out"])
+        for part in parts
+        for name, data in part.items()
+        if isinstance(data, xr.DataArray) and "stimuli_left_out" in data.attrs
+    }
 
 
 def _common_count(sides: Sequence[tuple[str, Side]]) -> int:

@@ -112,6 +112,7 @@ def fit_transforms(
     splits = [_inner_splits(task, plan.settings, seed) if needs_choice else [] for task in tasks]
 
     def fixed(case: tuple[Task, list[Split]]) -> dict[str, Fitted]:
+        on_step(0)  # lets the progress bar appear while thresholds are searched
         return {name: _fixed(name, *case, plan) for name in wanted if name in FIXED}
 
     rsms = tasks[0].brain.rsms
@@ -232,7 +233,7 @@ def _learned(
     return [_chosen_fit(name, fit, choice, plan) for fit, choice in zip(fits, choices, strict=True)]
 
 
-Choice = tuple[str, float, int, Tensor]  # gate, penalty, position in `steps`, inner scores
+Choice = tuple[str, float, int, Tensor]  # gate, penalty, position in `stops`, inner scores
 
 
 def _best_choice(task: int, keys: Sequence[tuple[int, str, float]], paths: list[Path]) -> Choice:
@@ -243,7 +244,7 @@ def _best_choice(task: int, keys: Sequence[tuple[int, str, float]], paths: list[
             by_key.setdefault((gate, penalty), []).append(path.validation)
     best: Choice | None = None
     for (gate, penalty), scores in by_key.items():
-        table = torch.stack(scores)  # (inner_folds, steps)
+        table = torch.stack(scores)  # (inner_folds, stops)
         stop = int(table.mean(0).argmax())
         if best is None or table[:, stop].mean() > best[3].mean():
             best = (gate, penalty, stop, table[:, stop].double())
@@ -258,9 +259,9 @@ def _chosen_fit(name: str, path: Path, choice: Choice, plan: Plan) -> Fitted:
     sound = (~path.degenerate[: stop + 1]).nonzero().flatten()
     if not len(sound):
         raise FitError(
-            f"The {name} fit ({gate} gate, penalty {penalty:g}) collapsed within the first "
-            f"{plan.settings.steps[0]} steps: its transform keeps next to no variance or pairs. "
-            "Lower `learning_rate`, raise `penalties`, or check the RSMs for outliers."
+            f"The {name} fit ({gate} gate, penalty {penalty:g}) cannot start: the scaled RSMs have "
+            "next to no variance, or one pair has it all. Check them for constant values and "
+            "outliers, or use scaling='rank'."
         )
     used = int(sound[-1])
     gates = path.gates[used]
@@ -278,6 +279,6 @@ def _chosen_fit(name: str, path: Path, choice: Choice, plan: Plan) -> Fitted:
         inner_scores,
         gate,
         penalty,
-        plan.settings.steps[used],
+        plan.settings.stops[used],
         used != stop,
     )

@@ -179,16 +179,12 @@ class _Batch:
         parameters = [*self.model.parameters(), *self.brain.parameters()]
         optimizer = torch.optim.Adam(parameters, lr=self.plan.settings.learning_rate)
         train, validation, degenerate, states = [], [], [], []
-        for step in range(1, self.plan.settings.steps[-1] + 1):
-            score = self.plan.fitted.between(*self._transformed(self.train)).mean(-1)
-            gates = self.model.step.gate, self.brain.step.gate
-            distance = sum(gate.penalty().squeeze(-1) for gate in gates)
-            loss = (self.penalty * distance - score).sum()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            on_step(len(self.problems))
-            if step in self.plan.settings.steps:
+        gates = self.model.step.gate, self.brain.step.gate
+        for step in range(self.plan.settings.stops[-1] + 1):
+            if step:
+                self._descend(optimizer)
+                on_step(len(self.problems))
+            if step in self.plan.settings.stops:
                 now = self._evaluate()
                 for record, value in zip((train, validation, degenerate), now, strict=True):
                     record.append(value)
@@ -196,6 +192,16 @@ class _Batch:
         records = [torch.stack(record, -1).cpu() for record in (train, validation, degenerate)]
         count = len(self.problems)
         return [self._path(i, states, *(record[i] for record in records)) for i in range(count)]
+
+    def _descend(self, optimizer: torch.optim.Optimizer) -> None:
+        """Take one step; the problems are independent, so their losses just add up."""
+        score = self.plan.fitted.between(*self._transformed(self.train)).mean(-1)
+        gates = self.model.step.gate, self.brain.step.gate
+        distance = sum(gate.penalty().squeeze(-1) for gate in gates)
+        loss = (self.penalty * distance - score).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
 
     @torch.no_grad()
     def _evaluate(self) -> tuple[Tensor, Tensor, Tensor]:

@@ -35,7 +35,8 @@ class FitSettings:
     penalties : tuple of float
         Weights on the squared distance of a gate from the identity, to choose among.
     steps : tuple of int
-        Numbers of gradient steps to choose among, ascending (early stopping).
+        Numbers of gradient steps to choose among, ascending (early stopping); none at all, the
+        identity, is always among the choices.
     learning_rate : float
         Of Adam, on the gates' logits.
     inner_folds : int
@@ -51,10 +52,15 @@ class FitSettings:
     n_quantiles: int = 9
     n_components: int = 3
     penalties: tuple[float, ...] = (1e-4,)
-    steps: tuple[int, ...] = (10, 20, 40, 80, 160)
+    steps: tuple[int, ...] = (5, 10, 20, 40, 80, 160)
     learning_rate: float = 0.2
     inner_folds: int = 3
     grid: int = 10
+
+    @property
+    def stops(self) -> tuple[int, ...]:
+        """Numbers of steps at which a fit may stop, the first being none."""
+        return (0, *self.steps)
 
     def __post_init__(self):
         names = [("gate", gate, GATES) for gate in self.gates]

@@ -467,3 +467,16 @@ def test_collapsed_fits_are_named():
     assert message.startswith("2 fits collapsed")
     assert "fc / IT / instance" in message
     assert degenerate_warnings(data * 0) == []
+
+
+def test_an_intersection_names_what_it_left_out(rng):
+    values = torch.randn(26, 6, generator=rng).double().numpy()
+    layer = xr.DataArray(
+        values, dims=("stimulus", "unit"), coords={"stimulus": [f"s{i:02d}" for i in range(26)]}
+    )
+    result = align(
+        {"fc": layer[:25]}, {"IT": layer[1:]}, transforms=["identity"], folds=3,
+        join="intersection",
+    )  # fmt: skip
+    assert json.loads(result.data.attrs["stimuli_left_out"]) == {"fc": ["s00"], "IT": ["s25"]}
+    assert result.data.attrs["n_stimuli"] == 24

@@ -188,7 +188,7 @@ def test_one_surviving_pair_is_degenerate_at_any_size(n, rng):
     assert is_degenerate(before.expand(2, n, n), both).tolist() == [False, True]
 
 
-def test_a_collapsing_fit_says_so(data):
+def test_a_fit_that_collapses_at_every_stop_stays_the_identity(data):
     model, subjects = data
     settings = FitSettings(
         steps=(20,), learning_rate=1e4, penalties=(1e-3,), inner_folds=2, gates=("profile",)
@@ -196,9 +196,20 @@ def test_a_collapsing_fit_says_so(data):
     brain = side(subjects, "brain")
     plan = make_plan("centered_pearson", side(model), brain, settings)
     task = Task(side(model), brain, torch.arange(24))
-    with pytest.raises(
-        FitError, match=r"global fit \(global gate, penalty 0\.001\) .* first 20 st"
-    ):
+    fitted = fit_transforms([task], ["global"], plan, seed=0, on_step=quiet)[0]["global"]
+    assert fitted.n_steps == 0
+    plain = plan.scored.between(side(model).rsms, brain.rsms).mean().item()
+    assert fitted.train_score == pytest.approx(plain, abs=0.01)
+
+
+def test_a_fit_that_cannot_start_says_so(data):
+    _, subjects = data
+    settings = FitSettings(steps=(2,), penalties=(1e-3,), inner_folds=2, gates=("profile",))
+    constant = torch.full((24, 24), 0.5, dtype=torch.float64).fill_diagonal_(1.0)
+    brain = side(subjects, "brain")
+    plan = make_plan("centered_pearson", side(constant), brain, settings)
+    task = Task(side(constant), brain, torch.arange(24))
+    with pytest.raises(FitError, match=r"global fit \(global gate, penalty 0\.001\) cannot start"):
         fit_transforms([task], ["global"], plan, seed=0, on_step=quiet)
 
 
