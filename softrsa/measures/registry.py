@@ -57,6 +57,10 @@ class Measure:
     smallest_n: int
     reference: str
 
+    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+        """Score two inputs of the kind the function takes."""
+        return self.function(x, y)
+
     def pairs_of(self, rsms: Tensor) -> Tensor:
         """Put square RSMs (..., n, n) into the form the function takes."""
         return rsms if self.takes == "matrices" else off_diagonal(rsms)
@@ -139,6 +143,9 @@ def get(name: str) -> Measure:
     --------
     >>> get("pearson").range
     (-1.0, 1.0)
+    >>> import torch
+    >>> get("pearson")(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([1.0, 3.0, 2.0]))
+    tensor(0.5000)
     """
     if name not in _TABLE:
         raise unknown_name("measure", name, _TABLE)
