@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from dataclasses import asdict, fields
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Self
 
 import torch
@@ -247,8 +249,10 @@ class Aligner:
         if not path.is_file():
             raise FileMissingError(f"There is no file {path.resolve()}.")
         try:
-            content = torch.load(path, weights_only=True, map_location="cpu")
-        except Exception as error:
+            with warnings.catch_warnings():  # of a foreign file's protocol, which is refused below
+                warnings.simplefilter("ignore", UserWarning)
+                content = torch.load(path, weights_only=True, map_location="cpu")
+        except (UnpicklingError, RuntimeError, ValueError, EOFError, LookupError, OSError) as error:
             raise FileFormatError(f"{path} is not a file written by `Aligner.save`.") from error
         if not isinstance(content, dict) or content.get("format") != "softrsa.Aligner/1":
             raise FileFormatError(f"{path} is not a file written by `Aligner.save`.")
