@@ -47,7 +47,7 @@ def resolve_device(device: str | torch.device) -> torch.device:
         raise DeviceError(
             f"`device` must be 'auto', 'cpu', 'cuda' or 'cuda:<index>', got {device!r}."
         ) from error
-    if wanted.type not in ("cpu", "cuda"):
+    if wanted.type not in ("cpu", "cuda", "meta"):
         raise DeviceError(
             f"`device` must be 'auto', 'cpu', 'cuda' or 'cuda:<index>', got {str(device)!r}; other "
             "kinds lack the float64 that scores are computed in, or are not tested."

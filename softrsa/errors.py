@@ -70,8 +70,8 @@ def unknown_name(kind: str, name: object, choices: Iterable[object]) -> UnknownN
 
     Examples
     --------
-    >>> str(unknown_name("measure", "spaerman", ["pearson", "spearman"]))
-    "Unknown measure 'spaerman'. Did you mean 'spearman'? Known: pearson, spearman."
+    >>> str(unknown_name("region", "V5", ["V1", "V4", "IT"]))
+    "Unknown region 'V5'. Did you mean 'V4' or 'V1'? Known: V1, V4, IT."
     """
     known = [str(choice) for choice in choices]
     close = get_close_matches(str(name), known, n=3, cutoff=0.5)
