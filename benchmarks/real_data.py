@@ -129,6 +129,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--splits", type=int, default=10, help="of the 92 images (%(default)s)")
     parser.add_argument("--v4-splits", type=int, default=1, help="of the V4 images (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the splits (%(default)s)")
     parser.add_argument("--last-step", type=int, default=80, help="of each fit (%(default)s)")
     parser.add_argument("--measures", default="centered_pearson,pearson,permuted")
     parser.add_argument("--only", choices=("objects", "v4"), help="one of the two data sets")
@@ -142,10 +143,10 @@ def main() -> None:
     steps = tuple(step for step in (5, 10, 20, 40, 80, 160) if step <= arguments.last_step)
     groups = []
     if arguments.only != "v4":
-        splits = random_splits(92, 60, arguments.splits, seed=0)
+        splits = random_splits(92, 60, arguments.splits, seed=arguments.seed)
         groups.append((*objects_pairs(), splits, steps, False))
     if arguments.only != "objects":
-        splits = random_splits(1200, 900, arguments.v4_splits, seed=0)
+        splits = random_splits(1200, 900, arguments.v4_splits, seed=arguments.seed)
         groups.append((*v4_pairs(), splits, steps, True))
     tables = []
     for name in arguments.measures.split(","):
