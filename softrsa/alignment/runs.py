@@ -222,7 +222,7 @@ def _over_all_stimuli(
 
 def row_offset_warnings(data: xr.Dataset, names: Sequence[str], measure: str) -> list[str]:
     """Name the scores that are mostly agreement on one number per stimulus."""
-    if "row_offset" in get(measure).invariant_to:
+    if "row_offset" in get(measure).invariances:
         return []
     share = data["row_offset_share"].mean("fold").sel(transform=list(names))
     high = share.where(share > 0.5).to_series().dropna()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from softrsa._checks import check_floating
-from softrsa.errors import ShapeError, unknown_name
+from softrsa.errors import DataError, ShapeError, unknown_name
 from softrsa.measures import Measure, get
 
 
@@ -84,7 +84,7 @@ def noise_ceiling(
     if n_subjects < 2:
         undefined = torch.full(data.shape[: data.ndim + axis + 1], torch.nan).to(data)
         return NoiseCeiling(undefined, undefined.clone())
-    normal = entry.normalize(data) if pool == "normalized" else data
+    normal = _normalized(data, entry) if pool == "normalized" else data
     total = normal.sum(axis, keepdim=True)
     lower = entry.function(data, (total - normal) / (n_subjects - 1))
     return NoiseCeiling(lower, entry.function(data, total / n_subjects))
@@ -96,3 +96,9 @@ def _entry(measure: str | Measure | Callable[[Tensor, Tensor], Tensor]) -> Measu
     if isinstance(measure, str):
         return get(measure)
     return get(getattr(measure, "__name__", repr(measure)))
+
+
+def _normalized(data: Tensor, entry: Measure) -> Tensor:
+    if entry.normalize is None:
+        raise DataError(f"{entry.name!r} compares features; noise ceilings are of RSMs.")
+    return entry.normalize(data)

@@ -9,53 +9,64 @@ from typing import Literal
 from torch import Tensor
 
 from softrsa._ranks import average_ranks
-from softrsa.errors import unknown_name
+from softrsa.errors import DataError, unknown_name
 from softrsa.measures.correlation import centered_pearson, cosine, pearson, spearman
 from softrsa.pairs import off_diagonal
 from softrsa.transforms import double_center
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Measure:
     """A measure and its declared properties.
 
     Attributes
     ----------
-    name : str
-        The name of the function and of the entry.
     function : callable
         Takes two inputs of the kind ``takes`` and returns the score, shape (...).
-    normalize : callable
-        Brings one input to the form whose mean over subjects is the pooled RSM of a noise ceiling:
-        what the measure ignores is removed.
-    takes : {"vectors", "matrices"}
-        Condensed pairs (..., n_pairs), or square RSMs (..., n, n).
+    takes : {"vectors", "matrices", "features"}
+        Condensed pairs (..., n_pairs), square RSMs (..., n, n), or features (..., n, p) and
+        (..., n, q) of the same stimuli.
     range : tuple of float
-        Smallest and largest value; larger is more similar.
-    symmetric, metric, differentiable : bool
-        Whether the order of the two does not matter, whether it is a metric, whether gradients
-        reach both inputs.
-    invariant_to : frozenset of str
-        Changes of one input that leave the score as it is: "scale" (positive factor), "shift"
-        (a constant added), "monotone" (any increasing function), "row_offset" (a number added per
-        row).
+        Smallest and largest value.
+    symmetric : bool
+        Whether the order of the two inputs does not matter.
+    metric : bool
+        Whether the distance it gives (itself, or 1 - score) obeys the triangle inequality and is
+        0 for inputs that differ by ``invariances`` only.
+    differentiable : bool
+        Whether gradients reach both inputs.
+    larger_is_more_similar : bool
+        False for distances, which have "distance" in their name.
+    invariances : frozenset of str
+        Changes of either input that leave the score as it is: "scale" (positive factor), "shift"
+        (a constant added; to features, one number per unit), "monotone" (any increasing function),
+        "row_offset" (a number added per row of an RSM), "orthogonal" (rotation or reflection of
+        features), "linear" (any invertible linear map of features).
     smallest_n : int
         Fewest stimuli for which the score is defined.
     reference : str
         Where it comes from.
+    normalize : callable, optional
+        Of a measure on RSMs: brings one input to the form whose mean over subjects is the pooled
+        RSM of a noise ceiling; what the measure ignores is removed.
     """
 
-    name: str
-    function: Callable[[Tensor, Tensor], Tensor]
-    normalize: Callable[[Tensor], Tensor]
-    takes: Literal["vectors", "matrices"]
+    function: Callable[..., Tensor]
+    takes: Literal["vectors", "matrices", "features"]
     range: tuple[float, float]
-    symmetric: bool
-    metric: bool
-    differentiable: bool
-    invariant_to: frozenset[str]
+    symmetric: bool = True
+    metric: bool = False
+    differentiable: bool = True
+    larger_is_more_similar: bool = True
+    invariances: frozenset[str] = frozenset()
     smallest_n: int
     reference: str
+    normalize: Callable[[Tensor], Tensor] | None = None
+
+    @property
+    def name(self) -> str:
+        """The name of the function and of the entry."""
+        return self.function.__name__
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
         """Score two inputs of the kind the function takes."""
@@ -63,6 +74,8 @@ class Measure:
 
     def pairs_of(self, rsms: Tensor) -> Tensor:
         """Put square RSMs (..., n, n) into the form the function takes."""
+        if self.takes == "features":
+            raise DataError(f"{self.name!r} compares features, not RSMs; give it (..., n, p).")
         return rsms if self.takes == "matrices" else off_diagonal(rsms)
 
     def between(self, x: Tensor, y: Tensor) -> Tensor:
@@ -87,22 +100,25 @@ _RSA = "Kriegeskorte, Mur & Bandettini (2008), doi:10.3389/neuro.06.004.2008"
 _UNIT = (-1.0, 1.0)
 _ROWS = (
     Measure(
-        "centered_pearson", centered_pearson, _centered_unit, "matrices", _UNIT, True, False, True,
-        frozenset({"scale", "shift", "row_offset"}), 4, "softrsa, SPEC section 5",
+        function=centered_pearson, takes="matrices", range=_UNIT, smallest_n=4,
+        invariances=frozenset({"scale", "shift", "row_offset"}),
+        normalize=_centered_unit, reference="softrsa, SPEC section 5",
     ),
     Measure(
-        "cosine", cosine, _unit, "vectors", _UNIT, True, False, True, frozenset({"scale"}), 2, _RSA,
+        function=cosine, takes="vectors", range=_UNIT, smallest_n=2,
+        invariances=frozenset({"scale"}), normalize=_unit, reference=_RSA,
     ),
     Measure(
-        "pearson", pearson, _standard, "vectors", _UNIT, True, False, True,
-        frozenset({"scale", "shift"}), 3, _RSA,
+        function=pearson, takes="vectors", range=_UNIT, smallest_n=3,
+        invariances=frozenset({"scale", "shift"}), normalize=_standard, reference=_RSA,
     ),
     Measure(
-        "spearman", spearman, average_ranks, "vectors", _UNIT, True, False, False,
-        frozenset({"scale", "shift", "monotone"}), 3, _RSA,
+        function=spearman, takes="vectors", range=_UNIT, smallest_n=3, differentiable=False,
+        invariances=frozenset({"scale", "shift", "monotone"}),
+        normalize=average_ranks, reference=_RSA,
     ),
 )  # fmt: skip
-_TABLE = {row.name: row for row in _ROWS}
+_TABLE = {row.name: row for row in sorted(_ROWS, key=lambda row: row.name)}
 
 
 def available() -> dict[str, Measure]:

@@ -1,0 +1,40 @@
+"""What measures on features share: checks, and the removal of column means."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from softrsa._checks import check_floating
+from softrsa.errors import DTypeError, ShapeError
+
+
+def check_features(x: Tensor, y: Tensor, *, at_least: int = 2) -> None:
+    """Check that two tensors are features (..., n, p) and (..., n, q) of the same stimuli."""
+    check_floating(x=x, y=y)
+    if x.dtype != y.dtype:
+        raise DTypeError(f"`x` and `y` must have one number type, got {x.dtype} and {y.dtype}.")
+    for name, value in (("x", x), ("y", y)):
+        if value.ndim < 2 or value.shape[-1] == 0:
+            raise ShapeError(
+                f"`{name}` must have shape (..., n_stimuli, n_units) with at least one unit, "
+                f"got {tuple(value.shape)}."
+            )
+    if x.shape[-2] != y.shape[-2] or x.shape[-2] < at_least:
+        raise ShapeError(
+            f"Both must have the same stimuli, at least {at_least}: "
+            f"`x` has {x.shape[-2]}, `y` has {y.shape[-2]}."
+        )
+    try:
+        torch.broadcast_shapes(x.shape[:-2], y.shape[:-2])
+    except RuntimeError as error:
+        raise ShapeError(
+            "The leading dimensions of `x` and `y` must broadcast, "
+            f"got {tuple(x.shape[:-2])} and {tuple(y.shape[:-2])}."
+        ) from error
+
+
+def centered(x: Tensor) -> Tensor:
+    """Subtract the mean over stimuli from each unit; an exact 0 where a unit is constant."""
+    low, high = torch.aminmax(x.detach(), dim=-2, keepdim=True)
+    return (x - x.mean(-2, keepdim=True)).masked_fill(low == high, 0.0)
