@@ -1,0 +1,318 @@
+"""How well the units of one set of features are predicted from those of another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from softrsa.errors import DataError, ShapeError, unknown_name
+from softrsa.measures._features import centered, check_features
+from softrsa.measures._regression import least_squares, ridge
+
+Score = Literal["r2", "pearson"]
+Average = Literal["uniform", "variance"]
+Kind = Literal["linear", "ridge"]
+Strengths = float | Sequence[float] | None
+# of the mean squared singular value: from all but least squares to all but the mean
+RELATIVE_STRENGTHS = torch.logspace(-6, 4, 21, dtype=torch.float64)
+
+
+def linear_predictivity(
+    x: Tensor,
+    y: Tensor,
+    *,
+    score: Score = "r2",
+    folds: int | Tensor | None = None,
+    average: Average | None = "uniform",
+    seed: int = 0,
+) -> Tensor:
+    r"""How well a linear regression with intercept predicts ``y`` from ``x``.
+
+    .. math:: R^2_j = 1 - \frac{\lVert y_j - \hat y_j\rVert^2}{\lVert y_j - \bar y_j\rVert^2}
+
+    Parameters
+    ----------
+    x : Tensor, shape (..., n_stimuli, p)
+        Features to predict from.
+    y : Tensor, shape (..., n_stimuli, q)
+        Features to predict, of the same stimuli; leading dimensions broadcast.
+    score : {"r2", "pearson"}
+        Per target: the share of variance explained, or the correlation of prediction and target.
+    folds : int or Tensor of integers, shape (n_stimuli,), optional
+        Score each fold of stimuli under a fit on the others and average over folds: a number of
+        folds of shuffled stimuli, or each stimulus's fold. None fits and scores on all stimuli.
+    average : {"uniform", "variance"} or None
+        Over targets: each counts the same, or by its variance over the stimuli scored; None
+        returns every target.
+    seed : int
+        Of the shuffle, when ``folds`` is a number.
+
+    Returns
+    -------
+    Tensor, shape (...) or (..., q)
+        At most 1; at least 0 without folds. NaN for a target that is constant over the stimuli
+        scored, and under "pearson" where its prediction is; "uniform" hands the NaN on, "variance"
+        gives a constant target no weight.
+
+    Raises
+    ------
+    DTypeError
+        If the features are not of one type, float32 or float64.
+    ShapeError
+        If they are not of the same stimuli, or ``folds`` has another length.
+    UnknownNameError
+        If ``score`` or ``average`` is something else.
+    DataError
+        If a fold would have fewer than 2 stimuli, or nothing to fit on.
+
+    Notes
+    -----
+    Least squares of minimum norm, so more units than stimuli, or units that repeat each other,
+    are no error; without folds ``n <= p`` predicts everything. Computed in float64. The
+    gradient is that at constant rank of ``x``; it is of first order only.
+
+    References
+    ----------
+    Cloos et al. (2024), arXiv:2407.07059: "linreg" is ``average="variance"`` without folds.
+
+    Examples
+    --------
+    >>> x = torch.tensor([[1.0], [2.0], [3.0], [4.0]])
+    >>> y = torch.tensor([[1.0], [3.0], [2.0], [5.0]])
+    >>> linear_predictivity(x, y)
+    tensor(0.6914)
+    >>> linear_predictivity(x, y, folds=torch.tensor([0, 0, 1, 1]), average=None)
+    tensor([-10.6944])
+    """
+    check_features(x, y)
+    return _Rule(least_squares, score, average).over_folds(x, y, folds, seed)
+
+
+def ridge_predictivity(
+    x: Tensor,
+    y: Tensor,
+    *,
+    score: Score = "r2",
+    folds: int | Tensor | None = None,
+    strengths: Strengths = None,
+    average: Average | None = "uniform",
+    seed: int = 0,
+) -> Tensor:
+    r"""How well a ridge regression with intercept predicts ``y`` from ``x``.
+
+    Each target takes the strength :math:`\lambda` with the least leave-one-out error on the
+    stimuli fitted on, in closed form, and minimizes
+    :math:`\lVert y_j - X b_j\rVert^2 + \lambda_j \lVert b_j\rVert^2` over centered features.
+
+    Parameters
+    ----------
+    x : Tensor, shape (..., n_stimuli, p)
+        Features to predict from.
+    y : Tensor, shape (..., n_stimuli, q)
+        Features to predict, of the same stimuli; leading dimensions broadcast.
+    score, folds, average, seed
+        As for `linear_predictivity`.
+    strengths : float or sequence of float, optional
+        Choices of :math:`\lambda`, as scikit-learn's ``alphas``. None means half decades from
+        1e-6 to 1e4 times the mean squared singular value of the centered ``x`` fitted on, so
+        that the scale of ``x`` does not matter.
+
+    Returns
+    -------
+    Tensor, shape (...) or (..., q)
+        At most 1; at least 0 without folds. NaN as for `linear_predictivity`.
+
+    Raises
+    ------
+    DTypeError, ShapeError, UnknownNameError
+        As `linear_predictivity`.
+    DataError
+        As `linear_predictivity`, or if a strength is not positive and finite.
+
+    Notes
+    -----
+    Equal to scikit-learn's ``RidgeCV(strengths, alpha_per_target=True)``. The smaller of the
+    n x n and p x p Gram matrices is decomposed once, in float64. The choice of a strength is
+    a step function and passes no gradient; the fit, and the scale of the default strengths, do.
+
+    References
+    ----------
+    Golub, Heath & Wahba (1979), doi:10.1080/00401706.1979.10489751.
+
+    Examples
+    --------
+    >>> x = torch.tensor([[1.0], [2.0], [3.0], [4.0]])
+    >>> y = torch.tensor([[1.0], [3.0], [2.0], [5.0]])
+    >>> ridge_predictivity(x, y, strengths=5.0)
+    tensor(0.5186)
+    """
+    check_features(x, y)
+    rule = _Rule(_ridge_with(strengths), score, average)
+    return rule.over_folds(x, y, folds, seed)
+
+
+def held_out_predictivity(
+    x_train: Tensor,
+    y_train: Tensor,
+    x_test: Tensor,
+    y_test: Tensor,
+    *,
+    kind: Kind = "linear",
+    score: Score = "r2",
+    strengths: Strengths = None,
+    average: Average | None = "uniform",
+) -> Tensor:
+    """Predictivity on held-out stimuli of a fit on training stimuli.
+
+    Parameters
+    ----------
+    x_train, y_train : Tensor, shape (..., n_train, p) and (..., n_train, q)
+        Features to fit on.
+    x_test, y_test : Tensor, shape (..., n_test, p) and (..., n_test, q)
+        Features of other stimuli, in the same units.
+    kind : {"linear", "ridge"}
+        The regression.
+    score, strengths, average
+        As for `ridge_predictivity`.
+
+    Returns
+    -------
+    Tensor, shape (...) or (..., q)
+        At most 1; NaN as for `linear_predictivity`.
+
+    Raises
+    ------
+    DTypeError, ShapeError, UnknownNameError, DataError
+        As `ridge_predictivity`, or if the units of training and test differ.
+
+    Examples
+    --------
+    >>> x = torch.tensor([[1.0], [2.0], [3.0], [4.0]])
+    >>> y = torch.tensor([[1.0], [3.0], [2.0], [5.0]])
+    >>> held_out_predictivity(x[:2], y[:2], x[2:], y[2:])
+    tensor(-1.8889)
+    """
+    check_features(x_train, y_train)
+    check_features(x_test, y_test)
+    for name, train, test in (("x", x_train, x_test), ("y", y_train, y_test)):
+        if train.shape[-1] != test.shape[-1]:
+            raise ShapeError(
+                f"`{name}_train` and `{name}_test` must have the same units, "
+                f"got {train.shape[-1]} and {test.shape[-1]}."
+            )
+    if kind not in get_args(Kind):
+        raise unknown_name("kind of predictivity", kind, get_args(Kind))
+    rule = _Rule(least_squares if kind == "linear" else _ridge_with(strengths), score, average)
+    train, test = (x_train.double(), y_train.double()), (x_test.double(), y_test.double())
+    return rule.held_out(train, test).to(x_train.dtype)
+
+
+Fit = Callable[[Tensor, Tensor], Tensor]  # centered features -> coefficients
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """How to fit, score one target and average over targets."""
+
+    fit: Fit
+    score: str
+    average: str | None
+
+    def __post_init__(self):
+        if self.score not in get_args(Score):
+            raise unknown_name("score", self.score, get_args(Score))
+        if self.average is not None and self.average not in get_args(Average):
+            raise unknown_name("average", self.average, [*get_args(Average), None])
+
+    def over_folds(self, x: Tensor, y: Tensor, folds: int | Tensor | None, seed: int) -> Tensor:
+        """Score in sample, or as the mean over folds."""
+        dtype, x, y = x.dtype, x.double(), y.double()
+        if folds is None:
+            return self.held_out((x, y), (x, y)).to(dtype)
+        scores = []
+        for fold in _fold_masks(x.shape[-2], folds, seed):
+            test = fold.to(x.device)
+            train, held_out = (
+                (x[..., part, :], y[..., part, :]) for part in (test.logical_not(), test)
+            )
+            scores.append(self.held_out(train, held_out))
+        return torch.stack(scores).mean(0).to(dtype)
+
+    def held_out(self, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor]) -> Tensor:
+        """Fit on training stimuli and score on test stimuli, in the type given."""
+        (x_train, y_train), (x_test, y_test) = train, test
+        coefficients = self.fit(centered(x_train), centered(y_train))
+        shifted = x_test - x_train.mean(-2, keepdim=True)
+        predicted = y_train.mean(-2, keepdim=True) + shifted @ coefficients
+        target = centered(y_test)
+        variance = target.square().sum(-2)
+        constant = variance == 0
+        if self.score == "r2":
+            error = (predicted - y_test).square().sum(-2)
+            scores = 1 - error / variance.masked_fill(constant, 1.0)  # else its NaN would spread
+        else:
+            scores = (_unit(centered(predicted)) * _unit(target)).sum(-2)
+        constant, variance = constant.expand_as(scores), variance.expand_as(scores)
+        if self.average == "variance":
+            weighted = (variance * scores).masked_fill(constant, 0.0)
+            return weighted.sum(-1) / variance.sum(-1)
+        scores = scores.masked_fill(constant, torch.nan)
+        return scores if self.average is None else scores.mean(-1)
+
+
+def _unit(x: Tensor) -> Tensor:
+    return x / x.norm(dim=-2, keepdim=True)
+
+
+def _ridge_with(strengths: Strengths) -> Fit:
+    """Ridge with given strengths, or with the default ones of the data at hand."""
+    given = _check_strengths(strengths)
+
+    def fit(x: Tensor, y: Tensor) -> Tensor:
+        if given is not None:
+            return ridge(x, y, given.to(x.device))
+        n, p = x.shape[-2:]
+        scale = x.square().sum((-2, -1)) / min(n - 1, p)
+        scale = scale.masked_fill(scale == 0, 1.0)  # constant features: any strength gives the mean
+        return ridge(x, y, scale[..., None] * RELATIVE_STRENGTHS.to(x.device))
+
+    return fit
+
+
+def _fold_masks(n: int, folds: int | Tensor, seed: int) -> list[Tensor]:
+    """Which stimuli are held out, fold by fold."""
+    if isinstance(folds, Tensor):
+        if folds.shape != (n,):
+            raise ShapeError(
+                f"`folds` must hold one fold for each of {n} stimuli, got {tuple(folds.shape)}."
+            )
+        masks = [folds == fold for fold in folds.unique()]
+    else:
+        if folds < 2:
+            raise DataError(f"`folds` must be at least 2, got {folds}.")
+        order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+        masks = [torch.isin(torch.arange(n), part) for part in order.tensor_split(folds)]
+    smallest = min(int(mask.sum()) for mask in masks)
+    if smallest < 2 or n - max(int(mask.sum()) for mask in masks) < 2:
+        raise DataError(
+            f"{len(masks)} folds of {n} stimuli would score on {smallest} at a time; a score, and "
+            f"a fit, need at least 2 stimuli. Use 2 to {max(n // 2, 2)} folds."
+        )
+    return masks
+
+
+def _check_strengths(strengths: Strengths) -> Tensor | None:
+    """Turn strengths into a row, refusing those that are none."""
+    if strengths is None:
+        return None
+    row = torch.as_tensor(strengths, dtype=torch.float64).reshape(-1)
+    if not len(row) or not (row.isfinite() & (row > 0)).all():
+        raise DataError(
+            f"`strengths` must be positive and finite, got {row.tolist()}. Without any, use "
+            "`linear_predictivity`."
+        )
+    return row
