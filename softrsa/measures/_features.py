@@ -38,3 +38,11 @@ def centered(x: Tensor) -> Tensor:
     """Subtract the mean over stimuli from each unit; an exact 0 where a unit is constant."""
     low, high = torch.aminmax(x.detach(), dim=-2, keepdim=True)
     return (x - x.mean(-2, keepdim=True)).masked_fill(low == high, 0.0)
+
+
+def undefined(x: Tensor) -> Tensor:
+    """Find matrices (..., n, p) with an entry that is not finite: (..., 1, 1).
+
+    LAPACK refuses them, so they are decomposed as zeros and their results made NaN.
+    """
+    return ~x.isfinite().all(-1, keepdim=True).all(-2, keepdim=True)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from softrsa.errors import DataError, ShapeError, unknown_name
-from softrsa.measures._features import centered, check_features
+from softrsa.measures._features import centered, check_features, undefined
 from softrsa.measures._regression import least_squares, ridge
 
 Score = Literal["r2", "pearson"]
@@ -245,7 +245,8 @@ class _Rule:
     def held_out(self, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor]) -> Tensor:
         """Fit on training stimuli and score on test stimuli, in the type given."""
         (x_train, y_train), (x_test, y_test) = train, test
-        coefficients = self.fit(centered(x_train), centered(y_train))
+        fitted = centered(x_train.masked_fill(undefined(x_train), 0.0))  # `shifted` stays NaN
+        coefficients = self.fit(fitted, centered(y_train))
         shifted = x_test - x_train.mean(-2, keepdim=True)
         predicted = y_train.mean(-2, keepdim=True) + shifted @ coefficients
         target = centered(y_test)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -10,7 +11,11 @@ from torch import Tensor
 
 from softrsa._ranks import average_ranks
 from softrsa.errors import DataError, unknown_name
+from softrsa.measures.cca import cca, svcca
+from softrsa.measures.cka import angular_cka, debiased_cka, linear_cka, rbf_cka
 from softrsa.measures.correlation import centered_pearson, cosine, pearson, spearman
+from softrsa.measures.predictivity import linear_predictivity, ridge_predictivity
+from softrsa.measures.shape import angular_procrustes, nbs, procrustes_distance
 from softrsa.pairs import off_diagonal
 from softrsa.transforms import double_center
 
@@ -97,7 +102,14 @@ def _centered_unit(x: Tensor) -> Tensor:
 
 
 _RSA = "Kriegeskorte, Mur & Bandettini (2008), doi:10.3389/neuro.06.004.2008"
+_CKA = "Kornblith et al. (2019), arXiv:1905.00414"
+_SHAPE = "Williams et al. (2021), arXiv:2110.14739"
+_CCA = "Raghu et al. (2017), arXiv:1706.05806"
+_SYNTHESIS = "Cloos et al. (2024), arXiv:2407.07059"
 _UNIT = (-1.0, 1.0)
+_POSITIVE = (0.0, 1.0)
+_RIGID = frozenset({"orthogonal", "shift"})
+_SIMILAR = _RIGID | {"scale"}
 _ROWS = (
     Measure(
         function=centered_pearson, takes="matrices", range=_UNIT, smallest_n=4,
@@ -116,6 +128,51 @@ _ROWS = (
         function=spearman, takes="vectors", range=_UNIT, smallest_n=3, differentiable=False,
         invariances=frozenset({"scale", "shift", "monotone"}),
         normalize=average_ranks, reference=_RSA,
+    ),
+    Measure(
+        function=linear_cka, takes="features", range=_POSITIVE, smallest_n=2, invariances=_SIMILAR,
+        reference=_CKA,
+    ),
+    Measure(
+        function=angular_cka, takes="features", range=_POSITIVE, smallest_n=2, metric=True,
+        invariances=_SIMILAR, reference=_SHAPE,
+    ),
+    Measure(
+        function=debiased_cka, takes="features", range=_UNIT, smallest_n=4, invariances=_SIMILAR,
+        reference="Song et al. (2012), JMLR 13, 1393-1434",
+    ),
+    Measure(
+        function=rbf_cka, takes="features", range=_POSITIVE, smallest_n=2, invariances=_SIMILAR,
+        reference=_CKA,
+    ),
+    Measure(
+        function=nbs, takes="features", range=_POSITIVE, smallest_n=2, invariances=_SIMILAR,
+        reference="Harvey, Larsen & Williams (2024), arXiv:2311.11436",
+    ),
+    Measure(
+        function=angular_procrustes, takes="features", range=_POSITIVE, smallest_n=2, metric=True,
+        invariances=_SIMILAR, reference=_SHAPE,
+    ),
+    Measure(
+        function=procrustes_distance, takes="features", range=(0.0, math.inf), smallest_n=2,
+        metric=True, larger_is_more_similar=False, invariances=_RIGID, reference=_SHAPE,
+    ),
+    Measure(
+        function=cca, takes="features", range=_POSITIVE, smallest_n=2,
+        invariances=_SIMILAR | {"linear"}, reference=_CCA,
+    ),
+    Measure(
+        function=svcca, takes="features", range=_POSITIVE, smallest_n=2, invariances=_SIMILAR,
+        reference=_CCA,
+    ),
+    Measure(
+        function=linear_predictivity, takes="features", range=(-math.inf, 1.0), symmetric=False,
+        smallest_n=2, invariances=frozenset({"scale", "shift"}), reference=_SYNTHESIS,
+    ),
+    Measure(
+        function=ridge_predictivity, takes="features", range=(-math.inf, 1.0), symmetric=False,
+        smallest_n=2, invariances=frozenset({"scale", "shift"}),
+        reference="Golub, Heath & Wahba (1979), doi:10.1080/00401706.1979.10489751",
     ),
 )  # fmt: skip
 _TABLE = {row.name: row for row in sorted(_ROWS, key=lambda row: row.name)}

@@ -20,7 +20,7 @@ def rbf_from_distances(
     if isinstance(bandwidth, (int, float)):
         sigma: float | Tensor = float(bandwidth)
     else:
-        sigma = median_distance(negative.detach(), dims, n_self)
+        sigma = median_distance(negative, dims, n_self)
         if bool((sigma == 0).any()):
             raise DataError(
                 "The median distance between stimuli is 0, so it cannot be the `bandwidth` of "
@@ -40,7 +40,7 @@ def median_distance(negative: Tensor, dims: int, n_self: int) -> Tensor:
     flat = negative.flatten(-dims)
     n = flat.shape[-1] - n_self
     low, high = n_self + (n - 1) // 2, n_self + n // 2  # places of the middle two
-    if flat.numel() * flat.itemsize <= PART_BYTES:
+    if flat.requires_grad or flat.numel() * flat.itemsize <= PART_BYTES:
         ordered = flat.sort(-1, descending=True).values
         middle = -(ordered[..., low] + ordered[..., high]) / 2
     else:

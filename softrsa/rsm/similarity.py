@@ -75,7 +75,7 @@ def similarity_matrix(
     digits are lost. `correlation`, `cosine` and `dot` multiply in the type of the input and add
     up stretches of units in float64. Without gradient, memory beside the result stays below
     200 MB; with gradient, a graph of the whole computation is held. Where two rows coincide, the
-    gradient of `l2` and `l1` is 0; none flows through the median bandwidth.
+    gradient of `l2` and `l1` is 0; that of `rbf` flows through the median bandwidth too.
 
     References
     ----------

@@ -1,0 +1,94 @@
+"""Inner products of linear kernels, in the cheaper of two forms, with their gradients.
+
+With X (n, p) and Y (n, q), the inner product of the kernels XX' and YY' is the squared norm of X'Y.
+Whichever is smaller, n x n or p x q, is formed, and nothing larger.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+class KernelProducts(NamedTuple):
+    """Inner products of the linear kernels of x and y, shape (...)."""
+
+    xy: Tensor
+    xx: Tensor
+    yy: Tensor
+
+
+def kernel_products(x: Tensor, y: Tensor) -> KernelProducts:
+    """<XX', YY'>, <XX', XX'> and <YY', YY'> of features (..., n, p) and (..., n, q)."""
+    n, p, q = x.shape[-2], x.shape[-1], y.shape[-1]
+    if n * n <= p * q:
+        a, b = _symmetric_product(x), _symmetric_product(y)
+        return KernelProducts(_inner(a, b), _inner(a, a), _inner(b, b))
+    cross = x.mT @ y
+    return KernelProducts(_inner(cross, cross), _self_product(x, p * q), _self_product(y, p * q))
+
+
+def _inner(a: Tensor, b: Tensor) -> Tensor:
+    return torch.linalg.vecdot(a.flatten(-2), b.flatten(-2))
+
+
+def _symmetric_product(x: Tensor) -> Tensor:
+    product: Tensor = _SymmetricProduct.apply(x)  # type: ignore[assignment]
+    return product
+
+
+class _SymmetricProduct(torch.autograd.Function):
+    """XX'; its gradient takes one product where that of ``x @ x.mT`` takes two."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x @ x.mT
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+        (x,) = ctx.saved_tensors
+        return (grad + grad.mT) @ x
+
+
+def _self_product(x: Tensor, limit: int) -> Tensor:
+    """Squared norm of X'X (or XX', if that is smaller), at most ``limit`` entries at a time."""
+    rows = x.mT if x.shape[-1] <= x.shape[-2] else x
+    product: Tensor = _SelfProduct.apply(rows, limit)  # type: ignore[assignment]
+    return product
+
+
+class _SelfProduct(torch.autograd.Function):
+    """Squared norm of ZZ', in stretches of rows; kept for the gradient if it is one stretch."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, limit: int) -> Tensor:
+        ctx.limit = limit
+        total, whole = z.new_zeros(z.shape[:-2]), None
+        for rows in _stretches(z.shape[-2], limit):
+            part = z[..., rows, :] @ z.mT
+            total += _inner(part, part)
+            whole = part if part.shape[-2] == z.shape[-2] else None
+        ctx.save_for_backward(z, whole)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        z, whole = ctx.saved_tensors
+        factor = 4 * grad[..., None, None]
+        if whole is not None:
+            return factor * (whole @ z), None
+        result = torch.empty_like(z)
+        for rows in _stretches(z.shape[-2], ctx.limit):
+            result[..., rows, :] = (z[..., rows, :] @ z.mT) @ z
+        return result.mul_(factor), None
+
+
+def _stretches(n: int, limit: int) -> Iterator[slice]:
+    step = max(1, limit // n)
+    return (slice(start, start + step) for start in range(0, n, step))
