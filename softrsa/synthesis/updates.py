@@ -1,0 +1,47 @@
+"""One step of an optimizer, as a pure function: what it is given is never changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+BETAS = (0.9, 0.999)
+EPS = 1e-8  # with the betas, the values of Kingma & Ba (2015) and of torch.optim.Adam
+
+
+class Moving(NamedTuple):
+    """Features on their way, with the two moments of their gradients: each (R, n, q)."""
+
+    y: Tensor
+    first: Tensor
+    second: Tensor
+
+
+Update = Callable[[Moving, Tensor, int, float], Moving]
+
+
+def start(y: Tensor) -> Moving:
+    """Stand still at ``y``."""
+    return Moving(y, torch.zeros_like(y), torch.zeros_like(y))
+
+
+@torch.no_grad()
+def adam(now: Moving, grad: Tensor, step: int, lr: float) -> Moving:
+    """Take Adam's step number ``step`` + 1 down the gradient (arXiv:1412.6980)."""
+    first = now.first.lerp(grad, 1 - BETAS[0])
+    second = (now.second * BETAS[1]).addcmul_(grad, grad, value=1 - BETAS[1])
+    scale = (second / (1 - BETAS[1] ** (step + 1))).sqrt_().add_(EPS)
+    y = now.y.addcdiv(first, scale, value=-lr / (1 - BETAS[0] ** (step + 1)))
+    return Moving(y, first, second)
+
+
+@torch.no_grad()
+def gradient_descent(now: Moving, grad: Tensor, _step: int, lr: float) -> Moving:
+    """Step down the gradient."""
+    return now._replace(y=now.y.add(grad, alpha=-lr))
+
+
+OPTIMIZERS: dict[str, Update] = {"adam": adam, "sgd": gradient_descent}
