@@ -65,7 +65,7 @@ def captured_components(result: SynthesisResult) -> xr.Dataset:
     >>> found["explained"].round(2).values
     array([0.89, 0.1 , 0.01])
     >>> found["captured"][-1, 0].round(1).values  # a CKA of 0.99 with one of three components
-    array([1. , 0.3, 0.2])
+    array([1. , 0.2, 0.3])
     """
     left, singular, _ = principal_components(result.x)
     recorded = result.recorded
@@ -181,7 +181,7 @@ def component_sensitivity(
     >>> component_sensitivity(x, "linear_cka")["numeric"].round(3).values
     array([0.432, 0.009, 0.   ])
     >>> component_sensitivity(x, "nbs")["analytic"].round(3).values
-    array([0.05 , 0.041, 0.005])
+    array([0.255, 0.048, 0.007])
     """
     if not 0 < amplitude < math.inf:
         raise DataError(f"`amplitude` must be above 0 and finite, got {amplitude}.")

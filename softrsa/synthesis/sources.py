@@ -49,10 +49,9 @@ def starting_features(
         width = x.shape[1] if n_units is None else n_units
         if width < 1:
             raise DataError(f"`n_units` must be at least 1, got {n_units}.")
-        generator = torch.Generator().manual_seed(seed)
         draws = [
-            torch.randn(len(x), width, generator=generator, dtype=torch.float64)
-            for _ in range(n_restarts)
+            torch.randn(len(x), width, generator=_generator(seed, i), dtype=torch.float64)
+            for i in range(n_restarts)
         ]
         return torch.stack(draws).to(x)
     init = torch.as_tensor(init)
@@ -68,3 +67,9 @@ def starting_features(
             f"`init` holds {len(start)} starts, `n_restarts` asks for {n_restarts}; leave it out."
         )
     return start
+
+
+def _generator(seed: int, restart: int) -> torch.Generator:
+    """Seed a stream of its own: simulated ``x`` drawn with the same seed must not be the start."""
+    state = np.random.SeedSequence(seed, spawn_key=(restart,)).generate_state(1, np.uint32)
+    return torch.Generator().manual_seed(int(state[0]))
