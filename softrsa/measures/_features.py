@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -34,10 +36,33 @@ def check_features(x: Tensor, y: Tensor, *, at_least: int = 2) -> None:
         ) from error
 
 
-def centered(x: Tensor) -> Tensor:
-    """Subtract the mean over stimuli from each unit; an exact 0 where a unit is constant."""
-    low, high = torch.aminmax(x.detach(), dim=-2, keepdim=True)
-    return (x - x.mean(-2, keepdim=True)).masked_fill(low == high, 0.0)
+def centered(x: Tensor, *, scaled: bool = False) -> Tensor:
+    """Subtract the mean over stimuli from each unit; an exact 0 where a unit is constant.
+
+    With ``scaled`` all are divided by the largest range of a unit, so that powers stay within the
+    range of float32. The gradient takes that number for a constant, which is exact for whatever
+    does not depend on the scale. NaN where all units are constant.
+    """
+    result: Tensor = _Centered.apply(x, scaled)  # type: ignore[assignment]
+    return result
+
+
+class _Centered(torch.autograd.Function):
+    """Few passes over the features: for measures of many stimuli these are what takes time."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scaled: bool) -> Tensor:
+        low, high = x.amin(-2, keepdim=True), x.amax(-2, keepdim=True)
+        # the mean of equal numbers is rounded
+        result = x - torch.where(low == high, low, x.mean(-2, keepdim=True))
+        factor = (high - low).amax(-1, keepdim=True).reciprocal() if scaled else None
+        ctx.factor = factor
+        return result if factor is None else result.mul_(factor)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        rest = grad - grad.mean(-2, keepdim=True)
+        return (rest if ctx.factor is None else rest * ctx.factor), None
 
 
 def undefined(x: Tensor) -> Tensor:

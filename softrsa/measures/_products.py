@@ -1,7 +1,8 @@
 """Inner products of linear kernels, in the cheaper of two forms, with their gradients.
 
 With X (n, p) and Y (n, q), the inner product of the kernels XX' and YY' is the squared norm of X'Y.
-Whichever is smaller, n x n or p x q, is formed, and nothing larger.
+Whichever is smaller, n x n or p x q, is formed, and nothing larger. The gradients are written out:
+they take half the products that differentiating ``x @ x.mT`` would.
 """
 
 from __future__ import annotations
@@ -26,23 +27,19 @@ def kernel_products(x: Tensor, y: Tensor) -> KernelProducts:
     """<XX', YY'>, <XX', XX'> and <YY', YY'> of features (..., n, p) and (..., n, q)."""
     n, p, q = x.shape[-2], x.shape[-1], y.shape[-1]
     if n * n <= p * q:
-        a, b = _symmetric_product(x), _symmetric_product(y)
+        a, b = _Kernel.apply(x), _Kernel.apply(y)
         return KernelProducts(_inner(a, b), _inner(a, a), _inner(b, b))
-    cross = x.mT @ y
-    return KernelProducts(_inner(cross, cross), _self_product(x, p * q), _self_product(y, p * q))
+    lead = torch.broadcast_shapes(x.shape[:-2], y.shape[:-2])
+    cross = _CrossProduct.apply(x.expand(*lead, n, p), y.expand(*lead, n, q))
+    return KernelProducts(cross, _self_product(x, p * q), _self_product(y, p * q))
 
 
 def _inner(a: Tensor, b: Tensor) -> Tensor:
     return torch.linalg.vecdot(a.flatten(-2), b.flatten(-2))
 
 
-def _symmetric_product(x: Tensor) -> Tensor:
-    product: Tensor = _SymmetricProduct.apply(x)  # type: ignore[assignment]
-    return product
-
-
-class _SymmetricProduct(torch.autograd.Function):
-    """XX'; its gradient takes one product where that of ``x @ x.mT`` takes two."""
+class _Kernel(torch.autograd.Function):
+    """XX', for functions of it whose gradient is symmetric."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -50,16 +47,33 @@ class _SymmetricProduct(torch.autograd.Function):
         return x @ x.mT
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
         (x,) = ctx.saved_tensors
-        return (grad + grad.mT) @ x
+        return (2 * grad) @ x
+
+
+class _CrossProduct(torch.autograd.Function):
+    """Squared norm of X'Y."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor) -> Tensor:
+        cross = x.mT @ y
+        ctx.save_for_backward(x, y, cross)
+        return _inner(cross, cross)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:  # type: ignore[override]
+        x, y, cross = ctx.saved_tensors
+        scaled = cross * (2 * grad[..., None, None])
+        needed = ctx.needs_input_grad
+        return y @ scaled.mT if needed[0] else None, x @ scaled if needed[1] else None
 
 
 def _self_product(x: Tensor, limit: int) -> Tensor:
     """Squared norm of X'X (or XX', if that is smaller), at most ``limit`` entries at a time."""
-    rows = x.mT if x.shape[-1] <= x.shape[-2] else x
-    product: Tensor = _SelfProduct.apply(rows, limit)  # type: ignore[assignment]
-    return product
+    return _SelfProduct.apply(x.mT if x.shape[-1] <= x.shape[-2] else x, limit)
 
 
 class _SelfProduct(torch.autograd.Function):
@@ -82,11 +96,11 @@ class _SelfProduct(torch.autograd.Function):
         z, whole = ctx.saved_tensors
         factor = 4 * grad[..., None, None]
         if whole is not None:
-            return factor * (whole @ z), None
+            return (whole * factor) @ z, None
         result = torch.empty_like(z)
         for rows in _stretches(z.shape[-2], ctx.limit):
-            result[..., rows, :] = (z[..., rows, :] @ z.mT) @ z
-        return result.mul_(factor), None
+            result[..., rows, :] = (z[..., rows, :] @ z.mT).mul_(factor) @ z
+        return result, None
 
 
 def _stretches(n: int, limit: int) -> Iterator[slice]:

@@ -63,7 +63,8 @@ def linear_cka(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _linear(x: Tensor, y: Tensor) -> Tensor:
-    products = kernel_products(_unit(centered(x)), _unit(centered(y)))
+    # fourth powers would leave float32's range, so both are scaled
+    products = kernel_products(centered(x, scaled=True), centered(y, scaled=True))
     return products.xy / (products.xx.sqrt() * products.yy.sqrt())
 
 
@@ -135,7 +136,8 @@ def debiased_cka(x: Tensor, y: Tensor) -> Tensor:
 
     Notes
     -----
-    Differentiable wherever it is defined. It equals `centered_pearson` of the linear kernels.
+    Differentiable wherever it is defined; computed in float64. It equals `centered_pearson` of the
+    linear kernels.
 
     References
     ----------
@@ -149,19 +151,21 @@ def debiased_cka(x: Tensor, y: Tensor) -> Tensor:
     tensor(0.7517)
     """
     check_features(x, y, at_least=4)
-    x, y = _unit(centered(x)), _unit(centered(y))
+    dtype = x.dtype
+    # with many units the diagonals, which are taken off again, are nearly all there is
+    x, y = centered(x.double(), scaled=True), centered(y.double(), scaled=True)
     products = kernel_products(x, y)
     a, b = x.square().sum(-1), y.square().sum(-1)  # diagonals of the kernels
     xy = _without_diagonals(products.xy, a, b)
     xx, yy = (
         # what is left of an all but additive kernel is rounding
-        rest.masked_fill(rest <= 8 * torch.finfo(rest.dtype).eps * product, torch.nan)
+        rest.masked_fill(rest <= 8 * torch.finfo(dtype).eps * product, torch.nan)
         for rest, product in (
             (_without_diagonals(products.xx, a, a), products.xx),
             (_without_diagonals(products.yy, b, b), products.yy),
         )
     )
-    return xy / (xx.sqrt() * yy.sqrt())
+    return (xy / (xx.sqrt() * yy.sqrt())).to(dtype)
 
 
 def _without_diagonals(product: Tensor, a: Tensor, b: Tensor) -> Tensor:
@@ -226,5 +230,4 @@ def _double_centered(k: Tensor) -> Tensor:
 
 
 def _unit(x: Tensor) -> Tensor:
-    # the products below are fourth powers, which would leave float32's range
     return x / x.norm(dim=(-2, -1), keepdim=True)

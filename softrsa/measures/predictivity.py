@@ -259,14 +259,16 @@ class _Rule:
             scores = (_unit(centered(predicted)) * _unit(target)).sum(-2)
         constant, variance = constant.expand_as(scores), variance.expand_as(scores)
         if self.average == "variance":
-            weighted = (variance * scores).masked_fill(constant, 0.0)
+            weighted = variance * scores.masked_fill(constant, 0.0)
             return weighted.sum(-1) / variance.sum(-1)
         scores = scores.masked_fill(constant, torch.nan)
         return scores if self.average is None else scores.mean(-1)
 
 
 def _unit(x: Tensor) -> Tensor:
-    return x / x.norm(dim=-2, keepdim=True)
+    size = x.norm(dim=-2, keepdim=True)
+    constant = size == 0  # filled in, because the gradient of 0 / 0 would spread
+    return (x / size.masked_fill(constant, 1.0)).masked_fill(constant, torch.nan)
 
 
 def _ridge_with(strengths: Strengths) -> Fit:

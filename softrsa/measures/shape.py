@@ -60,8 +60,9 @@ def nbs(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _nbs(x: Tensor, y: Tensor) -> Tensor:
-    x, y = (z / z.norm(dim=(-2, -1), keepdim=True) for z in (centered(x), centered(y)))
-    return cross_nuclear_norm(x, y)
+    x, y = centered(x, scaled=True), centered(y, scaled=True)
+    sizes = x.norm(dim=(-2, -1)) * y.norm(dim=(-2, -1))
+    return cross_nuclear_norm(x, y) / sizes
 
 
 def angular_procrustes(x: Tensor, y: Tensor) -> Tensor:

@@ -152,9 +152,7 @@ class TestEveryMeasure:
     def test_single_precision_agrees(self, entry, shape, rng):
         x, y = (z.float() for z in features(rng, 20, shape=shape))
         expected = entry(x.double(), y.double())
-        # of 4 stimuli, debiased CKA is a ratio of small differences
-        tolerance = 1e-3 if entry.name == "debiased_cka" else 1e-4
-        torch.testing.assert_close(entry(x, y).double(), expected, rtol=0, atol=tolerance)
+        torch.testing.assert_close(entry(x, y).double(), expected, rtol=0, atol=1e-4)
 
     def test_far_from_zero_in_single_precision(self, entry, rng):
         x, y = (z.float() for z in features(rng, shape=(40, 3, 3)))
