@@ -13,11 +13,12 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import nn
 
-import softrsa.cli
+import softrsa.cli.align
 from softrsa.activations import NamedModel, preprocess_image
 from softrsa.alignment import AlignmentResult
 from softrsa.alignment.align import RowOffsetWarning
-from softrsa.cli import FILES, main
+from softrsa.cli import main
+from softrsa.cli.align import FILES
 from softrsa.errors import DTypeError
 from softrsa.rsm import build_rsms
 
@@ -287,7 +288,7 @@ def test_network_on_the_images_of_a_data_set(scores, monkeypatch):
         assert name == "small"
         return NamedModel(module, preprocess_image, {"pixels": "1", "random": "2"})
 
-    monkeypatch.setattr(softrsa.cli, "load_model", load)
+    monkeypatch.setattr(softrsa.cli.align, "load_model", load)
     arguments = ("--dataset", "kriegeskorte92", "--model", "small", "--regions", "human IT")
     table = scores(*arguments, "--layers", "pixels", *PLAIN)
     assert table[["layer", "region"]].values.tolist() == [["pixels", "human IT"]]

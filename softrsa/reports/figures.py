@@ -209,6 +209,12 @@ def _figure(height: float, *, width: float = WIDTH) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
+def panels(count: int, *, height: float = 2.6) -> tuple[Figure, list[Axes]]:
+    """Give a figure with so many panels side by side."""
+    figure = _figure(height, width=min(1.4 * height * count, WIDTH))
+    return figure, list(figure.subplots(1, count, squeeze=False)[0])
+
+
 def _colors(count: int) -> list[str]:
     """Take colors from the palette while it lasts, then from an even scale."""
     return list(COLORS[:count]) if count <= len(COLORS) else _scale(count)

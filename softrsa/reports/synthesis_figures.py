@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
-from softrsa.reports.figures import COLORS, MARKERS, _figure, _scale
+from softrsa.reports.figures import COLORS, MARKERS, _scale, panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -194,7 +194,7 @@ def plot_decoding(
 
 
 def _panel(ax: Axes | None, *, size: float = 2.6) -> Axes:
-    return _figure(size, width=1.4 * size).subplots() if ax is None else ax
+    return panels(1, height=size)[1][0] if ax is None else ax
 
 
 def _named(ax: Axes, x: str, y: str) -> Axes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -15,7 +16,12 @@ from softrsa.synthesis.objective import MeasureLike, make_objective, name_of
 from softrsa.synthesis.result import SynthesisResult
 from softrsa.synthesis.sources import Features, as_tensor, labelled_features
 
+ROUNDING = 1e-6  # of a share of 1, for features of either float type
 BLOCK = 2**22  # entries of perturbed features scored at once
+
+
+class TrivialCaptureWarning(UserWarning):
+    """Synthetic features have so many units that any values hold every component."""
 
 
 def captured_components(result: SynthesisResult) -> xr.Dataset:
@@ -46,6 +52,11 @@ def captured_components(result: SynthesisResult) -> xr.Dataset:
     DataError
         If ``x`` is constant over stimuli.
 
+    Warns
+    -----
+    TrivialCaptureWarning
+        If there are at least n - 1 synthetic units, which hold everything from the start.
+
     Notes
     -----
     A linear map of the synthetic features is fitted without held-out stimuli, so even random
@@ -70,8 +81,17 @@ def captured_components(result: SynthesisResult) -> xr.Dataset:
     left, singular, _ = principal_components(result.x)
     recorded = result.recorded
     captured = torch.stack([captured_share(step, left) for step in recorded])
+    captured = torch.where(captured > 1 - ROUNDING, 1.0, captured)
     scores = result.recorded_scores
-    variance = singular.square() / (len(left) - 1)
+    n, q = recorded.shape[-2:]
+    if q >= n - 1:
+        warnings.warn(
+            f"With {q} synthetic units for {n} stimuli any values hold every component, so nothing "
+            "can be seen of which are captured. Optimize fewer units (`n_units`, or --units).",
+            TrivialCaptureWarning,
+            stacklevel=2,
+        )
+    variance = singular.square() / (n - 1)
     return xr.Dataset(
         {
             "variance": ("component", variance.numpy()),

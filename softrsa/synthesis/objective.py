@@ -40,22 +40,28 @@ class Objective:
 
 def make_objective(measure: MeasureLike, x: Tensor, *, similarity: str) -> Objective:
     """Fix the first input of a measure; one on RSMs reads RSMs of the given similarity."""
-    if isinstance(measure, str):
-        measure = get(measure)
-    if not isinstance(measure, Measure):
+    if isinstance(measure, (str, Measure)):
+        measure = check_differentiable(measure)
+    else:
         return Objective(name_of(measure), _checked(measure, x))
-    if not measure.differentiable:
-        known = [name for name, entry in available().items() if entry.differentiable]
-        raise DataError(
-            f"{measure.name!r} passes no gradient, so no data can be optimized to it. "
-            f"Differentiable: {', '.join(known)}."
-        )
     low, high = measure.range
     worst, best = (low, high) if measure.larger_is_more_similar else (high, low)
     return Objective(
         measure.name, _of_entry(measure, x, similarity), worst, best,
         measure.larger_is_more_similar,
     )  # fmt: skip
+
+
+def check_differentiable(measure: str | Measure) -> Measure:
+    """Look a measure up, refusing one without a gradient."""
+    entry = get(measure) if isinstance(measure, str) else measure
+    if not entry.differentiable:
+        known = [name for name, entry in available().items() if entry.differentiable]
+        raise DataError(
+            f"{entry.name!r} passes no gradient, so no data can be optimized to it. "
+            f"Differentiable: {', '.join(known)}."
+        )
+    return entry
 
 
 def name_of(measure: MeasureLike) -> str:

@@ -1,14 +1,11 @@
-"""The command `softrsa`: parse, call public functions, write files; no mathematics."""
+"""`softrsa align`: a model's layers with a brain's regions on held-out stimuli."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NoReturn
 
 import xarray as xr
 
@@ -19,66 +16,17 @@ from softrsa.alignment import AlignmentResult
 from softrsa.alignment.align import named_parts
 from softrsa.alignment.fitting import TRANSFORMS
 from softrsa.alignment.sides import Data
-from softrsa.errors import DataError, SoftRSAError, unknown_name
-from softrsa.io import atomic_path
-from softrsa.io.wording import counted, listed
-from softrsa.recordings import average_trials, select
+from softrsa.cli.common import DPI, check_one_source, names, outputs, read, seed
+from softrsa.errors import DataError, unknown_name
+from softrsa.io.wording import listed
+from softrsa.recordings import select
 from softrsa.reports import format_best, format_table
 
-DPI = 200
 FILES = ("scores.csv", "result.nc", "alignment.png", "transforms.png")
 
-EXAMPLES = """examples:
-  softrsa align --demo --out results/
-  softrsa align --dataset kriegeskorte92 --model efficientnet-lite0 --out results/
-  softrsa align LAYERS.nc RECORDINGS.nc --by layer --region region --subject subject \\
-      --transform identity,geo_topological,global,instance --folds 5 --out results/
-"""
 
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; a user's mistake is one line on stderr and exit code 2."""
-    arguments = _parser().parse_args(argv)
-    try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", UserWarning)
-            arguments.run(arguments)
-        for message in dict.fromkeys(str(w.message) for w in caught):
-            _say(f"softrsa: warning: {_one_line(message)}")
-    except (SoftRSAError, OSError) as error:
-        _say(f"softrsa: error: {_one_line(error)}")
-        return 2
-    except KeyboardInterrupt:
-        _say("softrsa: stopped; nothing was written.")
-        return 130
-    return 0
-
-
-class _Parser(argparse.ArgumentParser):
-    """An ArgumentParser whose mistakes are one line too."""
-
-    def error(self, message: str) -> NoReturn:
-        _say(f"softrsa: error: {_one_line(message)} See `{self.prog} --help`.")
-        sys.exit(2)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="softrsa",
-        description="Representational similarity analysis with learned transforms.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--version", action="version", version=softrsa.__version__)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    _add_align(commands.add_parser(
-        "align", help="align a model's layers with a brain's regions on held-out stimuli",
-        epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
-    ))  # fmt: skip
-    return parser
-
-
-def _add_align(parser: argparse.ArgumentParser) -> None:
+def add_align(parser: argparse.ArgumentParser) -> None:
+    """Give the parser its options."""
     add = parser.add_argument
     add(
         "files",
@@ -95,13 +43,13 @@ def _add_align(parser: argparse.ArgumentParser) -> None:
     add("--by", default="layer", help="coordinate that holds layers (%(default)s)")
     add("--region", default="region", help="coordinate that holds regions (%(default)s)")
     add("--subject", default="subject", help="coordinate that holds subjects (%(default)s)")
-    add("--layers", type=_names, help="only these layers, comma-separated")
-    add("--regions", type=_names, help="only these regions, comma-separated")
+    add("--layers", type=names, help="only these layers, comma-separated")
+    add("--regions", type=names, help="only these regions, comma-separated")
     add("--similarity", default="correlation", help="between stimuli (%(default)s)")
     add("--measure", default="centered_pearson", help="between RSMs (%(default)s)")
     add(
         "--transform",
-        type=_names,
+        type=names,
         default=list(TRANSFORMS),
         metavar="A,B,...",
         help=f"of: {','.join(TRANSFORMS)} (all)",
@@ -124,7 +72,7 @@ def _add_align(parser: argparse.ArgumentParser) -> None:
         help="a control: shuffle the brain's stimuli, so every gain must vanish",
     )
     add(
-        "--seed", type=_seed, default=0, metavar="N",
+        "--seed", type=seed, default=0, metavar="N",
         help="of folds, inner folds and --permute (%(default)s)",
     )  # fmt: skip
     add("--device", default="auto", help="auto, cpu, cuda or cuda:0 (%(default)s)")
@@ -134,7 +82,7 @@ def _add_align(parser: argparse.ArgumentParser) -> None:
 
 def _align(arguments: argparse.Namespace) -> None:
     """Load, align, write, show."""
-    with _outputs(arguments.out) as paths:
+    with outputs(arguments.out, FILES) as paths:
         layers, regions = _load(arguments)
         result = softrsa.align(
             layers,
@@ -159,20 +107,6 @@ def _align(arguments: argparse.Namespace) -> None:
         sys.stdout.write(f"Results are in {arguments.out.resolve()}\n")
 
 
-@contextmanager
-def _outputs(out: Path) -> Iterator[dict[str, Path]]:
-    """Give temporary paths, before the work, that become the output files if all goes well."""
-    new = [folder for folder in (out, *out.parents) if not folder.exists()]
-    try:
-        with ExitStack() as stack:
-            yield {name: stack.enter_context(atomic_path(out / name)) for name in FILES}
-    except BaseException:
-        for folder in new:
-            with suppress(OSError):  # not there yet, or not empty
-                folder.rmdir()
-        raise
-
-
 def _write(result: AlignmentResult, paths: Mapping[str, Path]) -> None:
     """Write the result, its table and its figures."""
     result.table.to_csv(paths["scores.csv"], index=False)
@@ -186,7 +120,7 @@ def _load(arguments: argparse.Namespace) -> tuple[dict[str, Data], dict[str, Dat
     _check_sources(arguments)
     name = "simulated" if arguments.demo else arguments.dataset
     if name is None:
-        layers, brain = (_read(path) for path in arguments.files)
+        layers, brain = (read(path) for path in arguments.files)
         _check_labels(brain, arguments, "region", arguments.files[1])
         regions: Mapping[str, Data] = named_parts(brain, arguments.region, "region")
     else:
@@ -203,17 +137,7 @@ def _load(arguments: argparse.Namespace) -> tuple[dict[str, Data], dict[str, Dat
 
 def _check_sources(arguments: argparse.Namespace) -> None:
     """Refuse sources that are missing, doubled, or would be ignored."""
-    given = [
-        counted(len(arguments.files), "file"),
-        *(["--demo"] if arguments.demo else []),
-        *([f"--dataset {arguments.dataset}"] if arguments.dataset else []),
-    ]
-    named = arguments.demo + bool(arguments.dataset)
-    if (named, len(arguments.files)) not in ((1, 0), (0, 2)):
-        raise DataError(
-            "Give two files (LAYERS.nc RECORDINGS.nc), or --dataset NAME, or --demo; got "
-            f"{' and '.join(given)}."
-        )
+    check_one_source(arguments, files=2, wanted="two files (LAYERS.nc RECORDINGS.nc)")
     if arguments.model and not arguments.dataset:
         raise DataError(
             f"--model {arguments.model} needs images to look at: use it with --dataset NAME, not "
@@ -221,12 +145,6 @@ def _check_sources(arguments: argparse.Namespace) -> None:
         )
     if arguments.untrained and not arguments.model:
         raise DataError("--untrained is about a network: name one with --model.")
-
-
-def _read(path: Path) -> xr.DataArray:
-    """Read a file; the trials of each stimulus are averaged."""
-    array = softrsa.load(path)
-    return average_trials(array) if "trial" in array.dims else array
 
 
 def _check_labels(
@@ -267,28 +185,3 @@ def _layers_of(data: datasets.DataSet, arguments: argparse.Namespace) -> xr.Data
         model.module, data.images, wanted, preprocess=model.preprocess,
         progress=not arguments.quiet,
     )  # fmt: skip
-
-
-def _names(text: str) -> list[str]:
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    if not names:
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected names separated by commas.")
-    return names
-
-
-def _seed(text: str) -> int:
-    if not text.isdecimal() or int(text) >= 2**63:
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number from 0 to 2^63.")
-    return int(text)
-
-
-def _one_line(message: object) -> str:
-    return " ".join(str(message).split())
-
-
-def _say(line: str) -> None:
-    sys.stderr.write(f"{line}\n")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

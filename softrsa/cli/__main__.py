@@ -1,0 +1,7 @@
+"""`python -m softrsa.cli`."""
+
+import sys
+
+from softrsa.cli import main
+
+sys.exit(main())

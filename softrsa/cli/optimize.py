@@ -1,0 +1,177 @@
+"""`softrsa optimize`: random data changed until measures give them a score against real ones."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from softrsa import datasets
+from softrsa.cli.common import DPI, check_one_source, names, outputs, read, seed
+from softrsa.errors import DataError, unknown_name
+from softrsa.io.wording import listed
+from softrsa.recordings import split_units
+from softrsa.reports.figures import COLORS, MARKERS, panels
+from softrsa.reports.synthesis_figures import plot_capture, plot_scores
+from softrsa.synthesis import SynthesisResult, captured_components, optimize_to_score
+from softrsa.synthesis.objective import check_differentiable
+
+FILES = ("components.csv", "scores.png", "components.png")
+
+
+def add_optimize(parser: argparse.ArgumentParser) -> None:
+    """Give the parser its options."""
+    add = parser.add_argument
+    add(
+        "files", nargs="*", metavar="FILE", type=Path,
+        help="a netCDF file of recordings or activations",
+    )  # fmt: skip
+    add("--demo", action="store_true", help="use the simulated data set that softrsa carries")
+    add("--dataset", help=f"one of: {', '.join(datasets.available())}")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--region", help="the region whose units to compare with")
+    which.add_argument("--layer", help="the layer whose units to compare with")
+    add("--out", type=Path, required=True, metavar="DIR", help="where results are written")
+    add(
+        "--measure", type=names, default=["nbs", "linear_cka"], metavar="A,B,...",
+        help="differentiable ones of softrsa.measures (nbs,linear_cka)",
+    )  # fmt: skip
+    add("--similarity", default="correlation", help="of RSMs, for measures on those (%(default)s)")
+    add("--target", type=float, default=0.99, help="score to reach (%(default)s)")
+    add("--restarts", type=int, default=1, metavar="N", help="random starts (%(default)s)")
+    add("--units", type=int, metavar="N", help="width of the random data (as the real ones)")
+    add("--lr", type=float, default=0.1, help="learning rate of Adam (%(default)s)")
+    add("--max-steps", type=int, default=1000, metavar="N", help="at most (%(default)s)")
+    add("--seed", type=seed, default=0, metavar="N", help="of the starts (%(default)s)")
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:0 (%(default)s)")
+    add("--quiet", action="store_true", help="no progress and no table")
+    parser.set_defaults(run=_optimize)
+
+
+def _optimize(arguments: argparse.Namespace) -> None:
+    """Load, optimize to each measure, write, show."""
+    measures = list(dict.fromkeys(arguments.measure))
+    for measure in measures:
+        check_differentiable(measure)
+    with outputs(arguments.out, [*(f"{m}.nc" for m in measures), *FILES]) as paths:
+        x = _load(arguments)
+        results = {
+            measure: optimize_to_score(
+                x, measure, target=arguments.target, n_restarts=arguments.restarts,
+                n_units=arguments.units, similarity=arguments.similarity, lr=arguments.lr,
+                max_steps=arguments.max_steps, seed=arguments.seed, device=arguments.device,
+                progress=not arguments.quiet,
+            )
+            for measure in measures
+        }  # fmt: skip
+        components = {measure: captured_components(r) for measure, r in results.items()}
+        _write(results, components, paths)
+    if not arguments.quiet:
+        sys.stdout.write(f"{_summary(results, components)}\n")
+        sys.stdout.write(f"Results are in {arguments.out.resolve()}\n")
+
+
+def _write(
+    results: Mapping[str, SynthesisResult],
+    components: Mapping[str, xr.Dataset],
+    paths: Mapping[str, Path],
+) -> None:
+    """Write every result, the table of components and the figures."""
+    for measure, result in results.items():
+        result.to_netcdf(paths[f"{measure}.nc"])
+    tables = [_table(part).assign(measure=measure) for measure, part in components.items()]
+    table = pd.concat(tables, ignore_index=True)
+    table = table[["measure", *table.columns.drop("measure")]]
+    table.to_csv(paths["components.csv"], index=False)
+    for name in ("scores.png", "components.png"):
+        figure, (ax,) = panels(1)
+        for i, measure in enumerate(results):
+            color, marker = COLORS[i % len(COLORS)], MARKERS[i % len(MARKERS)]
+            if name == "scores.png":
+                plot_scores(results[measure].data, ax=ax, color=color)
+            else:
+                plot_capture(components[measure], ax=ax, color=color, marker=marker)
+        ax.legend(fontsize=8, frameon=False)
+        figure.savefig(paths[name], dpi=DPI)
+
+
+def _table(components: xr.Dataset) -> pd.DataFrame:
+    """Give every component of every restart a row."""
+    end = components.isel(recorded_step=-1, drop=True)
+    shown = end[["variance", "explained", "captured", "score_at_capture"]]
+    return shown.to_dataframe(dim_order=["restart", "component"]).reset_index()
+
+
+def _summary(results: Mapping[str, SynthesisResult], components: Mapping[str, xr.Dataset]) -> str:
+    """Say how far each measure got and what it left out."""
+    lines = []
+    for measure, result in results.items():
+        steps = result.steps_to_target.numpy()
+        met = steps[np.isfinite(steps)]
+        took = f"in {met.mean():.0f} steps" if len(met) == len(steps) else "not everywhere"
+        if not len(met):
+            took = "not"
+        captured = components[measure]["captured"].isel(recorded_step=-1)
+        half = int((captured.mean("restart") >= 0.5).sum())
+        lines.append(
+            f"{measure}: {float(result.scores[-1].mean()):.4f}, target {took} reached; the data "
+            f"optimized hold at least half of {half} of {captured.sizes['component']} components"
+        )
+    return "\n".join(lines)
+
+
+def _load(arguments: argparse.Namespace) -> xr.DataArray:
+    """Read the features to compare with."""
+    check_one_source(arguments, files=1, wanted="one file")
+    name = "simulated" if arguments.demo else arguments.dataset
+    if name is None:
+        array = read(arguments.files[0])
+        found = {
+            kind: split_units(array, kind) if kind in array.coords else {}
+            for kind in ("layer", "region")
+        }
+        x = _choose(found, arguments, arguments.files[0], whole=array)
+    else:
+        data = datasets.load(name, progress=not arguments.quiet)
+        layers = {} if data.layers is None else _layers(data.layers)
+        x = _choose({"layer": layers, "region": data.regions}, arguments, name)
+    if "unit" not in x.dims:
+        raise DataError(
+            f"{arguments.files[0] if name is None else name} has RDMs there, and random data are "
+            "optimized against units: recordings or activations (stimulus, unit)."
+        )
+    return x
+
+
+def _layers(layers: xr.DataArray) -> dict[str, xr.DataArray]:
+    if "unit" in layers.dims:
+        return split_units(layers, "layer")
+    return {str(name): layers.sel(layer=name) for name in layers["layer"].values}
+
+
+def _choose(
+    found: Mapping[str, Mapping[str, xr.DataArray]],
+    arguments: argparse.Namespace,
+    source: Path | str,
+    *,
+    whole: xr.DataArray | None = None,
+) -> xr.DataArray:
+    """Take the part that is named, or the only one there is."""
+    for kind, parts in found.items():
+        name = getattr(arguments, kind)
+        if name is not None:
+            if name not in parts:
+                raise unknown_name(f"{kind} in {source}:", name, parts)
+            return parts[name]
+    parts = {(kind, name): part for kind in found for name, part in found[kind].items()}
+    if len(parts) == 1:
+        return next(iter(parts.values()))
+    if not parts and whole is not None:
+        return whole
+    choices = "; ".join(f"--{kind} {listed(part, 10)}" for kind, part in found.items() if part)
+    raise DataError(f"{source} has several parts; name one of {choices}.")
