@@ -1,9 +1,10 @@
-"""Transforms of similarity matrices: SoftStep and its gates, geo-topological, double-centering."""
+"""Transforms of similarities: SoftStep and gates, geo-topological, double-centering, soft ranks."""
 
 from softrsa.transforms.center import double_center
 from softrsa.transforms.gates import EmbeddingGate, Gate, GlobalGate, ProfileGate, StepParameters
 from softrsa.transforms.geo_topological import GeoTopological, geo_topological
 from softrsa.transforms.modules import Family, SoftStep
+from softrsa.transforms.soft_rank import soft_rank
 from softrsa.transforms.soft_step import (
     log_soft_step,
     log_soft_step_s2,
@@ -24,6 +25,7 @@ __all__ = [
     "geo_topological",
     "log_soft_step",
     "log_soft_step_s2",
+    "soft_rank",
     "soft_step",
     "soft_step_s2",
 ]
