@@ -1,6 +1,11 @@
 """Learned alignment of a model's layers with a brain's regions."""
 
-from softrsa.alignment.align import DegenerateFitWarning, RowOffsetWarning, align
+from softrsa.alignment.align import (
+    DegenerateFitWarning,
+    FewStimuliWarning,
+    RowOffsetWarning,
+    align,
+)
 from softrsa.alignment.aligner import Aligner
 from softrsa.alignment.folds import Split, random_splits, stimulus_folds
 from softrsa.alignment.result import AlignmentResult
@@ -10,6 +15,7 @@ __all__ = [
     "Aligner",
     "AlignmentResult",
     "DegenerateFitWarning",
+    "FewStimuliWarning",
     "FitSettings",
     "RowOffsetWarning",
     "Split",

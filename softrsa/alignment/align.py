@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from importlib.metadata import version
 from typing import Literal
 
 import torch
 import xarray as xr
+from torch import Tensor
 
 from softrsa._checks import resolve_device
 from softrsa.alignment.embedding import rotated
+from softrsa.alignment.features import (
+    check_feature_measure,
+    evaluate_features,
+    few_stimuli_warnings,
+    score_features,
+)
 from softrsa.alignment.fitting import LEARNED, TRANSFORMS
 from softrsa.alignment.folds import Split, split_stimuli
 from softrsa.alignment.plan import check_names
@@ -21,14 +29,18 @@ from softrsa.alignment.result import KIND, AlignmentResult
 from softrsa.alignment.runs import (
     collect,
     degenerate_warnings,
+    evaluate,
     fit_all,
     make_runs,
     row_offset_warnings,
+    score_all_stimuli,
 )
 from softrsa.alignment.settings import FitSettings
 from softrsa.alignment.sides import Data, Side, as_side, join_all
 from softrsa.errors import DataError, StimulusError, unknown_name
 from softrsa.io import check_rdms
+from softrsa.measures import get
+from softrsa.measures._spectral import coordinates
 from softrsa.recordings import split_units
 
 LabelledData = Mapping[str, Data] | Data
@@ -41,7 +53,7 @@ def align(
     by: str = "layer",
     region: str = "region",
     subject: str = "subject",
-    transforms: Sequence[str] = TRANSFORMS,
+    transforms: Sequence[str] | None = None,
     measure: str = "centered_pearson",
     similarity: str = "correlation",
     folds: int | Sequence[Split] = 5,
@@ -63,11 +75,16 @@ def align(
         `Aligner.fit` takes them. Labelled data are joined by stimulus id.
     by, region, subject : str
         Names of the coordinates that hold layers, regions and subjects.
-    transforms : sequence of str
-        Which transforms to report: see `Aligner`. The fixed ones are always computed, as
-        baselines. "selected" chooses among the others named, or among all if it is named alone.
-    measure, similarity : str
-        Names of `softrsa.measures.available` and `softrsa.rsm.similarity_matrix`.
+    transforms : sequence of str, optional
+        Which transforms to report: see `Aligner`; all by default. The fixed ones are always
+        computed, as baselines. "selected" chooses among the others named, or among all if it is
+        named alone.
+    measure : str
+        A name of `softrsa.measures.available`. One on features compares units directly, without
+        RSMs: "identity" is then the only transform, and predictivity is fitted on the training
+        stimuli. Of a distance the negative is the score.
+    similarity : str
+        A name of `softrsa.rsm.similarity_matrix`.
     folds : int or sequence of Split
         Folds over stimuli, or splits of your own.
     subjects : {"pooled", "leave_one_out"}
@@ -119,13 +136,19 @@ def align(
     [['right', 0.7], ['wrong', -0.1]]
     """
     names = _checked_names(transforms, measure, similarity, subjects)
-    settings = settings or FitSettings()
+    entry, settings = get(measure), settings or FitSettings()
+    of_features = entry.takes == "features"
     target = resolve_device(device)
     parts = joined(named_parts(layers, by, "layer"), named_parts(regions, region, "region"), join)
+    learned = bool({*LEARNED, "selected"} & {*names})
+    # predictivity is of the brain's own units, so only the model's may be rotated
+    keep = (coordinates, Tensor.double) if of_features else (rotated if learned else None,) * 2
     layer_sides, region_sides = (
-        _sides(data, similarity, subject, target, compact=bool({*LEARNED, "selected"} & {*names}))
-        for data in parts
+        _sides(data, similarity, subject, target, how)
+        for data, how in zip(parts, keep, strict=True)
     )
+    if of_features:
+        check_feature_measure(entry, names, {**layer_sides, **region_sides})
     n_stimuli = _common_count([*layer_sides.items(), *region_sides.items()])
     splits = split_stimuli(n_stimuli, folds, seed=seed)
     if permute:
@@ -137,8 +160,15 @@ def align(
         for area in region_sides.items()
         for run in make_runs(layer, area, splits, subjects)
     ]
-    fit_all(runs, names, measure, similarity, settings, seed=seed, progress=progress)
-    data = collect(runs, layer_sides, region_sides, measure)
+    if not of_features:
+        fit_all(runs, names, measure, similarity, settings, seed=seed, progress=progress)
+    judge, judge_all = (
+        (evaluate_features, score_features) if of_features else (evaluate, score_all_stimuli)
+    )
+    data = collect(
+        runs, layer_sides, region_sides, partial(judge, measure=entry),
+        partial(judge_all, measure=entry),
+    )  # fmt: skip
     choices = {
         "measure": measure, "similarity": similarity, "subjects": subjects, "seed": seed,
         "permuted": int(permute), "settings": json.dumps(asdict(settings)),
@@ -146,16 +176,24 @@ def align(
         "stimuli_left_out": json.dumps(_left_out(parts)),
         "softrsa_kind": KIND, "softrsa_version": version("softrsa"),
     }  # fmt: skip
-    offsets, collapsed = row_offset_warnings(data, names, measure), degenerate_warnings(data)
-    for message in offsets:
-        warnings.warn(message, RowOffsetWarning, stacklevel=2)
-    for message in collapsed:
-        warnings.warn(message, DegenerateFitWarning, stacklevel=2)
-    return AlignmentResult(data.assign_attrs(choices, warnings=json.dumps([*offsets, *collapsed])))
+    found = {
+        RowOffsetWarning: row_offset_warnings(data, names, measure),
+        DegenerateFitWarning: degenerate_warnings(data),
+        FewStimuliWarning: few_stimuli_warnings(entry, runs) if of_features else [],
+    }
+    for category, messages in found.items():
+        for message in messages:
+            warnings.warn(message, category, stacklevel=2)
+    messages = json.dumps([message for part in found.values() for message in part])
+    return AlignmentResult(data.assign_attrs(choices, warnings=messages))
 
 
 class RowOffsetWarning(UserWarning):
     """A score says more about one number per stimulus than about geometry."""
+
+
+class FewStimuliWarning(UserWarning):
+    """A measure on features is high for any features, as there are more units than stimuli."""
 
 
 class DegenerateFitWarning(UserWarning):
@@ -163,9 +201,11 @@ class DegenerateFitWarning(UserWarning):
 
 
 def _checked_names(
-    transforms: Sequence[str] | str, measure: str, similarity: str, subjects: str
+    transforms: Sequence[str] | str | None, measure: str, similarity: str, subjects: str
 ) -> list[str]:
     """Refuse unknown names before any work is done; repeated ones count once."""
+    if transforms is None:
+        transforms = TRANSFORMS if get(measure).takes != "features" else ["identity"]
     given = [transforms] if isinstance(transforms, str) else transforms
     names = [name for name in TRANSFORMS if name in given]
     for name in given:
@@ -231,12 +271,16 @@ def _common_count(sides: Sequence[tuple[str, Side]]) -> int:
 
 
 def _sides(
-    parts: Mapping[str, Data], similarity: str, subject: str, device: torch.device, *, compact: bool
+    parts: Mapping[str, Data],
+    similarity: str,
+    subject: str,
+    device: torch.device,
+    keep: Callable[[Tensor], Tensor] | None,
 ) -> dict[str, Side]:
-    """RSMs of every part; units are rotated into as few dimensions as there are stimuli."""
+    """RSMs of every part, and its units as ``keep`` leaves them."""
     sides = {}
     for name, data in parts.items():
         side = as_side(data, similarity=similarity, name=name, subject=subject, device=device)
-        units = tuple(rotated(u) for u in side.units) if compact and side.units else None
+        units = tuple(keep(u) for u in side.units) if keep and side.units else None
         sides[name] = replace(side, units=units)
     return sides

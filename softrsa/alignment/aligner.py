@@ -20,6 +20,7 @@ from softrsa.alignment.settings import FitSettings
 from softrsa.alignment.side_transforms import Centered, HardGT, Identity, SoftGate
 from softrsa.alignment.sides import Data, Side, as_side, join_all
 from softrsa.errors import (
+    DataError,
     FileFormatError,
     FileMissingError,
     NotFittedError,
@@ -126,6 +127,11 @@ class Aligner:
             If the fit diverges or collapses.
         """
         check_names(self.transform, self.measure, self.similarity)
+        if get(self.measure).takes == "features":
+            raise DataError(
+                f"An Aligner transforms RSMs, and {self.measure!r} compares features: use "
+                f"`align(..., measure={self.measure!r})` or `softrsa.measures.{self.measure}`."
+            )
         settings = self.settings or FitSettings()
         sides = self._sides(model, brain)
         plan = make_plan(self.measure, *sides, settings)

@@ -61,7 +61,8 @@ class AlignmentResult:
         """
         data = self.data
         shown = data.attrs["transforms"].split(",")
-        baseline = data["score"].sel(transform=FIXED_BASELINES).mean("fold").max("transform")
+        fixed = [name for name in FIXED_BASELINES if name in data["transform"].values]
+        baseline = data["score"].sel(transform=fixed).mean("fold").max("transform")
         summary = data[["score", "train_score", "row_offset_share", *_CEILING]].mean("fold")
         summary["score_se"] = data["score"].std("fold", ddof=1) / data.sizes["fold"] ** 0.5
         summary["rsa_score"] = data["rsa_score"].mean("fold").broadcast_like(summary["score"])

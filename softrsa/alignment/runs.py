@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -136,9 +136,14 @@ def evaluate(run: Run, measure: Measure) -> dict[str, dict[str, Any]]:
                 _describe(fitted, brain.rsms, readers, "brain"),
             ),
         }
-    plain = pearson(off_diagonal(model.rsms), off_diagonal(brain.rsms[chosen])).mean()
-    records["identity"]["rsa_score"] = float(plain)
+    records["identity"]["rsa_score"] = plain_rsa(model, brain, chosen)
     return records
+
+
+def plain_rsa(model: Side, brain: Side, subjects: Sequence[int]) -> float:
+    """Mean over subjects of the Pearson correlation of RSMs as they are."""
+    rsms = brain.rsms[list(subjects)]
+    return float(pearson(off_diagonal(model.rsms), off_diagonal(rsms)).mean())
 
 
 def _describe(
@@ -157,10 +162,17 @@ def _describe(
 
 
 def collect(
-    runs: Sequence[Run], layers: Mapping[str, Side], regions: Mapping[str, Side], measure: str
+    runs: Sequence[Run],
+    layers: Mapping[str, Side],
+    regions: Mapping[str, Side],
+    evaluate_run: Callable[[Run], dict[str, dict[str, Any]]],
+    score_all: Callable[[str, Side, Side], float],
 ) -> xr.Dataset:
-    """Evaluate all runs and put them into one labelled data set."""
-    names = [name for name in TRANSFORMS if name in runs[0].fitted]
+    """Evaluate all runs and put them into one labelled data set.
+
+    ``score_all`` scores a transform, a layer and a region over all stimuli, NaN where it is fitted.
+    """
+    names = [name for name in TRANSFORMS if name in runs[0].fitted] or ["identity"]
     n_folds = max(run.fold for run in runs) + 1
     shape = (len(layers), len(regions), len(names), n_folds)
     numbers = {key: np.full(shape, np.nan) for key in NUMBERS}
@@ -169,11 +181,14 @@ def collect(
     mean, sd = (np.full((*shape, 2, 3), np.nan) for _ in range(2))
     curve = np.full((*shape, 2, len(CURVE_QUANTILES), len(CURVE_GRID)), np.nan)
     positions = {k: i for i, k in enumerate(layers)}, {k: i for i, k in enumerate(regions)}
-    rsms = runs[0].brain.rsms
-    entry = get(measure)
-    evaluated = map_on_cores(
-        lambda run: evaluate(run, entry), runs, entries=rsms.numel(), device=rsms.device
+    everywhere = np.array(
+        [
+            [[score_all(name, a, b) for name in names] for b in regions.values()]
+            for a in layers.values()
+        ]
     )
+    rsms = runs[0].brain.rsms
+    evaluated = map_on_cores(evaluate_run, runs, entries=rsms.numel(), device=rsms.device)
     for run, records in zip(runs, evaluated, strict=True):
         place = positions[0][run.layer], positions[1][run.region]
         rsa[(*place, run.fold)] = records["identity"]["rsa_score"]
@@ -194,7 +209,7 @@ def collect(
             "step_mean": ((*dims, "side", "parameter"), mean),
             "step_sd": ((*dims, "side", "parameter"), sd),
             "curve": ((*dims, "side", "anchor_quantile", "similarity"), curve),
-            "all_stimuli_score": (dims[:3], _over_all_stimuli(layers, regions, names, measure)),
+            "all_stimuli_score": (dims[:3], everywhere),
             "n_subjects": ("region", [len(side.subjects) for side in regions.values()]),
         },
         {
@@ -205,19 +220,12 @@ def collect(
     )  # fmt: skip
 
 
-def _over_all_stimuli(
-    layers: Mapping[str, Side], regions: Mapping[str, Side], names: Sequence[str], measure: str
-) -> np.ndarray:
-    """Score with the subjects' mean RSM over all stimuli; only where nothing is fitted."""
-    scores = np.full((len(layers), len(regions), len(names)), np.nan)
-    entry = get(measure)
-    for i, model in enumerate(layers.values()):
-        for j, brain in enumerate(regions.values()):
-            for name in UNFITTED.keys() & {*names}:
-                transform = UNFITTED[name]()
-                pair = transform(model.rsms[0]), transform(brain.rsms.mean(0))
-                scores[i, j, names.index(name)] = float(entry.between(*pair))
-    return scores
+def score_all_stimuli(name: str, model: Side, brain: Side, measure: Measure) -> float:
+    """Score with the subjects' mean RSM over all stimuli; NaN where a transform is fitted."""
+    if name not in UNFITTED:
+        return float("nan")
+    transform = UNFITTED[name]()
+    return float(measure.between(transform(model.rsms[0]), transform(brain.rsms.mean(0))))
 
 
 def row_offset_warnings(data: xr.Dataset, names: Sequence[str], measure: str) -> list[str]:

@@ -46,13 +46,12 @@ def add_align(parser: argparse.ArgumentParser) -> None:
     add("--layers", type=names, help="only these layers, comma-separated")
     add("--regions", type=names, help="only these regions, comma-separated")
     add("--similarity", default="correlation", help="between stimuli (%(default)s)")
-    add("--measure", default="centered_pearson", help="between RSMs (%(default)s)")
+    add("--measure", default="centered_pearson", help="between RSMs or features (%(default)s)")
     add(
         "--transform",
         type=names,
-        default=list(TRANSFORMS),
         metavar="A,B,...",
-        help=f"of: {','.join(TRANSFORMS)} (all)",
+        help=f"of: {','.join(TRANSFORMS)} (all that suit the measure)",
     )
     add("--folds", type=int, default=5, help="over stimuli (%(default)s)")
     add(

@@ -25,7 +25,7 @@ def cross_nuclear_norm(x: Tensor, y: Tensor) -> Tensor:
     Features with more units than stimuli are turned into n coordinates first, so that nothing
     larger than the smaller of n x n and p x q is decomposed.
     """
-    return nuclear_norm(_coordinates(x).mT @ _coordinates(y)).to(x.dtype)
+    return nuclear_norm(coordinates(x).mT @ coordinates(y)).to(x.dtype)
 
 
 def nuclear_norm(matrix: Tensor) -> Tensor:
@@ -75,7 +75,7 @@ def _rotation(matrix: Tensor) -> tuple[Tensor, Tensor]:
     return left, left.mT @ matrix
 
 
-def _coordinates(x: Tensor) -> Tensor:
+def coordinates(x: Tensor) -> Tensor:
     """Turn features with more units than stimuli into n coordinates with the same products.
 
     The basis is held fixed: X'Y has the same singular values in it, and what leaves it changes
