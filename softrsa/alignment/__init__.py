@@ -8,11 +8,13 @@ from softrsa.alignment.align import (
 )
 from softrsa.alignment.aligner import Aligner
 from softrsa.alignment.folds import Split, random_splits, stimulus_folds
+from softrsa.alignment.loss import AlignmentLoss
 from softrsa.alignment.result import AlignmentResult
 from softrsa.alignment.settings import FitSettings
 
 __all__ = [
     "Aligner",
+    "AlignmentLoss",
     "AlignmentResult",
     "DegenerateFitWarning",
     "FewStimuliWarning",

@@ -201,7 +201,7 @@ def _from_plain(
         )
     stack = data if data.ndim == 3 else data[None]
     subjects = tuple(str(i) for i in range(len(stack))) if data.ndim == 3 else ("",)
-    diagonal = _matrix_diagonal(stack)
+    diagonal = matrix_diagonal(stack)
     if diagonal is not None:
         rsms = 1 - stack.double() if diagonal == 0 else stack.double()
         return Side(rsms, None, None, subjects, bool((rsms.abs() <= 1).all()))
@@ -209,7 +209,7 @@ def _from_plain(
     return Side(rsms, tuple(stack), None, subjects, similarity in BOUNDED)
 
 
-def _matrix_diagonal(stack: Tensor) -> int | None:
+def matrix_diagonal(stack: Tensor) -> int | None:
     """0 for RDMs, 1 for RSMs, None for anything that is not a symmetric similarity matrix."""
     if stack.shape[-1] != stack.shape[-2]:
         return None

@@ -1,0 +1,247 @@
+"""Alignment as a loss: values against `align`'s parts, gradients, look-up, and a trained network."""
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from sklearn.datasets import load_digits
+from torch import nn
+
+from softrsa.alignment import Aligner, AlignmentLoss
+from softrsa.errors import DataError, FitError, ShapeError, StimulusError, UnknownNameError
+from softrsa.measures import available, centered_pearson, debiased_cka, linear_cka, pearson
+from softrsa.pairs import off_diagonal
+from softrsa.rsm import similarity_matrix
+from softrsa.transforms import (
+    EmbeddingGate,
+    GeoTopological,
+    GlobalGate,
+    ProfileGate,
+    SoftStep,
+    double_center,
+)
+
+DIFFERENTIABLE = [name for name, entry in available().items() if entry.differentiable]
+
+
+def draw(rng, *shape):
+    return torch.randn(*shape, dtype=torch.float64, generator=rng)
+
+
+@pytest.fixture
+def recordings(rng):
+    """Two subjects and two regions, 12 stimuli."""
+    return xr.DataArray(
+        draw(rng, 12, 20).numpy(),
+        dims=("stimulus", "unit"),
+        coords={
+            "stimulus": [f"s{i}" for i in range(12)],
+            "region": ("unit", ["V4.L"] * 10 + ["IT"] * 10),
+            "subject": ("unit", ["a", "b"] * 10),
+        },
+    )
+
+
+@pytest.mark.parametrize("measure", DIFFERENTIABLE)
+def test_every_differentiable_measure(measure, rng):
+    x, y = draw(rng, 2, 9, 4)
+    loss = AlignmentLoss(measure=measure)
+    x.requires_grad_()
+    value = loss(x, y)
+    if measure == "linear_cka":
+        assert value.item() == pytest.approx(1 - linear_cka(x, y).item(), abs=1e-12)
+    if measure == "pearson":
+        rsms = (similarity_matrix(z) for z in (x, y))
+        expected = 1 - pearson(*map(off_diagonal, rsms)).item()
+        assert value.item() == pytest.approx(expected, abs=1e-12)
+    assert loss(y, y).item() == pytest.approx(0, abs=1e-3 if measure == "soft_spearman" else 1e-6)
+    (grad,) = torch.autograd.grad(value, x)
+    assert grad.isfinite().all()
+    assert grad.norm() > 0
+
+
+def test_what_has_no_gradient_is_refused():
+    with pytest.raises(DataError, match=r"'spearman' is none: .*linear_cka"):
+        AlignmentLoss(measure="spearman")
+
+
+@pytest.mark.parametrize("gate", [GlobalGate(), ProfileGate(3), EmbeddingGate(4)])
+def test_gradients_reach_network_and_gates(gate, rng):
+    x, y = draw(rng, 2, 6, 4)
+    loss = AlignmentLoss(model_transform=SoftStep(gate), brain_transform=double_center).double()
+    network = nn.Linear(4, 4).double()
+    with torch.no_grad():
+        gate.bias.normal_(generator=rng)
+    parameters = [*network.parameters(), *loss.parameters()]
+
+    def value(weight, bias):
+        return loss(torch.tanh(x @ weight.T + bias), y)
+
+    weights = [p.detach().clone().requires_grad_() for p in network.parameters()]
+    assert torch.autograd.gradcheck(value, weights)
+    loss(torch.tanh(network(x)), y).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in parameters)
+    assert gate.bias.grad.norm() > 0
+
+
+def test_frozen_transforms_stay(rng):
+    x, y = draw(rng, 2, 8, 4)
+    step = SoftStep(ProfileGate(3)).requires_grad_(False)
+    loss = AlignmentLoss(model_transform=step).double()
+    assert not [p for p in loss.parameters() if p.requires_grad]
+    assert loss(x.requires_grad_(), y).requires_grad
+
+
+def test_transforms_are_those_of_an_aligner_and_of_rdms(rng):
+    x, y = draw(rng, 2, 12, 4)
+    aligner = Aligner("geo_topological").fit(x, y)
+    loss = AlignmentLoss(
+        model_transform=aligner.model_transform_, brain_transform=aligner.brain_transform_
+    )
+    assert 1 - loss(x, y).item() == pytest.approx(aligner.score(x, y), abs=1e-12)
+    gt = AlignmentLoss(model_transform=GeoTopological(0.2, 0.7, "trsa"))
+    first = 1 - GeoTopological(0.2, 0.7, "trsa")(1 - similarity_matrix(x))
+    expected = centered_pearson(first, similarity_matrix(y))
+    assert 1 - gt(x, y).item() == pytest.approx(expected.item(), abs=1e-12)
+
+
+def test_penalty_is_added(rng):
+    x, y = draw(rng, 2, 8, 4)
+    step = SoftStep(GlobalGate())
+    with torch.no_grad():
+        step.gate.bias.fill_(1.0)
+    values = [
+        AlignmentLoss(model_transform=step, brain_transform=step, penalty=p).double()(x, y).item()
+        for p in (0.0, 0.1)
+    ]
+    assert values[1] - values[0] == pytest.approx(0.3, abs=1e-6)  # three offsets, shared step
+
+
+def test_look_up_by_stimulus_id_equals_the_batch_itself(recordings, rng):
+    loss = AlignmentLoss(recordings, measure="debiased_cka")
+    features = {"l1": draw(rng, 5, 3), "l2": draw(rng, 5, 4)}
+    ids = ["s7", "s2", "s11", "s0", "s4"]
+    found = loss(features, stimuli=ids)
+    by_hand = []
+    for layer in features.values():
+        for region in ("V4.L", "IT"):
+            part = recordings.isel(unit=recordings["region"].values == region).sel(stimulus=ids)
+            for subject in ("a", "b"):
+                one = torch.from_numpy(part.values[:, part["subject"].values == subject])
+                by_hand.append(1 - debiased_cka(layer, one).item())
+    assert found.item() == pytest.approx(np.mean(by_hand), abs=1e-12)
+
+
+def test_weights_choose_pairs(recordings, rng):
+    features = {"l1": draw(rng, 12, 3), "l2": draw(rng, 12, 4)}
+    ids = list(recordings["stimulus"].values)
+    one, two = (
+        AlignmentLoss(recordings, weights={pair: 1.0})(features, stimuli=ids).item()
+        for pair in (("l1", "IT"), ("l2", "V4.L"))
+    )
+    both = AlignmentLoss(recordings, weights={("l1", "IT"): 3.0, ("l2", "V4.L"): 1.0})
+    assert both(features, stimuli=ids).item() == pytest.approx((3 * one + two) / 4, abs=1e-12)
+    with pytest.raises(UnknownNameError, match=r"region of `weights` 'V5'\. .*V4\.L, IT"):
+        AlignmentLoss(recordings, weights={("l1", "V5"): 1.0})(features, stimuli=ids)
+    with pytest.raises(DataError, match=r"`weights` must be above 0, got \{\('l1', 'IT'\): 0"):
+        AlignmentLoss(recordings, weights={("l1", "IT"): 0})
+
+
+def test_rdm_blocks_equal_their_recordings(recordings, rng):
+    it = recordings.isel(unit=recordings["region"].values == "IT").drop_vars("subject")
+    rdm = 1 - similarity_matrix(torch.from_numpy(it.values))
+    stack = xr.DataArray(
+        rdm.numpy(),
+        dims=("anchor", "neighbor"),
+        coords={"anchor": it["stimulus"].values, "neighbor": it["stimulus"].values},
+        attrs={"kind": "rdm"},
+    )
+    x, ids = draw(rng, 6, 3), ["s3", "s1", "s8", "s5", "s9", "s10"]
+    places = [int(i[1:]) for i in ids]
+    expected = AlignmentLoss({"IT": it})(x, stimuli=ids).item()
+    assert AlignmentLoss(stack)(x, stimuli=ids).item() == pytest.approx(expected, abs=1e-12)
+    block = rdm[places][:, places]
+    assert AlignmentLoss()(x, block).item() == pytest.approx(expected, abs=1e-12)
+    assert AlignmentLoss()(x, 1 - block).item() == pytest.approx(expected, abs=1e-12)
+    with pytest.raises(DataError, match="'linear_cka' compares features, and RDMs"):
+        AlignmentLoss(measure="linear_cka")(x, block)
+
+
+def test_mistakes_are_named(recordings, rng):
+    loss = AlignmentLoss(recordings)
+    x = draw(rng, 4, 3)
+    with pytest.raises(StimulusError, match=r"'V4\.L' has no recordings of the stimuli \['s99'\]"):
+        loss(x, stimuli=["s1", "s2", "s3", "s99"])
+    with pytest.raises(StimulusError, match=r"each stimulus once.*\['s1'\]"):
+        loss(x, stimuli=["s1", "s2", "s1", "s3"])
+    with pytest.raises(DataError, match="got neither"):
+        loss(x)
+    with pytest.raises(DataError, match="got both"):
+        loss(x, x, stimuli=["s1"])
+    with pytest.raises(DataError, match=r"AlignmentLoss\(brain, \.\.\.\)"):
+        AlignmentLoss()(x, stimuli=["s1"])
+    with pytest.raises(ShapeError, match="'model' 4, 'V4.L' 3, 'IT' 3"):
+        loss(x, stimuli=["s1", "s2", "s3"])
+    with pytest.raises(
+        ShapeError, match="'centered_pearson' needs batches of at least 4 .*'model' 3"
+    ):
+        loss(x[:3], stimuli=["s1", "s2", "s3"])
+    x[2] = 0.5
+    with pytest.raises(FitError, match=r"layer 'model' are not finite, for stimuli \[2\]"):
+        loss(x, stimuli=["s1", "s2", "s3", "s4"])
+    with pytest.raises(DataError, match="'nbs' compares features, and transforms change RSMs"):
+        AlignmentLoss(measure="nbs", model_transform=double_center)
+
+
+def test_moves_with_its_module_but_is_not_saved(recordings):
+    loss = AlignmentLoss(recordings, model_transform=SoftStep(GlobalGate()))
+    assert set(loss.state_dict()) == {
+        "model_transform.step.gate.bias", "model_transform.step.gate.identity_logits"
+    }  # fmt: skip
+    moved = loss.to("meta")
+    assert {b.device.type for b in moved.buffers()} == {"meta"}
+
+
+class Digits(nn.Module):
+    """Two layers on 8 x 8 images."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(64, 32), nn.Tanh())
+        self.head = nn.Linear(32, 10)
+
+    def forward(self, x):
+        features = self.body(x)
+        return features, self.head(features)
+
+
+def train(weight):
+    """Train on digits; recordings are noisy random rectified projections of the images."""
+    rng = torch.Generator().manual_seed(1)
+    images, labels = (torch.from_numpy(a) for a in load_digits(return_X_y=True))
+    x, y = images[:1000].float() / 16, labels[:1000]
+    neurons = torch.relu(x @ torch.randn(64, 60, generator=rng) - 1)
+    neurons += 0.2 * torch.randn(neurons.shape, generator=rng)
+    train, test = torch.arange(700), torch.arange(700, 1000)
+    torch.manual_seed(0)
+    network, alignment = Digits(), AlignmentLoss(neurons[train])
+    optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
+    for _ in range(15):
+        for batch in torch.randperm(700, generator=rng).split(100):
+            features, logits = network(x[train[batch]])
+            loss = nn.functional.cross_entropy(logits, y[train[batch]])
+            if weight:
+                loss = loss + weight * alignment(features, stimuli=batch)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    with torch.no_grad():
+        features, logits = network(x[test])
+        held_out = 1 - AlignmentLoss()(features, neurons[test]).item()
+    return held_out, (logits.argmax(1) == y[test]).float().mean().item()
+
+
+def test_a_network_trained_with_it_is_more_alike_on_new_stimuli():
+    (before, accuracy), (after, accuracy_beside) = train(0.0), train(3.0)
+    assert after > before + 0.05, (before, after)
+    assert min(accuracy, accuracy_beside) > 0.85
