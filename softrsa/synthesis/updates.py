@@ -33,8 +33,10 @@ def adam(now: Moving, grad: Tensor, step: int, lr: float) -> Moving:
     """Take Adam's step number ``step`` + 1 down the gradient (arXiv:1412.6980)."""
     first = now.first.lerp(grad, 1 - BETAS[0])
     second = (now.second * BETAS[1]).addcmul_(grad, grad, value=1 - BETAS[1])
-    scale = (second / (1 - BETAS[1] ** (step + 1))).sqrt_().add_(EPS)
-    y = now.y.addcdiv(first, scale, value=-lr / (1 - BETAS[0] ** (step + 1)))
+    # both corrections for the start at zero are taken out of the arrays
+    correction = (1 - BETAS[1] ** (step + 1)) ** 0.5
+    scale = second.sqrt().add_(EPS * correction)
+    y = now.y.addcdiv(first, scale, value=-lr * correction / (1 - BETAS[0] ** (step + 1)))
     return Moving(y, first, second)
 
 

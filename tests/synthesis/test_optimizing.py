@@ -155,7 +155,7 @@ class TestMeasures:
     def test_every_differentiable_one_moves_towards_its_best(self, x, name):
         entry = get(name)
         best = entry.range[entry.larger_is_more_similar]
-        result = optimize_to_score(x[:14], name, target=best, max_steps=4, n_units=3, n_restarts=2)
+        result = optimize_to_score(x[:14], name, target=best, max_steps=25, n_units=3, n_restarts=2)
         first, last = result.scores[0], result.scores[-1]
         assert ((last > first) if entry.larger_is_more_similar else (last < first)).all()
 
