@@ -12,16 +12,22 @@ def average_ranks(x: Tensor) -> Tensor:
     NaN where any value is NaN, as there.
     """
     values, order = x.detach().sort(dim=-1)
-    m = x.shape[-1]
-    position = torch.arange(m, device=x.device).expand_as(values)
+    first, last = tied_places(values)
+    mean = (first + last).to(x.dtype) / 2 + 1
+    ranks = torch.empty_like(mean).scatter_(-1, order, mean)
+    return ranks.masked_fill(values[..., -1:].isnan(), torch.nan)  # NaN sorts last
+
+
+def tied_places(values: Tensor) -> tuple[Tensor, Tensor]:
+    """First and last place, from 0, of the run of equal values that each ascending value is in."""
+    m = values.shape[-1]
+    position = torch.arange(m, device=values.device).expand_as(values)
     starts = torch.ones_like(values, dtype=torch.bool)
     starts[..., 1:] = values[..., 1:] != values[..., :-1]
     ends = starts.roll(-1, dims=-1)  # the entry before a start ends its run; the last one ends too
     first = torch.where(starts, position, 0).cummax(-1).values
     last = torch.where(ends, position, m - 1).flip(-1).cummin(-1).values.flip(-1)
-    mean = (first + last).to(x.dtype) / 2 + 1
-    ranks = torch.empty_like(mean).scatter_(-1, order, mean)
-    return ranks.masked_fill(values[..., -1:].isnan(), torch.nan)  # NaN sorts last
+    return first, last
 
 
 def sorted_quantile(values: Tensor, q: Tensor) -> Tensor:

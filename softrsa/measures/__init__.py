@@ -10,8 +10,10 @@ from softrsa.measures.correlation import (
     spearman,
 )
 from softrsa.measures.predictivity import linear_predictivity, ridge_predictivity
+from softrsa.measures.rank import kendall_tau_a, kendall_tau_b, rho_a, soft_spearman
 from softrsa.measures.registry import Measure, available, get
 from softrsa.measures.shape import angular_procrustes, nbs, procrustes_distance
+from softrsa.measures.whitened import whitened_cosine, whitened_pearson
 
 __all__ = [
     "Measure",
@@ -23,14 +25,20 @@ __all__ = [
     "cosine",
     "debiased_cka",
     "get",
+    "kendall_tau_a",
+    "kendall_tau_b",
     "linear_cka",
     "linear_predictivity",
     "nbs",
     "pearson",
     "procrustes_distance",
     "rbf_cka",
+    "rho_a",
     "ridge_predictivity",
     "row_offset_share",
+    "soft_spearman",
     "spearman",
     "svcca",
+    "whitened_cosine",
+    "whitened_pearson",
 ]

@@ -86,7 +86,7 @@ def pearson(x: Tensor, y: Tensor) -> Tensor:
     tensor(0.5000)
     """
     check_pairs(x=x, y=y)
-    return _cosine(_centered(x), _centered(y))
+    return _cosine(centered(x), centered(y))
 
 
 def spearman(x: Tensor, y: Tensor) -> Tensor:
@@ -119,7 +119,7 @@ def spearman(x: Tensor, y: Tensor) -> Tensor:
     tensor(0.5000)
     """
     check_pairs(x=x, y=y)
-    return _cosine(_centered(average_ranks(x)), _centered(average_ranks(y)))
+    return _cosine(centered(average_ranks(x)), centered(average_ranks(y)))
 
 
 def centered_pearson(x: Tensor, y: Tensor) -> Tensor:
@@ -200,7 +200,7 @@ def row_offset_share(x: Tensor, y: Tensor) -> Tensor:
         rest.masked_fill(_is_rounding(rest, matrix)[..., None, None], 0.0)
         for rest, matrix in ((double_center(x), x), (double_center(y), y))
     )
-    total = (_centered(off_diagonal(x)) * _centered(off_diagonal(y))).sum(-1)
+    total = (centered(off_diagonal(x)) * centered(off_diagonal(y))).sum(-1)
     geometry = (x_rest * y_rest).sum((-2, -1))
     offsets = total - geometry
     return offsets.abs() / (offsets.abs() + geometry.abs())
@@ -231,7 +231,8 @@ def _check_same_stimuli(x: Tensor, y: Tensor, *, at_least: int) -> None:
         )
 
 
-def _centered(x: Tensor) -> Tensor:
+def centered(x: Tensor) -> Tensor:
+    """Subtract the mean of the last dimension; an exact 0 where that is constant."""
     # the mean of a constant may round to a neighbor, and the rest would correlate with anything
     low, high = torch.aminmax(x.detach(), dim=-1, keepdim=True)
     return (x - x.mean(-1, keepdim=True)).masked_fill(low == high, 0.0)

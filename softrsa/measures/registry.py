@@ -15,9 +15,17 @@ from softrsa.measures.cca import cca, svcca
 from softrsa.measures.cka import angular_cka, debiased_cka, linear_cka, rbf_cka
 from softrsa.measures.correlation import centered_pearson, cosine, pearson, spearman
 from softrsa.measures.predictivity import linear_predictivity, ridge_predictivity
+from softrsa.measures.rank import (
+    SOFT_STRENGTH,
+    kendall_tau_a,
+    kendall_tau_b,
+    rho_a,
+    soft_spearman,
+)
 from softrsa.measures.shape import angular_procrustes, nbs, procrustes_distance
-from softrsa.pairs import off_diagonal
-from softrsa.transforms import double_center
+from softrsa.measures.whitened import whitened_cosine, whitened_pearson
+from softrsa.pairs import condense, off_diagonal
+from softrsa.transforms import double_center, soft_rank
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +36,10 @@ class Measure:
     ----------
     function : callable
         Takes two inputs of the kind ``takes`` and returns the score, shape (...).
-    takes : {"vectors", "matrices", "features"}
-        Condensed pairs (..., n_pairs), square RSMs (..., n, n), or features (..., n, p) and
+    takes : {"vectors", "pairs", "dissimilarities", "matrices", "features"}
+        Vectors of entries in any order (..., n_pairs); the same, each pair of stimuli once, because
+        the mirror image of an entry would count as a tie or has no place; the same, dissimilarities
+        that are 0 of a stimulus to itself; square RSMs (..., n, n); or features (..., n, p) and
         (..., n, q) of the same stimuli.
     range : tuple of float
         Smallest and largest value.
@@ -57,7 +67,7 @@ class Measure:
     """
 
     function: Callable[..., Tensor]
-    takes: Literal["vectors", "matrices", "features"]
+    takes: Literal["vectors", "pairs", "dissimilarities", "matrices", "features"]
     range: tuple[float, float]
     symmetric: bool = True
     metric: bool = False
@@ -78,13 +88,26 @@ class Measure:
         return self.function(x, y)
 
     def pairs_of(self, rsms: Tensor) -> Tensor:
-        """Put square RSMs (..., n, n) into the form the function takes."""
+        """Put square RSMs (..., n, n) into the form the function takes.
+
+        All off-diagonal entries become vectors. "pairs" are those of the mean of an RSM and its
+        transpose, "dissimilarities" also subtract them from the mean of the two self-similarities:
+        1 - correlation, a squared distance of a kernel, minus a negative distance.
+        """
         if self.takes == "features":
             raise DataError(f"{self.name!r} compares features, not RSMs; give it (..., n, p).")
-        return rsms if self.takes == "matrices" else off_diagonal(rsms)
+        if self.takes == "matrices":
+            return rsms
+        if self.takes == "vectors":
+            return off_diagonal(rsms)
+        pairs = condense(rsms + rsms.mT) / 2
+        if self.takes == "pairs":
+            return pairs
+        own = rsms.diagonal(dim1=-2, dim2=-1)
+        return condense(own.unsqueeze(-1) + own.unsqueeze(-2)) / 2 - pairs
 
     def between(self, x: Tensor, y: Tensor) -> Tensor:
-        """Score square RSMs (..., n, n) over all their off-diagonal entries."""
+        """Score square RSMs (..., n, n) over all their off-diagonal entries; see `pairs_of`."""
         return self.function(self.pairs_of(x), self.pairs_of(y))
 
 
@@ -101,15 +124,22 @@ def _centered_unit(x: Tensor) -> Tensor:
     return centered / centered.norm(dim=(-2, -1), keepdim=True)
 
 
+def _soft_ranks(x: Tensor) -> Tensor:
+    return soft_rank(x, strength=SOFT_STRENGTH)
+
+
 _RSA = "Kriegeskorte, Mur & Bandettini (2008), doi:10.3389/neuro.06.004.2008"
 _CKA = "Kornblith et al. (2019), arXiv:1905.00414"
 _SHAPE = "Williams et al. (2021), arXiv:2110.14739"
 _CCA = "Raghu et al. (2017), arXiv:1706.05806"
 _SYNTHESIS = "Cloos et al. (2024), arXiv:2407.07059"
+_NILI = "Nili et al. (2014), doi:10.1371/journal.pcbi.1003553"
+_WHITE = "Diedrichsen et al. (2021), arXiv:2007.02789"
 _UNIT = (-1.0, 1.0)
 _POSITIVE = (0.0, 1.0)
 _RIGID = frozenset({"orthogonal", "shift"})
 _SIMILAR = _RIGID | {"scale"}
+_ORDER = frozenset({"scale", "shift", "monotone"})
 _ROWS = (
     Measure(
         function=centered_pearson, takes="matrices", range=_UNIT, smallest_n=4,
@@ -126,8 +156,34 @@ _ROWS = (
     ),
     Measure(
         function=spearman, takes="vectors", range=_UNIT, smallest_n=3, differentiable=False,
-        invariances=frozenset({"scale", "shift", "monotone"}),
-        normalize=average_ranks, reference=_RSA,
+        invariances=_ORDER, normalize=average_ranks, reference=_RSA,
+    ),
+    Measure(
+        function=kendall_tau_a, takes="pairs", range=_UNIT, smallest_n=3, differentiable=False,
+        invariances=_ORDER, normalize=average_ranks, reference=_NILI,
+    ),
+    Measure(
+        function=kendall_tau_b, takes="pairs", range=_UNIT, smallest_n=3, differentiable=False,
+        invariances=_ORDER, normalize=average_ranks,
+        reference="Kendall (1945), doi:10.1093/biomet/33.3.239",
+    ),
+    Measure(
+        function=rho_a, takes="pairs", range=_UNIT, smallest_n=3, differentiable=False,
+        invariances=_ORDER, normalize=average_ranks,
+        reference="Schütt et al. (2023), doi:10.7554/eLife.82566",
+    ),
+    Measure(
+        function=soft_spearman, takes="vectors", range=_UNIT, smallest_n=3,
+        invariances=frozenset({"scale", "shift"}), normalize=_soft_ranks,
+        reference="Blondel et al. (2020), arXiv:2002.08871",
+    ),
+    Measure(
+        function=whitened_cosine, takes="dissimilarities", range=_UNIT, smallest_n=2,
+        invariances=frozenset({"scale"}), normalize=_unit, reference=_WHITE,
+    ),
+    Measure(
+        function=whitened_pearson, takes="pairs", range=_UNIT, smallest_n=3,
+        invariances=frozenset({"scale", "shift"}), normalize=_standard, reference=_WHITE,
     ),
     Measure(
         function=linear_cka, takes="features", range=_POSITIVE, smallest_n=2, invariances=_SIMILAR,

@@ -28,7 +28,8 @@ def soft_rank(x: Tensor, *, strength: float, backend: Backend = "auto") -> Tenso
     on the permutahedron, the convex hull of their orders:
 
     .. math:: \operatorname{argmin}_{r \in \mathcal{P}(1, \dots, n)}
-              \lVert r - z / \epsilon\rVert_2, \quad z_i = \frac{x_i - \bar x}{\sigma_x} \sqrt{\frac{n^2 - 1}{12}}
+              \lVert r - z / \epsilon\rVert_2,
+              \quad z_i = \frac{x_i - \bar x}{\sigma_x} \sqrt{\frac{n^2 - 1}{12}}
 
     Parameters
     ----------

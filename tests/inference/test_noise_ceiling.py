@@ -22,8 +22,19 @@ def rdms(rng, *lead, n=8, dtype=torch.float64):
 
 
 @pytest.mark.parametrize(
-    ("measure", "method"), [("pearson", "corr"), ("cosine", "cosine"), ("spearman", "spearman")]
+    ("measure", "method"),
+    [
+        ("pearson", "corr"),
+        ("cosine", "cosine"),
+        ("spearman", "spearman"),
+        ("rho_a", "rho-a"),
+        ("kendall_tau_a", "tau-a"),
+        ("kendall_tau_b", "tau-b"),
+        ("whitened_pearson", "corr_cov"),
+        ("whitened_cosine", "cosine_cov"),
+    ],
 )
+@pytest.mark.filterwarnings("ignore:Noise ceiling for tau based on averaged ranks")
 def test_rsatoolbox(measure, method, rng):
     stack = condense(rdms(rng, 5))
     expected = boot_noise_ceiling(RDMs(stack.numpy().copy()), method)
@@ -76,7 +87,10 @@ def test_algonauts_to_the_printed_digits(data_dir, name, region, lower, upper):
     assert squared == [lower, upper]
 
 
-@pytest.mark.parametrize("measure", available())
+ON_RSMS = [name for name, entry in available().items() if entry.takes != "features"]
+
+
+@pytest.mark.parametrize("measure", ON_RSMS)
 class TestEveryMeasure:
     def test_batch_equals_loop(self, measure, rng):
         stack = rdms(rng, 2, 3, 4)
@@ -93,8 +107,10 @@ class TestEveryMeasure:
         lower, upper = noise_ceiling(rdms(rng, 30, 5), measure)
         assert (upper.mean(-1) >= lower.mean(-1)).all()
         same = noise_ceiling(rdms(rng, 1).expand(4, 8, 8), measure)
+        # the soft rank of a soft rank is not quite itself
+        tolerance = 1e-4 if measure == "soft_spearman" else 1e-12
         for ceiling in same:
-            torch.testing.assert_close(ceiling, torch.ones(4).double())
+            torch.testing.assert_close(ceiling, torch.ones(4).double(), rtol=0, atol=tolerance)
 
     def test_one_subject_has_no_ceiling(self, measure, rng):
         found = noise_ceiling(rdms(rng, 3, 1), measure)

@@ -1,0 +1,172 @@
+"""Counting the pairs of entries that two vectors order differently, for Kendall's tau.
+
+A vector is put in order once, whatever it is then paired with, and its places are cut into blocks.
+For two vectors, entries in different blocks of both are counted from a two-dimensional histogram;
+those in the same block of either are compared directly, many pairs of vectors and all their blocks
+at once, one distance within the block after the other.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+from math import ceil, isqrt
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from softrsa._ranks import tied_places
+
+Array = (
+    Any  # of NumPy on the CPU, where its comparisons are ten times as fast as torch's, else torch
+)
+PART = {"cpu": 2**18}  # entries taken at a time; on the CPU what its cache holds
+LARGE_PART = 2**24
+
+
+class Ranked(NamedTuple):
+    """One vector in order, ties in the order of the entries (or in the opposite one)."""
+
+    order: Array  # (block_length, n_blocks): which entry is at a place, blocks in columns
+    place: Array  # (n_padded,): at which place an entry is; padding is last
+    block: Array  # (n_padded,): in which block
+    first: Array  # (n_padded,): the first place of the entry's run of equal values
+    tied: Array | None  # (2, n_tied): pairs of tied entries, where they are few
+
+
+def net_concordance(x: Tensor, y: Tensor) -> Tensor:
+    """Concordant minus discordant pairs of entries; tied pairs are neither.
+
+    Parameters
+    ----------
+    x, y : Tensor, shape (..., n)
+        Vectors to compare; leading dimensions broadcast.
+
+    Returns
+    -------
+    Tensor, shape (...)
+        Whole numbers in float64; NaN where a vector has a NaN.
+    """
+    n = x.shape[-1]
+    lead = torch.broadcast_shapes(x.shape[:-1], y.shape[:-1])
+    left, right = (_ranked(vectors.detach().reshape(-1, n)) for vectors in (x, y))
+    numbers = (
+        torch.arange(vectors.shape[:-1].numel()).view(vectors.shape[:-1]).expand(lead).flatten()
+        for vectors in (x, y)
+    )
+    jobs = [
+        (number, a, b)
+        for number, (i, j) in enumerate(zip(*(k.tolist() for k in numbers), strict=True))
+        for a, b in product(left[i], right[j])
+    ]
+    step = max(1, PART.get(x.device.type, LARGE_PART) // max(1, n))
+    parts = [jobs[start : start + step] for start in range(0, len(jobs), step)]
+    counts = [torch.as_tensor(_twice_discordant([job[1:] for job in part])) for part in parts]
+    owner = torch.tensor([job[0] for job in jobs], dtype=torch.long, device=x.device)
+    twice = torch.cat([x.new_zeros(0, dtype=torch.long), *counts]).double()
+    n_jobs = owner.bincount(minlength=lead.numel())
+    twice = twice.new_zeros(lead.numel()).index_add_(0, owner, twice) / n_jobs
+    undefined = x.isnan().any(-1) | y.isnan().any(-1)
+    return (n * (n - 1) / 2 - twice.view(lead)).masked_fill(undefined, torch.nan)
+
+
+def tied_pairs(x: Tensor) -> Tensor:
+    """Count pairs of equal entries, shape (...), in float64."""
+    first, last = tied_places(x.detach().sort(dim=-1).values)
+    return (last - first).sum(-1).double() / 2
+
+
+def _ranked(vectors: Tensor) -> list[list[Ranked]]:
+    """Put vectors in order: each one in one way, or in two where too many values are tied."""
+    order = _argsort(vectors)
+    values = vectors.gather(-1, order)
+    has_ties = (values[:, 1:] == values[:, :-1]).any(-1).tolist()
+    return [
+        _with_ties(vector) if tied else [_in_blocks(places)]
+        for vector, places, tied in zip(vectors, order, has_ties, strict=True)
+    ]
+
+
+def _argsort(x: Tensor) -> Tensor:
+    """Sort rows; on the CPU with NumPy, whose sort is several times as fast as torch's."""
+    return torch.from_numpy(np.argsort(x.numpy(), -1)) if is_cpu(x) else x.argsort(-1)
+
+
+def is_cpu(x: Tensor) -> bool:
+    """Whether NumPy can have it."""
+    return x.device.type == "cpu"
+
+
+def _with_ties(vector: Tensor) -> list[Ranked]:
+    """Order a vector in one way with its tied pairs, or in two opposite ways, which cancel."""
+    values, order = vector.sort(stable=True)
+    first, last = tied_places(values)
+    start = torch.empty_like(first).index_copy_(0, order, first)
+    if int((last - first).sum()) <= 2 * len(vector):
+        runs = range(1, int((last - first).max()) + 1)
+        same = ((values[d:] == values[:-d]).nonzero().squeeze(-1) for d in runs)
+        pairs = [torch.stack([order[at], order[at + d]]) for d, at in zip(runs, same, strict=True)]
+        return [_in_blocks(order, start, torch.cat(pairs, 1))]
+    places = torch.arange(len(order), device=order.device)
+    return [_in_blocks(way, start) for way in (order, order[first + last - places])]
+
+
+def _in_blocks(order: Tensor, first: Tensor | None = None, tied: Tensor | None = None) -> Ranked:
+    n = len(order)
+    length = isqrt(n) + 1  # as many comparisons per entry as cells of the histogram
+    n_blocks = max(1, ceil(n / length))
+    padded = torch.arange(n_blocks * length, device=order.device)
+    order = torch.cat([order, padded[n:]])
+    place = torch.empty_like(order).index_copy_(0, order, padded)
+    small = torch.uint8 if length < 256 else torch.int32
+    short = torch.int16 if len(order) < 2**15 else torch.int32
+    arrays = (
+        order.view(n_blocks, length).mT.contiguous(),
+        place.to(short),
+        (place // length).to(small),
+        (place if first is None else torch.cat([first, padded[n:]])).to(short),
+        tied,
+    )
+    return Ranked(*(a.numpy() if a is not None and is_cpu(a) else a for a in arrays))
+
+
+def _twice_discordant(pairs: list[tuple[Ranked, Ranked]]) -> Array:
+    """Count, twice, discordant pairs of entries of each pair of vectors; a tied one counts once."""
+    xp: Any = torch if isinstance(pairs[0][0].order, Tensor) else np
+    n_blocks = pairs[0][0].order.shape[1]
+    row = pairs[0][0].block[pairs[0][0].order[:1]]  # 0, 1, ..., n_blocks - 1
+    cell = xp.asarray(row, dtype=xp.int64) * n_blocks
+    # blocks of y in the order of x, and places of x in the order of y, (n, length, n_blocks)
+    blocks = xp.stack([y.block[x.order] for x, y in pairs])
+    places = xp.stack([x.place[y.order] for x, y in pairs])
+    counts = [xp.bincount((b + cell).reshape(-1), minlength=n_blocks**2) for b in blocks]
+    histogram = xp.asarray(xp.stack(counts), dtype=xp.int32).reshape(-1, n_blocks, n_blocks)
+    # entries of earlier blocks of x and later ones of y: sums over rows above and columns before
+    above = xp.cumsum(histogram, 1, dtype=xp.int32)[:, :-1, 1:]
+    left = xp.cumsum(histogram, 2, dtype=xp.int32)[:, 1:, :-1]
+    apart = (above * left).sum((1, 2), dtype=xp.int64)
+    discordant = apart + _falling(blocks, xp) + _falling(places, xp)
+    return 2 * discordant - xp.asarray([_from_ties(x, y, xp) for x, y in pairs])
+
+
+def _from_ties(x: Ranked, y: Ranked, xp: Any) -> int:
+    """Twice what listed ties, which stand in the order of the entries, add beyond one half each.
+
+    Entries tied in both, which are discordant in neither order, are corrected with those of y.
+    """
+    excess = 0
+    if x.tied is not None:
+        excess += int(xp.sign(y.first[x.tied[0]] - y.first[x.tied[1]]).sum())
+    if y.tied is not None:
+        excess += int(xp.sign(x.place[y.tied[0]] - x.place[y.tied[1]]).sum())
+    return excess
+
+
+def _falling(keys: Array, xp: Any) -> Array:
+    """Count pairs along the second dimension of which the earlier is larger, shape (n,)."""
+    length = keys.shape[1]
+    counts = xp.zeros_like(keys, dtype=xp.uint8 if length < 256 else xp.int32)
+    for distance in range(1, length):
+        counts[:, distance:] += keys[:, :-distance] > keys[:, distance:]
+    return counts.sum((1, 2), dtype=xp.int64)
