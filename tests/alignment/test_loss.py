@@ -1,4 +1,4 @@
-"""Alignment as a loss: values against `align`'s parts, gradients, look-up, and a trained network."""
+"""Alignment as a loss: values from its parts, gradients, look-up by id, and a trained network."""
 
 import numpy as np
 import pytest
@@ -180,10 +180,10 @@ def test_mistakes_are_named(recordings, rng):
         loss(x, x, stimuli=["s1"])
     with pytest.raises(DataError, match=r"AlignmentLoss\(brain, \.\.\.\)"):
         AlignmentLoss()(x, stimuli=["s1"])
-    with pytest.raises(ShapeError, match="'model' 4, 'V4.L' 3, 'IT' 3"):
+    with pytest.raises(ShapeError, match=r"'model' 4, 'V4\.L' 3, 'IT' 3"):
         loss(x, stimuli=["s1", "s2", "s3"])
     with pytest.raises(
-        ShapeError, match="'centered_pearson' needs batches of at least 4 .*'model' 3"
+        ShapeError, match=r"'centered_pearson' needs batches of at least 4 .*'model' 3"
     ):
         loss(x[:3], stimuli=["s1", "s2", "s3"])
     x[2] = 0.5
@@ -244,4 +244,4 @@ def train(weight):
 def test_a_network_trained_with_it_is_more_alike_on_new_stimuli():
     (before, accuracy), (after, accuracy_beside) = train(0.0), train(3.0)
     assert after > before + 0.05, (before, after)
-    assert min(accuracy, accuracy_beside) > 0.85
+    assert min(accuracy, accuracy_beside) > 0.85, (accuracy, accuracy_beside)
