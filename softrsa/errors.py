@@ -72,9 +72,12 @@ def unknown_name(kind: str, name: object, choices: Iterable[object]) -> UnknownN
     --------
     >>> str(unknown_name("region", "V5", ["V1", "V4", "IT"]))
     "Unknown region 'V5'. Did you mean 'V4' or 'V1'? Known: V1, V4, IT."
+    >>> str(unknown_name("measure", "cka", ["linear_cka", "cca"]))
+    "Unknown measure 'cka'. Did you mean 'linear_cka'? Known: linear_cka, cca."
     """
     known = [str(choice) for choice in choices]
-    close = get_close_matches(str(name), known, n=3, cutoff=0.5)
-    hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+    holding = [choice for choice in known if name and str(name).lower() in choice.lower()]
+    close = holding or get_close_matches(str(name), known, n=3, cutoff=0.5)
+    hint = f" Did you mean {' or '.join(map(repr, close[:5]))}?" if close else ""
     shown = ", ".join(known[:30]) + (f", ... ({len(known)} in all)" if len(known) > 30 else "")
     return UnknownNameError(f"Unknown {kind} {name!r}.{hint} Known: {shown or 'none'}.")

@@ -61,7 +61,12 @@ def test_the_table_cannot_be_changed_from_outside():
 
 
 @pytest.mark.parametrize(
-    ("name", "nearest"), [("spaerman", "'spearman'"), ("centred_pearson", "'centered_pearson'")]
+    ("name", "nearest"),
+    [
+        ("spaerman", "'spearman'"),
+        ("centred_pearson", "'centered_pearson'"),
+        ("cka", "'angular_cka' or 'debiased_cka' or 'linear_cka' or 'rbf_cka'"),
+    ],
 )
 def test_unknown_name_offers_the_nearest(name, nearest):
     with pytest.raises(UnknownNameError, match=rf"measure '{name}'\. Did you mean {nearest}.*cosi"):
