@@ -58,7 +58,14 @@ def test_files_and_the_same_as_python(command, file, recording, tmp_path):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == FILES
     found = SynthesisResult.from_netcdf(tmp_path / "out" / "nbs.nc")
     expected = optimize_to_score(
-        recording[:, 6:], "nbs", target=0.99, n_restarts=2, n_units=4, max_steps=15, seed=3
+        recording[:, 6:],
+        "nbs",
+        target=0.99,
+        n_restarts=2,
+        n_units=4,
+        max_steps=15,
+        seed=3,
+        record=50,
     )
     xr.testing.assert_identical(found.data, expected.data)
     table = pd.read_csv(tmp_path / "out" / "components.csv").query("measure == 'nbs'")
@@ -122,7 +129,7 @@ REFUSED = {
     "measure": (["FILE", "--region", "V4", "--measure", "nsb"], ["'nsb'", "'nbs'"]),
     "no gradient": (["FILE", "--region", "V4", "--measure", "nbs,spearman"], ["'spearman' passes"]),
     "target": (["FILE", "--region", "V4", "--target", "2"], ["0 to 1, got 2"]),
-    "restarts": (["FILE", "--region", "V4", "--restarts", "0"], ["at least 1, got 0"]),
+    "restarts": (["FILE", "--region", "V4", "--restarts", "0"], ["at least 1 and", "got 0 and 0"]),
     "seed": (["FILE", "--region", "V4", "--seed", "x"], ["--seed", "'x'"]),
     "device": (["FILE", "--region", "V4", "--device", "gpu"], ["'gpu'"]),
     "similarity": (

@@ -47,6 +47,10 @@ def add_optimize(parser: argparse.ArgumentParser) -> None:
     add("--units", type=int, metavar="N", help="width of the random data (as the real ones)")
     add("--lr", type=float, default=0.1, help="learning rate of Adam (%(default)s)")
     add("--max-steps", type=int, default=1000, metavar="N", help="at most (%(default)s)")
+    add(
+        "--record", type=int, default=50, metavar="N",
+        help="keep the data at about so many steps, evenly over scores (%(default)s)",
+    )  # fmt: skip
     add("--seed", type=seed, default=0, metavar="N", help="of the starts (%(default)s)")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:0 (%(default)s)")
     add("--quiet", action="store_true", help="no progress and no table")
@@ -64,8 +68,8 @@ def _optimize(arguments: argparse.Namespace) -> None:
             measure: optimize_to_score(
                 x, measure, target=arguments.target, n_restarts=arguments.restarts,
                 n_units=arguments.units, similarity=arguments.similarity, lr=arguments.lr,
-                max_steps=arguments.max_steps, seed=arguments.seed, device=arguments.device,
-                progress=not arguments.quiet,
+                max_steps=arguments.max_steps, record=arguments.record, seed=arguments.seed,
+                device=arguments.device, progress=not arguments.quiet,
             )
             for measure in measures
         }  # fmt: skip

@@ -96,7 +96,7 @@ def feasible_region(
     """
     if resolution < 2:
         raise DataError(f"`resolution` must be at least 2, got {resolution}.")
-    chosen = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
+    chosen = list(range(seeds)) if isinstance(seeds, int) else [*map(int, seeds)]
     if not chosen:
         raise DataError(f"`seeds` must name at least one seed, got {seeds}.")
     labelled = labelled_features(x)

@@ -182,8 +182,8 @@ def _run(
 
     def on_step(step: int, scores: np.ndarray) -> None:
         if progress:
-            bar.n = step
-            bar.set_postfix_str(f"score {np.nanmean(scores):.4f}")
+            bar.set_postfix_str(f"score {np.nanmean(scores):.4f}", refresh=False)
+            bar.update(step - bar.n)
 
     with bar:
         try:

@@ -43,8 +43,10 @@ def starting_features(
     init: Tensor | np.ndarray | None, x: Tensor, *, n_restarts: int, n_units: int | None, seed: int
 ) -> Tensor:
     """Take the given start, or draw one of standard normal numbers per restart: (R, n, q)."""
-    if n_restarts < 1:
-        raise DataError(f"`n_restarts` must be at least 1, got {n_restarts}.")
+    if n_restarts < 1 or seed < 0:
+        raise DataError(
+            f"`n_restarts` must be at least 1 and `seed` at least 0, got {n_restarts} and {seed}."
+        )
     if init is None:
         width = x.shape[1] if n_units is None else n_units
         if width < 1:
