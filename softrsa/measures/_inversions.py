@@ -8,6 +8,7 @@ at once, one distance within the block after the other.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import product
 from math import ceil, isqrt
 from typing import Any, NamedTuple
@@ -32,7 +33,8 @@ class Ranked(NamedTuple):
     place: Array  # (n_padded,): at which place an entry is; padding is last
     block: Array  # (n_padded,): in which block
     first: Array  # (n_padded,): the first place of the entry's run of equal values
-    tied: Array | None  # (2, n_tied): pairs of tied entries, where they are few
+    tied: Array | None  # (2, n_tied): pairs of tied entries, where they are some but not many
+    two_ways: bool  # whether they are many, and there are two of these, whose errors cancel
 
 
 def net_concordance(x: Tensor, y: Tensor) -> Tensor:
@@ -58,7 +60,7 @@ def net_concordance(x: Tensor, y: Tensor) -> Tensor:
     jobs = [
         (number, a, b)
         for number, (i, j) in enumerate(zip(*(k.tolist() for k in numbers), strict=True))
-        for a, b in product(left[i], right[j])
+        for a, b in _ways(left[i], right[j])
     ]
     step = max(1, PART.get(x.device.type, LARGE_PART) // max(1, n))
     parts = [jobs[start : start + step] for start in range(0, len(jobs), step)]
@@ -75,6 +77,11 @@ def tied_pairs(x: Tensor) -> Tensor:
     """Count pairs of equal entries, shape (...), in float64."""
     first, last = tied_places(x.detach().sort(dim=-1).values)
     return (last - first).sum(-1).double() / 2
+
+
+def _ways(left: list[Ranked], right: list[Ranked]) -> Iterable[tuple[Ranked, Ranked]]:
+    """Combine the ways of breaking ties; two and two in step, as `_from_ties` expects."""
+    return zip(left, right, strict=True) if len(left) == len(right) else product(left, right)
 
 
 def _ranked(vectors: Tensor) -> list[list[Ranked]]:
@@ -109,7 +116,8 @@ def _with_ties(vector: Tensor) -> list[Ranked]:
         pairs = [torch.stack([order[at], order[at + d]]) for d, at in zip(runs, same, strict=True)]
         return [_in_blocks(order, start, torch.cat(pairs, 1))]
     places = torch.arange(len(order), device=order.device)
-    return [_in_blocks(way, start) for way in (order, order[first + last - places])]
+    ways = (order, order[first + last - places])
+    return [_in_blocks(way, start)._replace(two_ways=True) for way in ways]
 
 
 def _in_blocks(order: Tensor, first: Tensor | None = None, tied: Tensor | None = None) -> Ranked:
@@ -128,7 +136,8 @@ def _in_blocks(order: Tensor, first: Tensor | None = None, tied: Tensor | None =
         (place if first is None else torch.cat([first, padded[n:]])).to(short),
         tied,
     )
-    return Ranked(*(a.numpy() if a is not None and is_cpu(a) else a for a in arrays))
+    given = (a.numpy() if a is not None and is_cpu(a) else a for a in arrays)
+    return Ranked(*given, two_ways=False)
 
 
 def _twice_discordant(pairs: list[tuple[Ranked, Ranked]]) -> Array:
@@ -137,16 +146,16 @@ def _twice_discordant(pairs: list[tuple[Ranked, Ranked]]) -> Array:
     n_blocks = pairs[0][0].order.shape[1]
     row = pairs[0][0].block[pairs[0][0].order[:1]]  # 0, 1, ..., n_blocks - 1
     cell = xp.asarray(row, dtype=xp.int64) * n_blocks
-    # blocks of y in the order of x, and places of x in the order of y, (n, length, n_blocks)
-    blocks = xp.stack([y.block[x.order] for x, y in pairs])
-    places = xp.stack([x.place[y.order] for x, y in pairs])
+    # blocks of y in the order of x, and places of x in the order of y, (length, n, n_blocks)
+    blocks = [y.block[x.order] for x, y in pairs]
+    places = [x.place[y.order] for x, y in pairs]
     counts = [xp.bincount((b + cell).reshape(-1), minlength=n_blocks**2) for b in blocks]
     histogram = xp.asarray(xp.stack(counts), dtype=xp.int32).reshape(-1, n_blocks, n_blocks)
     # entries of earlier blocks of x and later ones of y: sums over rows above and columns before
     above = xp.cumsum(histogram, 1, dtype=xp.int32)[:, :-1, 1:]
     left = xp.cumsum(histogram, 2, dtype=xp.int32)[:, 1:, :-1]
     apart = (above * left).sum((1, 2), dtype=xp.int64)
-    discordant = apart + _falling(blocks, xp) + _falling(places, xp)
+    discordant = apart + _falling(xp.stack(blocks, 1), xp) + _falling(xp.stack(places, 1), xp)
     return 2 * discordant - xp.asarray([_from_ties(x, y, xp) for x, y in pairs])
 
 
@@ -160,13 +169,21 @@ def _from_ties(x: Ranked, y: Ranked, xp: Any) -> int:
         excess += int(xp.sign(y.first[x.tied[0]] - y.first[x.tied[1]]).sum())
     if y.tied is not None:
         excess += int(xp.sign(x.place[y.tied[0]] - x.place[y.tied[1]]).sum())
+    if x.two_ways and y.two_ways:
+        # discordant in neither way, too: their number is lacking
+        both = xp.asarray(x.first, dtype=xp.int64) * len(x.first) + y.first
+        sizes = xp.unique(both, return_counts=True)[1]
+        excess -= int((sizes * (sizes - 1)).sum()) // 2
     return excess
 
 
 def _falling(keys: Array, xp: Any) -> Array:
-    """Count pairs along the second dimension of which the earlier is larger, shape (n,)."""
-    length = keys.shape[1]
-    counts = xp.zeros_like(keys, dtype=xp.uint8 if length < 256 else xp.int32)
+    """Count pairs along the first dimension of which the earlier is larger, per second one."""
+    length = len(keys)
+    if length >= 256:
+        larger = (keys[:-distance] > keys[distance:] for distance in range(1, length))
+        return sum(pairs.sum((0, 2), dtype=xp.int64) for pairs in larger)
+    counts = xp.zeros_like(keys, dtype=xp.uint8)
     for distance in range(1, length):
-        counts[:, distance:] += keys[:, :-distance] > keys[:, distance:]
-    return counts.sum((1, 2), dtype=xp.int64)
+        counts[distance:] += (keys[:-distance] > keys[distance:]).view(xp.uint8)
+    return counts.sum((0, 2), dtype=xp.int64)

@@ -1,6 +1,7 @@
 """Similarity matrices: computing them, scaling them to [0, 1], building labelled stacks."""
 
 from softrsa.rsm.build import build_rsms, to_rsm
+from softrsa.rsm.crossnobis import crossnobis
 from softrsa.rsm.scaling import SCALINGS, scale_similarities
 from softrsa.rsm.similarity import SIMILARITIES, condensed_similarity, similarity_matrix
 
@@ -9,6 +10,7 @@ __all__ = [
     "SIMILARITIES",
     "build_rsms",
     "condensed_similarity",
+    "crossnobis",
     "scale_similarities",
     "similarity_matrix",
     "to_rsm",
