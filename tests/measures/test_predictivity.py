@@ -86,9 +86,10 @@ def test_folds_as_scikit_learn(rng, p):
         assert found.item() == pytest.approx(expected, abs=1e-9)
 
 
-def test_default_strengths_are_relative_to_the_data(rng):
-    x, y = pair(rng, 30, 6, 4)
-    unit = (x - x.mean(0)).square().sum() / 6
+@pytest.mark.parametrize(("p", "rank"), [(6, 6), (50, 29)])
+def test_default_strengths_are_relative_to_the_data(rng, p, rank):
+    x, y = pair(rng, 30, p, 4)
+    unit = (x - x.mean(0)).square().sum() / rank
     model = RidgeCV(RELATIVE_STRENGTHS.numpy() * float(unit), alpha_per_target=True).fit(x, y)
     expected = r2_score(y, model.predict(x))
     assert ridge_predictivity(x, y).item() == pytest.approx(expected, abs=1e-12)
