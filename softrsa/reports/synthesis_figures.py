@@ -90,7 +90,8 @@ def plot_capture(
     Returns
     -------
     Axes
-        With the measure's name as label; components never captured are drawn open, above 1.
+        With the measure's name as label; components never captured are drawn open, on the upper
+        edge.
     """
     ax = _panel(ax)
     at_capture = components["score_at_capture"]
@@ -102,11 +103,10 @@ def plot_capture(
         label=_words(components.attrs["measure"]),
     )  # fmt: skip
     ax.plot(
-        explained[~found], np.full((~found).sum(), 1.03), color=color, marker=marker,
-        markersize=3.5, linewidth=0, markerfacecolor="none",
+        explained[~found], np.ones((~found).sum()), color=color, marker=marker, markersize=3.5,
+        linewidth=0, markerfacecolor="white", clip_on=False, transform=ax.get_xaxis_transform(),
     )  # fmt: skip
     ax.set_xscale("log")
-    ax.set_ylim(top=1.06)
     return _named(ax, "share of variance of the component", "score at capture")
 
 

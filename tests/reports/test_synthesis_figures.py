@@ -72,7 +72,9 @@ def test_capture_shows_what_was_never_captured_as_open(components):
     found, never = ax.get_lines()
     np.testing.assert_allclose(lines(ax)[0], [[0.8, 0.45], [0.19, 0.6]])
     assert never.get_xdata().tolist() == [0.01]
-    assert never.get_markerfacecolor() == "none"
+    assert never.get_markerfacecolor() == "white"
+    assert never.get_transform() == ax.get_xaxis_transform()
+    assert ax.get_ylim()[1] < 0.7
     assert found.get_color() == COLORS[2]
     assert ax.get_xscale() == "log"
 
@@ -114,6 +116,12 @@ def test_decoding_with_chance():
     ax = plot_decoding(data)
     assert lines(ax)[0].tolist() == [[0.1, 0.4], [0.9, 0.8]]
     assert [line[0, 1] for line in lines(ax)[1:]] == [1, 0.5]
+
+
+def test_a_second_measure_is_not_cut_off(components):
+    ax = plot_capture(components)
+    plot_capture(components.assign(score_at_capture=components["score_at_capture"] - 0.3), ax=ax)
+    assert ax.get_ylim()[0] < 0.15
 
 
 def test_into_the_axes_given(components):
