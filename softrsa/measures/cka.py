@@ -63,8 +63,8 @@ def linear_cka(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _linear(x: Tensor, y: Tensor) -> Tensor:
-    # fourth powers would leave float32's range, so both are scaled
-    products = kernel_products(centered(x, scaled=True), centered(y, scaled=True))
+    scaled = x.dtype == torch.float32  # whose range fourth powers would leave
+    products = kernel_products(centered(x, scaled=scaled), centered(y, scaled=scaled))
     return products.xy / (products.xx.sqrt() * products.yy.sqrt())
 
 
@@ -153,7 +153,7 @@ def debiased_cka(x: Tensor, y: Tensor) -> Tensor:
     check_features(x, y, at_least=4)
     dtype = x.dtype
     # with many units the diagonals, which are taken off again, are nearly all there is
-    x, y = centered(x.double(), scaled=True), centered(y.double(), scaled=True)
+    x, y = centered(x.double()), centered(y.double())
     products = kernel_products(x, y)
     a, b = x.square().sum(-1), y.square().sum(-1)  # diagonals of the kernels
     xy = _without_diagonals(products.xy, a, b)

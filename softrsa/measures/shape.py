@@ -60,9 +60,9 @@ def nbs(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _nbs(x: Tensor, y: Tensor) -> Tensor:
-    x, y = centered(x, scaled=True), centered(y, scaled=True)
+    dtype, x, y = x.dtype, centered(x.double()), centered(y.double())
     sizes = x.norm(dim=(-2, -1)) * y.norm(dim=(-2, -1))
-    return cross_nuclear_norm(x, y) / sizes
+    return (cross_nuclear_norm(x, y) / sizes).to(dtype)
 
 
 def angular_procrustes(x: Tensor, y: Tensor) -> Tensor:
