@@ -143,7 +143,7 @@ def _factor(covariance: Tensor) -> Tensor:
             "`noise_covariance` must be symmetric and finite; entries across the diagonal "
             f"differ by up to {lopsided:.3g}."
         )
-    factor, failed = torch.linalg.cholesky_ex((covariance + covariance.mT) / 2)
+    factor, failed = torch.linalg.cholesky_ex(covariance)
     if failed:
         lowest = torch.linalg.eigvalsh(covariance.detach())[0].item()
         raise DataError(

@@ -136,6 +136,7 @@ def test_constant_and_missing(function, dtype, rng):
     assert (found == 0).all() if function in {kendall_tau_a, rho_a} else found.isnan().all()
     y[1, 7] = torch.nan
     assert function(y, y[:1]).isnan().tolist() == [False, True, False]
+    assert function(y[:1], y).isnan().tolist() == [False, True, False]
     assert function(torch.ones(1), torch.ones(1)).isnan()
 
 

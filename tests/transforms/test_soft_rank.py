@@ -117,6 +117,31 @@ def test_isotonic_regression_is_scipys(values):
     torch.testing.assert_close(_isotonic.by_torch(y), _isotonic.by_scipy(y), rtol=0, atol=1e-12)
 
 
+def test_few_rounds_are_enough(rng, monkeypatch):
+    """Pooling one pair of blocks after the other would take a thousand rounds for some of these."""
+    calls = []
+    once = _isotonic._may_be_on_hull
+    monkeypatch.setattr(
+        _isotonic, "_may_be_on_hull", lambda *given: calls.append(None) or once(*given)
+    )
+    for x in kinds(rng, 3_000).values():
+        for strength in (0.1, 0.5, 1.0, 1.5, 10.0):
+            calls.clear()
+            soft_rank(x, strength=strength, backend="torch")
+            assert len(calls) <= 10
+
+
+@backends
+def test_just_beyond_a_kink(backend):
+    """Two values are one rank apart: a strength a little below 1 separates them."""
+    x = torch.tensor([0.0, 1.0], dtype=torch.float64, requires_grad=True)
+    for strength, expected in ((1 / 1.0001, [1.0, 2.0]), (2.0, [1.25, 1.75])):
+        found = soft_rank(x, strength=strength, backend=backend)
+        torch.testing.assert_close(found, torch.tensor(expected).double(), rtol=0, atol=1e-12)
+        (gradient,) = torch.autograd.grad(found[0], x)
+        assert gradient.abs().max() < 1e-12  # standardized: two values are always alike
+
+
 @backends
 @pytest.mark.parametrize("strength", [0.05, 0.5, 5.0])
 def test_gradients(backend, strength, rng):
