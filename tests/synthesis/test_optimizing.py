@@ -144,8 +144,9 @@ class TestDirection:
         assert procrustes_distance(x, result.recorded[-1, 0]).item() == result.scores[-1].item()
 
     def test_a_score_can_be_driven_down(self, x):
-        result = quick(x, "linear_cka", target=0.2, direction="minimize", init=x, lr=0.5)
-        assert result.scores[0] == pytest.approx(1)
+        beside = x + 0.01 * x.flip(0)  # at a perfect match there is no way down
+        result = quick(x, "linear_cka", target=0.2, direction="minimize", init=beside, lr=0.5)
+        assert result.scores[0] > 0.99
         assert result.scores[-1] <= 0.2
         assert len(result.recorded_steps) > 5
 
