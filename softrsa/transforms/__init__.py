@@ -4,6 +4,7 @@ from softrsa.transforms.center import double_center
 from softrsa.transforms.gates import EmbeddingGate, Gate, GlobalGate, ProfileGate, StepParameters
 from softrsa.transforms.geo_topological import GeoTopological, geo_topological
 from softrsa.transforms.modules import Family, SoftStep
+from softrsa.transforms.soft_k_step import log_soft_k_step, soft_k_step
 from softrsa.transforms.soft_rank import soft_rank
 from softrsa.transforms.soft_step import (
     log_soft_step,
@@ -23,8 +24,10 @@ __all__ = [
     "StepParameters",
     "double_center",
     "geo_topological",
+    "log_soft_k_step",
     "log_soft_step",
     "log_soft_step_s2",
+    "soft_k_step",
     "soft_rank",
     "soft_step",
     "soft_step_s2",
