@@ -1,0 +1,1 @@
+"""Regression by neighbors: heads, an estimator, experiments."""

@@ -1,0 +1,73 @@
+"""Figures of prediction: which methods differ."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from softrsa.prediction.ranking import RankTest
+
+
+def plot_critical_distance(test: RankTest, *, ax: Axes | None = None) -> Axes:
+    """Draw mean ranks on a line, best to the left, and bars over methods that do not differ.
+
+    Parameters
+    ----------
+    test : RankTest
+        From `softrsa.prediction.friedman_nemenyi`.
+    ax : Axes, optional
+        Where to draw; a new figure by default.
+
+    Returns
+    -------
+    Axes
+        Names on both sides, the better half left; the critical distance is drawn above.
+    """
+    if ax is None:
+        from softrsa.reports.figures import panels
+
+        ax = panels(1)[1][0]
+    ranks = test.mean_ranks.sort_values()
+    k = len(ranks)
+    ax.set_xlim(1 - 0.02 * k, k + 0.02 * k)
+    half = -(-k // 2)
+    groups = _groups(ranks.to_numpy(), test.critical_distance)
+    bottom = 1.2 + 0.35 * len(groups)
+    for i, (name, rank) in enumerate(ranks.items()):
+        left = i < half
+        depth = bottom + (i if left else k - 1 - i)
+        edge = 1 - 0.02 * k if left else k + 0.02 * k
+        ax.plot([rank, rank, edge], [0, depth, depth], color="0.4", linewidth=0.9, clip_on=False)
+        ax.text(
+            edge, depth, f"{name} {rank:.2f} " if left else f" {rank:.2f} {name}", fontsize=8,
+            ha="right" if left else "left", va="center",
+        )  # fmt: skip
+    for i, (first, last) in enumerate(groups):
+        at = 0.6 + 0.35 * i
+        ax.plot([first - 0.03, last + 0.03], [at, at], color="black", linewidth=3)
+    ax.plot([1, 1 + test.critical_distance], [-0.9, -0.9], color="#D55E00", linewidth=2)
+    ax.text(1, -1.1, f"critical distance {test.critical_distance:.2f}", fontsize=8, va="bottom")
+    ax.set_ylim(bottom + half + 0.3, -1.9)
+    ax.spines[["left", "right", "bottom"]].set_visible(False)
+    ax.spines["top"].set_position(("data", 0))
+    ax.xaxis.set_ticks_position("top")
+    ax.set_xticks(range(1, k + 1))
+    ax.set_yticks([])
+    ax.tick_params(labelsize=8)
+    return ax
+
+
+def _groups(ranks: np.ndarray, distance: float) -> list[tuple[float, float]]:
+    """First and last rank of each largest run of ascending ranks within the distance."""
+    found: list[tuple[float, float]] = []
+    reached = -1
+    for i, first in enumerate(ranks):
+        last = int(np.flatnonzero(ranks - first <= distance)[-1])
+        if last > i and last > reached:
+            found.append((float(first), float(ranks[last])))
+            reached = last
+    return found
