@@ -9,6 +9,7 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 
 from softrsa import io
@@ -37,6 +38,8 @@ class DataSet:
         (layer, anchor, neighbor).
     regions : dict of str to DataArray
         Recordings (stimulus, unit), or RDMs (subject[, session], anchor, neighbor), by region.
+    table : DataFrame or None
+        What else is known of each stimulus, such as sentences and their ratings.
     """
 
     name: str
@@ -44,6 +47,7 @@ class DataSet:
     images: dict[str | int, np.ndarray] | None = field(repr=False)
     layers: xr.DataArray | None = field(repr=False)
     regions: dict[str, xr.DataArray] = field(repr=False)
+    table: pd.DataFrame | None = field(default=None, repr=False)
 
 
 def load(name: str, *, progress: bool = True) -> DataSet:
@@ -73,6 +77,8 @@ def load(name: str, *, progress: bool = True) -> DataSet:
     """
     about = card(name)
     files = fetch(name, progress=progress)
+    if name in TABLES:
+        return DataSet(name, about, None, None, {}, TABLES[name](files))
     images, layers, regions = LOADERS.get(name, _load_netcdf)(files)
     return DataSet(name, about, images, layers, regions)
 
@@ -144,6 +150,12 @@ def _load_macaque_v4(files: Files) -> Parts:
     return images, None, {"V4": io.check_recording(recording, name="macaque V4 recording")}
 
 
+def _load_emobank(files: Files) -> pd.DataFrame:
+    """Load sentences with their valence, arousal and dominance."""
+    return pd.read_csv(files["emobank.csv"], index_col="id", keep_default_na=False)
+
+
+TABLES: dict[str, Callable[[Files], pd.DataFrame]] = {"emobank": _load_emobank}
 SUPPLEMENT = "Kriegeskorte_Neuron2008_supplementalData.mat"
 LOADERS: dict[str, Callable[[Files], Parts]] = {
     "kriegeskorte92": _load_kriegeskorte92,

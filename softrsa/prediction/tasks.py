@@ -1,0 +1,222 @@
+"""Regression tasks of the experiments: features, labels in [0, 1], and how they may be split."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from softrsa import datasets, io
+from softrsa.errors import DataError, ShapeError, unknown_name
+
+Encoder = Callable[[Sequence[str]], Any]
+V4_LAYER, V4_CHANNELS, V4_GRID = "_blocks.7", 80, 3  # maps, averaged over 3 x 3 places
+PATCH, REACH, PIXELS, TILES = 11, 64, 4000, (5, 8)  # of the stereo pair, in pixels
+
+
+@dataclass(frozen=True)
+class RegressionTask:
+    """Features and labels to predict from them.
+
+    Attributes
+    ----------
+    name, title : str
+        What it is called, in one word and one line.
+    features : ndarray, shape (n, p)
+        Float32, as they are; a regressor scales them.
+    labels : ndarray, shape (n,) or (n, n_targets)
+        Float32, each target from 0 to 1 over all samples.
+    groups : ndarray of int, shape (n,), or None
+        Samples of a group belong together and are never split.
+    """
+
+    name: str
+    title: str
+    features: np.ndarray = field(repr=False)
+    labels: np.ndarray = field(repr=False)
+    groups: np.ndarray | None = field(default=None, repr=False)
+
+    def __post_init__(self):
+        if self.features.ndim != 2 or len(self.features) != len(self.labels):
+            raise ShapeError(
+                "A task needs features (n, p) and as many labels, got shapes "
+                f"{self.features.shape} and {self.labels.shape}."
+            )
+        for name in ("features", "labels"):
+            if not np.isfinite(getattr(self, name)).all():
+                raise DataError(f"The {name} of task {self.name!r} must be finite.")
+
+
+def load_task(
+    name: str, *, encode: Encoder | None = None, seed: int = 0, progress: bool = False
+) -> RegressionTask:
+    """Load one of the tasks that `run_experiment` knows by name.
+
+    ====================  ==================================================================
+    `diabetes`            scikit-learn: 10 measurements to the progression after a year
+    `motorcycle`          scikit-image's stereo pair: patches of both images to disparity;
+                          tiles of the image are kept together
+    `macaque-v4`          EfficientNet-Lite0 features of 1200 images to the mean rate of 89
+                          neurons
+    `macaque-v4-neurons`  the same to the rate of each neuron
+    `emobank`             10 062 sentences to their valence
+    ====================  ==================================================================
+
+    Parameters
+    ----------
+    name : str
+        A name of the table.
+    encode : callable, optional
+        From a list of sentences to their embeddings (n, p), for `emobank`: such as the `encode`
+        of a sentence-transformers model. By default, hashed words and pairs of words.
+    seed : int
+        Which pixels of the stereo pair are taken.
+    progress : bool
+        Show a progress bar over images.
+
+    Returns
+    -------
+    RegressionTask
+        Features, and labels scaled to [0, 1] over all samples.
+
+    Raises
+    ------
+    UnknownNameError
+        If there is no such task.
+    FileMissingError
+        If files are neither here nor can be downloaded.
+
+    Examples
+    --------
+    >>> load_task("diabetes").features.shape
+    (442, 10)
+    """
+    if name not in TASKS:
+        raise unknown_name("task", name, TASKS)
+    title, load = TASKS[name]
+    features, labels, groups = load(encode=encode, seed=seed, progress=progress)
+    return make_task(name, title, features, labels, groups)
+
+
+def make_task(
+    name: str,
+    title: str,
+    features: np.ndarray,
+    labels: np.ndarray,
+    groups: np.ndarray | None = None,
+) -> RegressionTask:
+    """Make a task of your own data; labels are scaled to [0, 1], features left as they are."""
+    labels = np.asarray(labels, dtype=np.float64)
+    low, high = labels.min(0), labels.max(0)
+    if (low == high).any():
+        raise DataError(f"All labels of task {name!r} are {low}: there is nothing to predict.")
+    scaled = ((labels - low) / (high - low)).astype(np.float32)
+    return RegressionTask(name, title, np.asarray(features, dtype=np.float32), scaled, groups)
+
+
+Loaded = tuple[np.ndarray, np.ndarray, np.ndarray | None]
+
+
+def _diabetes(**_: Any) -> Loaded:
+    from sklearn.datasets import load_diabetes
+
+    features, labels = load_diabetes(return_X_y=True)
+    return np.asarray(features), np.asarray(labels), None
+
+
+def _emobank(*, encode: Encoder | None, **_: Any) -> Loaded:
+    table = datasets.load("emobank").table
+    if table is None:
+        raise DataError("The data set 'emobank' holds no table.")
+    sentences = table["text"].tolist()
+    return np.asarray((encode or _hashed)(sentences)), table["V"].to_numpy(), None
+
+
+def _hashed(sentences: Sequence[str]) -> np.ndarray:
+    """Hash words and pairs of words to a fixed number of columns: no vocabulary to learn."""
+    from sklearn.feature_extraction.text import HashingVectorizer
+
+    hashed: Any = HashingVectorizer(n_features=2048, ngram_range=(1, 2)).transform(sentences)
+    return hashed.astype(np.float32).toarray()
+
+
+def _v4_population(*, progress: bool, **_: Any) -> Loaded:
+    features, rates = _v4(progress)
+    return features, rates.mean(1), None
+
+
+def _v4_neurons(*, progress: bool, **_: Any) -> Loaded:
+    return *_v4(progress), None
+
+
+def _v4(progress: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Features of a block, averaged over a coarse grid of places, and rates; features are kept."""
+    data = datasets.load("macaque-v4", progress=progress)
+    rates = data.regions["V4"]
+    kept = io.cache_folder() / "features" / f"macaque-v4{V4_LAYER}-{V4_GRID}x{V4_GRID}.nc"
+    if kept.is_file():
+        features = io.load(kept)
+    else:
+        features = _v4_features(data.images or {}, progress)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        io.save(features, kept)
+    return features.sel(stimulus=rates["stimulus"].values).values, rates.values
+
+
+def _v4_features(images: dict, progress: bool) -> xr.DataArray:
+    import torch
+
+    from softrsa.activations import extract_activations, load_model
+
+    model = load_model("efficientnet-lite0")
+    found = extract_activations(
+        model.module, images, {V4_LAYER: V4_LAYER}, preprocess=model.preprocess, progress=progress
+    )
+    side = math.isqrt(found.sizes["unit"] // V4_CHANNELS)
+    maps = torch.from_numpy(found.values).view(-1, V4_CHANNELS, side, side)
+    pooled = torch.nn.functional.adaptive_avg_pool2d(maps, V4_GRID).flatten(1)
+    return xr.DataArray(
+        pooled.numpy(), dims=("stimulus", "unit"), coords={"stimulus": found["stimulus"].values}
+    )
+
+
+def _motorcycle(*, seed: int, **_: Any) -> Loaded:
+    """Gray patches around a pixel of the left image and along its row in the right one."""
+    from skimage.color import rgb2gray
+    from skimage.data import stereo_motorcycle
+    from skimage.transform import downscale_local_mean
+
+    left, right, disparity = stereo_motorcycle()
+    left, right = rgb2gray(left), rgb2gray(right)
+    half = PATCH // 2
+    rows, columns = np.nonzero(np.isfinite(disparity))
+    inside = (
+        (rows >= half) & (rows < len(left) - half)
+        & (columns >= half + REACH) & (columns < left.shape[1] - half)
+    )  # fmt: skip
+    chosen = np.random.default_rng(seed).permutation(np.flatnonzero(inside))[:PIXELS]
+    rows, columns = rows[chosen], columns[chosen]
+
+    def patches(image: np.ndarray, before: int) -> np.ndarray:
+        cut = [
+            image[r - half : r + half + 1, c - half - before : c + half + 1]
+            for r, c in zip(rows, columns, strict=True)
+        ]
+        return np.stack([downscale_local_mean(patch, (2, 2)).ravel() for patch in cut])
+
+    features = np.concatenate([patches(left, 0), patches(right, REACH)], axis=1)
+    tiles = (rows * TILES[0] // left.shape[0]) * TILES[1] + columns * TILES[1] // left.shape[1]
+    return features, disparity[rows, columns], tiles
+
+
+TASKS: dict[str, tuple[str, Callable[..., Loaded]]] = {
+    "diabetes": ("Diabetes progression after a year", _diabetes),
+    "motorcycle": ("Disparity of a stereo pair", _motorcycle),
+    "macaque-v4": ("Mean rate of 89 neurons of macaque V4", _v4_population),
+    "macaque-v4-neurons": ("Rates of 89 neurons of macaque V4", _v4_neurons),
+    "emobank": ("Valence of sentences (EmoBank)", _emobank),
+}
