@@ -177,5 +177,7 @@ def _choose(
         return next(iter(parts.values()))
     if not parts and whole is not None:
         return whole
+    if not parts:
+        raise DataError(f"{source} has neither layers nor regions.")
     choices = "; ".join(f"--{kind} {listed(part, 10)}" for kind, part in found.items() if part)
     raise DataError(f"{source} has several parts; name one of {choices}.")
