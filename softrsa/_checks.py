@@ -37,6 +37,18 @@ def check_square(**matrices: Tensor) -> None:
             raise ShapeError(f"`{name}` needs at least 2 stimuli, got {value.shape[-1]}.")
 
 
+def check_broadcast(n_last: int = 1, /, **tensors: Tensor) -> None:
+    """Check that dimensions before the last ones broadcast."""
+    leading = {name: tuple(value.shape[: value.ndim - n_last]) for name, value in tensors.items()}
+    try:
+        torch.broadcast_shapes(*leading.values())
+    except RuntimeError as error:
+        raise ShapeError(
+            f"The leading dimensions of {' and '.join(f'`{name}`' for name in leading)} must "
+            f"broadcast, got {' and '.join(map(str, leading.values()))}."
+        ) from error
+
+
 def resolve_device(device: str | torch.device) -> torch.device:
     """Turn ``"auto"`` into CUDA where there is one, and refuse CUDA where there is none."""
     if str(device) == "auto":

@@ -87,7 +87,7 @@ def test_demo_says_how_far_it_got(command, tmp_path):
     assert code == 0
     assert "softrsa: " not in errors
     assert shown.startswith("nbs: 0.8")
-    assert "steps reached; the data optimized hold at least half of " in shown
+    assert "steps; the data optimized hold at least half of " in shown
     assert f"Results are in {tmp_path / 'out'}" in shown
 
 

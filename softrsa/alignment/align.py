@@ -18,6 +18,7 @@ from softrsa._checks import resolve_device
 from softrsa.alignment.embedding import rotated
 from softrsa.alignment.features import (
     check_feature_measure,
+    compact,
     evaluate_features,
     few_stimuli_warnings,
     score_features,
@@ -40,7 +41,6 @@ from softrsa.alignment.sides import Data, Side, as_side, join_all
 from softrsa.errors import DataError, StimulusError, unknown_name
 from softrsa.io import check_rdms
 from softrsa.measures import get
-from softrsa.measures._spectral import coordinates
 from softrsa.recordings import split_units
 
 LabelledData = Mapping[str, Data] | Data
@@ -142,7 +142,7 @@ def align(
     parts = joined(named_parts(layers, by, "layer"), named_parts(regions, region, "region"), join)
     learned = bool({*LEARNED, "selected"} & {*names})
     # predictivity is of the brain's own units, so only the model's may be rotated
-    keep = (coordinates, Tensor.double) if of_features else (rotated if learned else None,) * 2
+    keep = (compact, Tensor.detach) if of_features else (rotated if learned else None,) * 2
     layer_sides, region_sides = (
         _sides(data, similarity, subject, target, how)
         for data, how in zip(parts, keep, strict=True)

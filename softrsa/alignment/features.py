@@ -12,6 +12,7 @@ from softrsa.alignment.runs import Run, plain_rsa
 from softrsa.alignment.sides import Side
 from softrsa.errors import DataError
 from softrsa.measures import Measure
+from softrsa.measures._spectral import coordinates
 from softrsa.measures.predictivity import held_out_predictivity
 
 PREDICTIVE = {"linear_predictivity": "linear", "ridge_predictivity": "ridge"}
@@ -33,6 +34,14 @@ def check_feature_measure(
                 f"{entry.name!r} compares features, and {name!r} holds RDMs or RSMs only. Give "
                 "recordings or activations, or use a measure on RSMs."
             )
+
+
+def compact(units: Tensor) -> Tensor:
+    """Rotate units into as few dimensions as there are stimuli, in their own number type.
+
+    From that type measures know what is rounding, and so the rank.
+    """
+    return coordinates(units).to(units.dtype)
 
 
 def evaluate_features(run: Run, measure: Measure) -> dict[str, dict[str, Any]]:
@@ -93,4 +102,6 @@ def _mean_score(
 
 def _features(sides: tuple[Side, Side], subject: int) -> tuple[Tensor, Tensor]:
     model, brain = ((side.units or ())[i] for side, i in zip(sides, (0, subject), strict=True))
-    return model.double(), brain.double()
+    # of two precisions the lower: beyond it, one side holds rounding
+    dtype = min(model.dtype, brain.dtype, key=lambda kind: torch.finfo(kind).bits)
+    return model.to(dtype), brain.to(dtype)

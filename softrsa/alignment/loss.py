@@ -138,7 +138,7 @@ class AlignmentLoss(nn.Module):
         ShapeError
             If the sides differ in their number of stimuli, or there are too few for the measure.
         FitError
-            If similarities of the features are not finite.
+            If similarities of the features, or a score, are not finite.
         """
         layers = _named(features, "model")
         regions = self._batch_regions(brain, stimuli)
@@ -149,7 +149,7 @@ class AlignmentLoss(nn.Module):
                     raise unknown_name(f"{kind} of `weights`", name, known)
         self._check_counts(layers, regions)
         total = torch.stack(
-            [w * self._distance(layers[a], regions[b], a) for (a, b), w in pairs.items()]
+            [w * self._distance(layers, regions, pair) for pair, w in pairs.items()]
         ).sum()
         return total / sum(pairs.values()) + self._penalty().to(total)
 
@@ -177,15 +177,17 @@ class AlignmentLoss(nn.Module):
                 f"got: {found}."
             )
 
-    def _distance(self, features: Tensor, region: Region, layer: str) -> Tensor:
-        """1 - mean score over subjects, or the mean distance."""
-        x = features.flatten(1)
+    def _distance(
+        self, layers: Mapping[str, Tensor], regions: Mapping[str, Region], pair: tuple[str, str]
+    ) -> Tensor:
+        """1 - mean score over subjects, or the mean distance, of a layer and a region."""
+        x, region = layers[pair[0]].flatten(1), regions[pair[1]]
         if self.entry.takes == "features":
             scores = [self.entry(x, units.to(x)) for units in region.all_units(self.entry.name)]
             score = torch.stack(scores).mean()
         else:
             rsm = similarity_matrix(x, similarity=self.similarity)
-            _check_finite(rsm, layer)
+            _check_finite(rsm, pair[0])
             model = _transformed(self.model_transform, rsm, x)
             references = region.rsms(self.similarity).to(rsm)
             units = region.joint_units()
@@ -193,6 +195,12 @@ class AlignmentLoss(nn.Module):
                 self.brain_transform, references, None if units is None else units.to(x)
             )
             score = self.entry.between(model, brain).mean()
+        if not bool(score.detach().isfinite()):
+            raise FitError(
+                f"{self.entry.name!r} of layer {pair[0]!r} and region {pair[1]!r} is "
+                f"{score.item()}: values of the batch are not finite, or constant on one side "
+                "(over units, for similarities 'correlation' and 'cosine')."
+            )
         return 1 - score if self.entry.larger_is_more_similar else score
 
     def _penalty(self) -> Tensor:

@@ -117,13 +117,13 @@ def _summary(results: Mapping[str, SynthesisResult], components: Mapping[str, xr
     for measure, result in results.items():
         steps = result.steps_to_target.numpy()
         met = steps[np.isfinite(steps)]
-        took = f"in {met.mean():.0f} steps" if len(met) == len(steps) else "not everywhere"
-        if not len(met):
-            took = "not"
+        took = f"reached in {met.mean():.0f} steps" if len(met) else "not reached"
+        if 0 < len(met) < len(steps):
+            took = f"reached by {len(met)} of {len(steps)} restarts"
         captured = components[measure]["captured"].isel(recorded_step=-1)
         half = int((captured.mean("restart") >= 0.5).sum())
         lines.append(
-            f"{measure}: {float(result.scores[-1].mean()):.4f}, target {took} reached; the data "
+            f"{measure}: {float(result.scores[-1].mean()):.4f}, target {took}; the data "
             f"optimized hold at least half of {half} of {captured.sizes['component']} components"
         )
     return "\n".join(lines)

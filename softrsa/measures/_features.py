@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from softrsa._checks import check_floating
+from softrsa._checks import check_broadcast, check_floating
 from softrsa.errors import DTypeError, ShapeError
 
 
@@ -27,13 +27,7 @@ def check_features(x: Tensor, y: Tensor, *, at_least: int = 2) -> None:
             f"Both must have the same stimuli, at least {at_least}: "
             f"`x` has {x.shape[-2]}, `y` has {y.shape[-2]}."
         )
-    try:
-        torch.broadcast_shapes(x.shape[:-2], y.shape[:-2])
-    except RuntimeError as error:
-        raise ShapeError(
-            "The leading dimensions of `x` and `y` must broadcast, "
-            f"got {tuple(x.shape[:-2])} and {tuple(y.shape[:-2])}."
-        ) from error
+    check_broadcast(2, x=x, y=y)
 
 
 def centered(x: Tensor, *, scaled: bool = False) -> Tensor:

@@ -10,15 +10,16 @@ from torch import Tensor
 EPS = torch.finfo(torch.float64).eps
 
 
-def least_squares(x: Tensor, y: Tensor) -> Tensor:
+def least_squares(x: Tensor, y: Tensor, eps: float) -> Tensor:
     """Minimum-norm coefficients (..., p, q) of centered ``y`` (..., n, q) on ``x`` (..., n, p).
 
+    Directions of ``x`` that are rounding at a precision of ``eps`` predict nothing.
     First derivatives only: those of a pseudo-inverse of constant rank (Golub & Pereyra 1973,
     doi:10.1137/0710036), which need no difference between singular values.
     """
     fixed = x.detach()
     left, singular, right = torch.linalg.svd(fixed, full_matrices=False)
-    kept = singular > max(x.shape[-2:]) * EPS * singular[..., :1]
+    kept = singular > max(x.shape[-2:]) * eps * singular[..., :1]
     inverse = torch.where(kept, singular.reciprocal(), 0.0)
     pinv = (right.mT * inverse[..., None, :]) @ left.mT
     coefficients = pinv @ y

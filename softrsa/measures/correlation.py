@@ -7,7 +7,7 @@ from math import isqrt
 import torch
 from torch import Tensor
 
-from softrsa._checks import check_floating, check_square
+from softrsa._checks import check_broadcast, check_floating, check_square
 from softrsa._ranks import average_ranks
 from softrsa.errors import ShapeError
 from softrsa.pairs import off_diagonal
@@ -219,6 +219,7 @@ def check_pairs(**tensors: Tensor) -> None:
             for name, n in lengths.items()
         )
         raise ShapeError(f"Both RSMs must cover the same stimuli: {found}.")
+    check_broadcast(**tensors)
 
 
 def _check_same_stimuli(x: Tensor, y: Tensor, *, at_least: int) -> None:
@@ -229,6 +230,7 @@ def _check_same_stimuli(x: Tensor, y: Tensor, *, at_least: int) -> None:
             f"Both RSMs must cover the same stimuli, at least {at_least}: "
             f"`x` has {x.shape[-1]}, `y` has {y.shape[-1]}."
         )
+    check_broadcast(2, x=x, y=y)
 
 
 def centered(x: Tensor) -> Tensor:

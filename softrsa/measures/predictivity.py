@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Literal, get_args
 
 import torch
@@ -17,6 +18,7 @@ Score = Literal["r2", "pearson"]
 Average = Literal["uniform", "variance"]
 Kind = Literal["linear", "ridge"]
 Strengths = float | Sequence[float] | None
+Folds = int | Tensor | Sequence[int]
 # of the mean squared singular value: from all but least squares to all but the mean
 RELATIVE_STRENGTHS = torch.logspace(-6, 4, 21, dtype=torch.float64)
 
@@ -26,7 +28,7 @@ def linear_predictivity(
     y: Tensor,
     *,
     score: Score = "r2",
-    folds: int | Tensor | None = None,
+    folds: Folds | None = None,
     average: Average | None = "uniform",
     seed: int = 0,
 ) -> Tensor:
@@ -42,7 +44,7 @@ def linear_predictivity(
         Features to predict, of the same stimuli; leading dimensions broadcast.
     score : {"r2", "pearson"}
         Per target: the share of variance explained, or the correlation of prediction and target.
-    folds : int or Tensor of integers, shape (n_stimuli,), optional
+    folds : int, or sequence or Tensor of integers, shape (n_stimuli,), optional
         Score each fold of stimuli under a fit on the others and average over folds: a number of
         folds of shuffled stimuli, or each stimulus's fold. None fits and scores on all stimuli.
     average : {"uniform", "variance"} or None
@@ -72,12 +74,14 @@ def linear_predictivity(
     Notes
     -----
     Least squares of minimum norm, so more units than stimuli, or units that repeat each other,
-    are no error; without folds ``n <= p`` predicts everything. Computed in float64. The
-    gradient is that at constant rank of ``x``; it is of first order only.
+    are no error; without folds ``n <= p`` predicts everything. Computed in float64; directions of
+    ``x`` that are rounding in the type of the input predict nothing. The gradient is that at
+    constant rank of ``x``; it is of first order only.
 
     References
     ----------
-    Cloos et al. (2024), arXiv:2407.07059: "linreg" is ``average="variance"`` without folds.
+    Cloos et al. (2024), arXiv:2407.07059: "linreg" of X and Y predicts X: it is
+    ``linear_predictivity(y, x, average="variance")``.
 
     Examples
     --------
@@ -97,7 +101,7 @@ def ridge_predictivity(
     y: Tensor,
     *,
     score: Score = "r2",
-    folds: int | Tensor | None = None,
+    folds: Folds | None = None,
     strengths: Strengths = None,
     average: Average | None = "uniform",
     seed: int = 0,
@@ -208,10 +212,14 @@ def held_out_predictivity(
         raise unknown_name("kind of predictivity", kind, get_args(Kind))
     rule = _Rule(least_squares if kind == "linear" else _ridge_with(strengths), score, average)
     train, test = (x_train.double(), y_train.double()), (x_test.double(), y_test.double())
-    return rule.held_out(train, test).to(x_train.dtype)
+    return rule.held_out(train, test, _precision(x_train)).to(x_train.dtype)
 
 
-Fit = Callable[[Tensor, Tensor], Tensor]  # centered features -> coefficients
+Fit = Callable[[Tensor, Tensor, float], Tensor]  # centered features, precision -> coefficients
+
+
+def _precision(x: Tensor) -> float:
+    return torch.finfo(x.dtype).eps
 
 
 @dataclass(frozen=True)
@@ -228,25 +236,27 @@ class _Rule:
         if self.average is not None and self.average not in get_args(Average):
             raise unknown_name("average", self.average, [*get_args(Average), None])
 
-    def over_folds(self, x: Tensor, y: Tensor, folds: int | Tensor | None, seed: int) -> Tensor:
+    def over_folds(self, x: Tensor, y: Tensor, folds: Folds | None, seed: int) -> Tensor:
         """Score in sample, or as the mean over folds."""
-        dtype, x, y = x.dtype, x.double(), y.double()
+        dtype, eps, x, y = x.dtype, _precision(x), x.double(), y.double()
         if folds is None:
-            return self.held_out((x, y), (x, y)).to(dtype)
+            return self.held_out((x, y), (x, y), eps).to(dtype)
         scores = []
         for fold in _fold_masks(x.shape[-2], folds, seed):
             test = fold.to(x.device)
             train, held_out = (
                 (x[..., part, :], y[..., part, :]) for part in (test.logical_not(), test)
             )
-            scores.append(self.held_out(train, held_out))
+            scores.append(self.held_out(train, held_out, eps))
         return torch.stack(scores).mean(0).to(dtype)
 
-    def held_out(self, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor]) -> Tensor:
-        """Fit on training stimuli and score on test stimuli, in the type given."""
+    def held_out(
+        self, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], eps: float
+    ) -> Tensor:
+        """Fit on training stimuli, given to a precision of ``eps``, and score on test stimuli."""
         (x_train, y_train), (x_test, y_test) = train, test
         fitted = centered(x_train.masked_fill(undefined(x_train), 0.0))  # `shifted` stays NaN
-        coefficients = self.fit(fitted, centered(y_train))
+        coefficients = self.fit(fitted, centered(y_train), eps)
         shifted = x_test - x_train.mean(-2, keepdim=True)
         predicted = y_train.mean(-2, keepdim=True) + shifted @ coefficients
         target = centered(y_test)
@@ -275,7 +285,7 @@ def _ridge_with(strengths: Strengths) -> Fit:
     """Ridge with given strengths, or with the default ones of the data at hand."""
     given = _check_strengths(strengths)
 
-    def fit(x: Tensor, y: Tensor) -> Tensor:
+    def fit(x: Tensor, y: Tensor, _eps: float) -> Tensor:  # no strength amplifies rounding
         if given is not None:
             return ridge(x, y, given.to(x.device))
         n, p = x.shape[-2:]
@@ -286,9 +296,10 @@ def _ridge_with(strengths: Strengths) -> Fit:
     return fit
 
 
-def _fold_masks(n: int, folds: int | Tensor, seed: int) -> list[Tensor]:
+def _fold_masks(n: int, folds: Folds, seed: int) -> list[Tensor]:
     """Which stimuli are held out, fold by fold."""
-    if isinstance(folds, Tensor):
+    if not isinstance(folds, Integral):
+        folds = torch.as_tensor(folds).cpu()
         if folds.shape != (n,):
             raise ShapeError(
                 f"`folds` must hold one fold for each of {n} stimuli, got {tuple(folds.shape)}."

@@ -145,6 +145,7 @@ def first_crossing(captured: Tensor, scores: Tensor) -> Tensor:
     return found.masked_fill(~above.any(0) | above[0], torch.nan)
 
 
+@torch.enable_grad()
 def component_sensitivity(
     x: Features, measure: MeasureLike, *, amplitude: float = 0.5, similarity: str = "correlation"
 ) -> xr.Dataset:

@@ -119,6 +119,10 @@ def _in_order(
     """Bring labels to the stimuli of the result."""
     stimuli = result.data["stimulus"].values
     if isinstance(labels, xr.DataArray) and "stimulus" in labels.coords:
+        ids = labels.indexes["stimulus"]
+        if ids.has_duplicates:
+            repeated = ids[ids.duplicated()].unique().tolist()
+            raise DataError(f"`labels` repeat the stimuli {listed(repeated)}; give each one label.")
         missing = sorted({*stimuli.tolist()} - {*labels["stimulus"].values.tolist()})
         if missing:
             raise DataError(f"`labels` lack the stimuli {listed(missing)}.")

@@ -16,12 +16,13 @@ from softrsa.errors import DataError, FitError
 from softrsa.synthesis.components import principal_components
 from softrsa.synthesis.objective import MeasureLike, make_objective
 from softrsa.synthesis.sources import Features, as_tensor, labelled_features, starting_features
-from softrsa.synthesis.updates import Moving, adam, start
+from softrsa.synthesis.updates import Moving, adam, check_steps, start
 
 BOUNDED = {"linear_cka", "nbs"}
 TOLERANCE = 1e-6  # of the bounds, for features of either float type
 
 
+@torch.enable_grad()
 def feasible_region(
     x: Features,
     measure_a: MeasureLike,
@@ -96,7 +97,8 @@ def feasible_region(
     """
     if resolution < 2:
         raise DataError(f"`resolution` must be at least 2, got {resolution}.")
-    chosen = list(range(seeds)) if isinstance(seeds, int) else [*map(int, seeds)]
+    check_steps(max_steps, lr)
+    chosen = list(range(int(seeds))) if isinstance(seeds, (int, np.integer)) else [*map(int, seeds)]
     if not chosen:
         raise DataError(f"`seeds` must name at least one seed, got {seeds}.")
     labelled = labelled_features(x)

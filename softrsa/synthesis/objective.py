@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from softrsa.errors import DataError, ShapeError
+from softrsa.errors import DataError, ShapeError, unknown_name
 from softrsa.measures import Measure, available, get
-from softrsa.rsm import similarity_matrix
+from softrsa.rsm import SIMILARITIES, similarity_matrix
 
 MeasureLike = str | Measure | Callable[[Tensor, Tensor], Tensor]
 
@@ -39,7 +39,12 @@ class Objective:
 
 
 def make_objective(measure: MeasureLike, x: Tensor, *, similarity: str) -> Objective:
-    """Fix the first input of a measure; one on RSMs reads RSMs of the given similarity."""
+    """Fix the real features in a measure; one on RSMs reads RSMs of the given similarity.
+
+    Where the order matters the synthetic features predict the real ones, as a model's do.
+    """
+    if similarity not in SIMILARITIES:
+        raise unknown_name("similarity", similarity, SIMILARITIES)
     if isinstance(measure, (str, Measure)):
         measure = check_differentiable(measure)
     else:
@@ -74,7 +79,7 @@ def name_of(measure: MeasureLike) -> str:
 
 def _of_entry(entry: Measure, x: Tensor, similarity: str) -> Callable[[Tensor], Tensor]:
     if entry.takes == "features":
-        return lambda y: entry.function(x, y)
+        return lambda y: entry.function(x, y) if entry.symmetric else entry.function(y, x)
     target = entry.pairs_of(similarity_matrix(x, similarity=similarity))
 
     def scores(y: Tensor) -> Tensor:

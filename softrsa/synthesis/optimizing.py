@@ -18,7 +18,7 @@ from softrsa.synthesis.recording import Record, Recorder
 from softrsa.synthesis.result import SynthesisResult
 from softrsa.synthesis.sources import Features, as_tensor, labelled_features, starting_features
 from softrsa.synthesis.storing import check_resumable, make_result, new_track, resumed_track
-from softrsa.synthesis.updates import OPTIMIZERS
+from softrsa.synthesis.updates import OPTIMIZERS, check_steps
 
 
 class OptimizationInterrupted(KeyboardInterrupt):
@@ -29,6 +29,7 @@ class OptimizationInterrupted(KeyboardInterrupt):
         self.result = result
 
 
+@torch.enable_grad()
 def optimize_to_score(
     x: Features,
     measure: MeasureLike,
@@ -56,7 +57,8 @@ def optimize_to_score(
         Features to compare with, float32 or float64 (computed in); stimulus labels are kept.
     measure : str, Measure or callable
         A differentiable one of `softrsa.measures.available`; measures on RSMs see the RSMs of both
-        sides under ``similarity``. Or any function of (n, p) and (R, n, q) features to (R,) scores
+        sides under ``similarity``, and predictivity is that of ``x`` from the synthetic features,
+        as in Cloos et al. Or any function of (n, p) and (R, n, q) features to (R,) scores
         (of (n, p) and (n, q) to a number where there is one restart).
     target : float
         Score at which a restart stops.
@@ -138,6 +140,7 @@ def optimize_to_score(
         objective, target=target, direction=direction, max_steps=max_steps,
         optimizer=optimizer, lr=lr,
     )  # fmt: skip
+    record = int(record) if isinstance(record, np.integer) else record
     recorder = Recorder(record, goal=_end_of_spread(objective, goal))
     settings = {
         "measure": objective.name,
@@ -205,10 +208,7 @@ def make_goal(
         raise unknown_name("direction", direction, ["maximize", "minimize"])
     if optimizer not in OPTIMIZERS:
         raise unknown_name("optimizer", optimizer, OPTIMIZERS)
-    if max_steps < 0 or not lr > 0:
-        raise DataError(
-            f"`max_steps` must be at least 0 and `lr` above 0, got {max_steps} and {lr}."
-        )
+    check_steps(max_steps, lr)
     if not np.isfinite(target):
         raise DataError(f"`target` must be a finite score, got {target}.")
     maximize = objective.larger_is_more_similar if direction is None else direction == "maximize"

@@ -18,7 +18,7 @@ Features = xr.DataArray | Tensor | np.ndarray
 def labelled_features(x: Features) -> xr.DataArray:
     """Check features (n_stimuli, n_units); those without labels are numbered."""
     if isinstance(x, np.ndarray):
-        x = torch.from_numpy(x)
+        x = _plain(x)
     if isinstance(x, Tensor):
         check_floating(FLOATS, x=x)
         if x.ndim != 2:
@@ -32,6 +32,11 @@ def labelled_features(x: Features) -> xr.DataArray:
         if coord.ndim == 1 and plain_labels(coord.values).dtype.kind in "biufU"
     }
     return xr.DataArray(x.values, dims=x.dims, coords=kept)
+
+
+def _plain(array: np.ndarray) -> Tensor:
+    """Copy to a tensor, which has no room for views that run backwards or foreign byte orders."""
+    return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), order="C"))
 
 
 def as_tensor(x: xr.DataArray, device: torch.device) -> Tensor:
@@ -56,7 +61,7 @@ def starting_features(
             for i in range(n_restarts)
         ]
         return torch.stack(draws).to(x)
-    init = torch.as_tensor(init)
+    init = _plain(init) if isinstance(init, np.ndarray) else torch.as_tensor(init)
     if init.ndim < 2 or init.shape[-2] != len(x) or n_units not in (None, init.shape[-1]):
         wanted = "q" if n_units is None else n_units
         raise ShapeError(

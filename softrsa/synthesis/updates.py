@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from softrsa.errors import DataError
 
 BETAS = (0.9, 0.999)
 EPS = 1e-8  # with the betas, the values of Kingma & Ba (2015) and of torch.optim.Adam
@@ -26,6 +29,14 @@ Update = Callable[[Moving, Tensor, int, float], Moving]
 def start(y: Tensor) -> Moving:
     """Stand still at ``y``."""
     return Moving(y, torch.zeros_like(y), torch.zeros_like(y))
+
+
+def check_steps(max_steps: int, lr: float) -> None:
+    """Refuse what would take no step, or none downwards."""
+    if max_steps < 0 or not 0 < lr < math.inf:
+        raise DataError(
+            f"`max_steps` must be at least 0 and `lr` above 0, got {max_steps} and {lr}."
+        )
 
 
 @torch.no_grad()

@@ -72,6 +72,18 @@ def test_wide_layers_are_compacted_without_a_trace(data, rng):
     assert result.data["score"][0, 0, 0, 0].item() == pytest.approx(expected, abs=1e-10)
 
 
+@pytest.mark.parametrize("measure", ["cca", "linear_predictivity"])
+@pytest.mark.parametrize("brain_type", [torch.float32, torch.float64])
+def test_rounding_of_the_data_is_no_rank(data, measure, brain_type, rng):
+    """A layer of rank 4 in 15 units, in float32, is scored as its 4 dimensions."""
+    layers, regions = data
+    wide = layers["right"] @ torch.randn(4, 15, dtype=torch.float64, generator=rng)
+    parts = {"right": layers["right"], "wide": wide.float()}
+    brain = {"V4": [part.to(brain_type) for part in regions["V4"]]}
+    scores = align(parts, brain, measure=measure, folds=3).table.set_index("layer")["score"]
+    assert scores["wide"] == pytest.approx(scores["right"], abs=1e-4)
+
+
 def test_what_does_not_fit_is_refused(data, rng):
     layers, regions = data
     with pytest.raises(DataError, match=r"'nbs' compares features, .* \(centered\): use"):

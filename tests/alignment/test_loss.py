@@ -189,6 +189,16 @@ def test_mistakes_are_named(recordings, rng):
     x[2] = 0.5
     with pytest.raises(FitError, match=r"layer 'model' are not finite, for stimuli \[2\]"):
         loss(x, stimuli=["s1", "s2", "s3", "s4"])
+    y = draw(rng, 4, 3)
+    for measure in ("pearson", "linear_cka"):
+        bad = y.clone()
+        bad[1] = torch.nan
+        with pytest.raises(
+            FitError, match=f"'{measure}' of layer 'model' and region 'brain' is nan"
+        ):
+            AlignmentLoss(measure=measure)(y, bad)
+    with pytest.raises(FitError, match="'nbs' of layer 'model' and region 'brain' is nan"):
+        AlignmentLoss(measure="nbs")(torch.zeros_like(y), y)
     with pytest.raises(DataError, match="'nbs' compares features, and transforms change RSMs"):
         AlignmentLoss(measure="nbs", model_transform=double_center)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from softrsa import measures
-from softrsa.errors import UnknownNameError
+from softrsa.errors import ShapeError, UnknownNameError
 from softrsa.measures import Measure, available, get
 from softrsa.pairs import condense, off_diagonal
 
@@ -137,6 +137,11 @@ class TestEveryMeasure:
                 assert str(entry.smallest_n) in str(error)  # noqa: PT017
             else:
                 assert not score.isfinite()
+
+    def test_leading_dimensions_must_broadcast(self, entry, rng):
+        x, y = (torch.rand(k, 6, 6, generator=rng) for k in (2, 3))
+        with pytest.raises(ShapeError, match=r"`x` and `y` must broadcast, got \(2,\) and \(3,\)"):
+            entry(entry.pairs_of(x), entry.pairs_of(y))
 
     def test_batch_equals_loop_and_broadcasts(self, entry, rng):
         x, y = rsms(rng, 2, 1), rsms(rng, 3)

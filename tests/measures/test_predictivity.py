@@ -223,6 +223,29 @@ def test_single_precision(rng, measure):
     assert found.item() == pytest.approx(measure(x, y, folds=4).item(), abs=1e-5)
 
 
+def test_rounding_predicts_nothing(rng):
+    """Rank 3, but for the rounding of float32, which makes 20 regressors of it."""
+    left, right = low_rank(rng, 40, 20, 3)
+    y = pair(rng, 40, 1, 2)[1]
+    short = (left @ right).float(), y.float()
+    expected = r2_score(y, LinearRegression().fit(left, y).predict(left))
+    assert linear_predictivity(*short).item() == pytest.approx(expected, abs=1e-5)
+    fold = torch.arange(40) % 2
+    parts = [z[fold == i] for i in (0, 1) for z in short]
+    exact = [z[fold == i] for i in (0, 1) for z in (left, y)]
+    found, wanted = held_out_predictivity(*parts), held_out_predictivity(*exact)
+    assert found.item() == pytest.approx(wanted.item(), abs=1e-5)
+
+
+def test_folds_in_any_form(rng):
+    x, y = pair(rng, 12, 3, 2)
+    fold = torch.arange(12) % 3
+    expected = linear_predictivity(x, y, folds=fold)
+    for form in (fold.tolist(), fold.numpy()):
+        assert linear_predictivity(x, y, folds=form) == expected
+    assert linear_predictivity(x, y, folds=np.int64(3)) == linear_predictivity(x, y, folds=3)
+
+
 @both
 @settings(max_examples=20)
 @given(seed=st.integers(0, 10**6), scale=st.floats(1e-3, 1e3), p=st.integers(1, 12))

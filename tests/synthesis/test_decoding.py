@@ -90,6 +90,12 @@ def test_messages(result, labels, options, error, message):
         decode_along(result, labels, **options)
 
 
+def test_labels_of_repeated_stimuli(result):
+    twice = xr.DataArray(np.zeros(61), dims="stimulus", coords={"stimulus": [*range(60), 7]})
+    with pytest.raises(DataError, match=r"`labels` repeat the stimuli 7; give"):
+        decode_along(result, twice)
+
+
 def test_without_scikit_learn(digits, result, monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.linear_model", None)
     with pytest.raises(FileMissingError, match=r'pip install "softrsa\[prediction\]"'):

@@ -77,6 +77,8 @@ def test_participation_ratio(rng):
 def test_messages(x):
     with pytest.raises(DataError, match="`resolution` must be at least 2, got 1"):
         feasible_region(x, "linear_cka", "nbs", resolution=1)
+    with pytest.raises(DataError, match=r"`max_steps` must be at least 0 .*got -1 and 0\.01"):
+        feasible_region(x, "linear_cka", "nbs", max_steps=-1)
     with pytest.raises(DataError, match="at least one seed, got 0"):
         feasible_region(x, "linear_cka", "nbs", seeds=0)
     with pytest.raises(FitError, match=r"at step 0 .*target \(0\.0, 0\.0\) from seed 4"):

@@ -19,7 +19,14 @@ from softrsa.errors import (
     UnknownNameError,
 )
 from softrsa.io import OutputError, save
-from softrsa.measures import available, get, linear_cka, nbs, procrustes_distance
+from softrsa.measures import (
+    available,
+    get,
+    linear_cka,
+    linear_predictivity,
+    nbs,
+    procrustes_distance,
+)
 from softrsa.rsm import similarity_matrix
 from softrsa.synthesis import (
     OptimizationInterrupted,
@@ -355,6 +362,11 @@ class TestResult:
             assert (result.scores[:steps, i] < target).all()
 
 
+def test_numbers_from_numpy(x):
+    expected = quick(x, "nbs", record=5)
+    assert quick(x, "nbs", record=np.int64(5)).data.identical(expected.data)
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
@@ -365,6 +377,8 @@ class TestResult:
         ({"n_restarts": 0}, DataError, "at least 1 and `seed` at least 0, got 0 and 0"),
         ({"seed": -1}, DataError, "got 1 and -1"),
         ({"n_units": 0}, DataError, "`n_units` must be at least 1, got 0"),
+        ({"lr": float("inf")}, DataError, "got 60 and inf"),
+        ({"similarity": "corr"}, UnknownNameError, "'corr'.*correlation"),
         ({"optimizer": "lbfgs"}, UnknownNameError, "'lbfgs'.*adam, sgd"),
         ({"direction": "up"}, UnknownNameError, "'up'.*maximize, minimize"),
         ({"init": torch.ones(3, 6)}, ShapeError, r"\(..., 40, q\) for 40 stimuli, got \(3, 6\)"),
@@ -386,3 +400,27 @@ def test_bad_features(x):
         quick(
             x.index_put((torch.tensor(3), torch.tensor(2)), torch.tensor(torch.nan).double()), nbs
         )
+
+
+def test_predictivity_is_of_the_data_from_the_synthetic_features(x):
+    """As of a brain from a model: to predict all of ``x`` nothing of it may be missing."""
+    result = optimize_to_score(x, "linear_predictivity", target=0.9, max_steps=50)
+    expected = linear_predictivity(result.recorded[-1, 0], x)
+    assert result.scores[-1, 0].item() == pytest.approx(expected.item(), abs=1e-9)
+
+
+def test_arrays_in_any_layout(x):
+    turned = x.flip(0).clone()
+    expected = optimize_to_score(turned, "nbs", target=0.8, init=turned[:, :3])
+    array = x.numpy()[::-1]
+    fixed = array.copy()
+    fixed.flags.writeable = False
+    for view in (array, fixed, array.astype(">f8")):
+        found = optimize_to_score(view, "nbs", target=0.8, init=view[:, :3])
+        assert torch.equal(found.scores, expected.scores)
+
+
+def test_where_gradients_are_off(x):
+    expected = optimize_to_score(x, "nbs", target=0.8)
+    with torch.no_grad():
+        assert torch.equal(optimize_to_score(x, "nbs", target=0.8).scores, expected.scores)
