@@ -1,0 +1,276 @@
+"""Heads that predict a label as the weighted mean of the labels of neighbors."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from softrsa._checks import check_floating
+from softrsa.errors import DataError, unknown_name
+from softrsa.prediction._arguments import check_neighbors, check_options, find_excluded
+from softrsa.prediction._chunks import Source, predict_in_chunks
+from softrsa.prediction._plans import PLANS, Plan
+from softrsa.prediction._rows import Excluded
+
+
+class LinearHead(nn.Module):
+    r"""A linear layer with the calling form of the neighbor heads: the baseline.
+
+    Parameters
+    ----------
+    n_features : int
+        Length of an embedding.
+    n_targets : int, optional
+        Number of labels per query; None is one label, without a dimension for it.
+
+    Examples
+    --------
+    >>> LinearHead(5)(torch.zeros(3, 5)).shape
+    torch.Size([3])
+    """
+
+    def __init__(self, n_features: int, n_targets: int | None = None):
+        super().__init__()
+        if n_features < 1 or (n_targets is not None and n_targets < 1):
+            raise DataError(f"Sizes must be at least 1, got {n_features=}, {n_targets=}.")
+        self.n_targets = n_targets
+        self.linear = nn.Linear(n_features, 1 if n_targets is None else n_targets)
+
+    def forward(
+        self,
+        queries: Tensor,
+        neighbors: Tensor | None = None,
+        labels: Tensor | None = None,
+        *,
+        exclude: Tensor | None = None,
+    ) -> Tensor:
+        """Predict labels (m,) or (m, n_targets) of queries (m, d); nothing else is read."""
+        del neighbors, labels, exclude
+        check_floating(queries=queries)
+        result = self.linear(queries)
+        return result.squeeze(-1) if self.n_targets is None else result
+
+    @torch.no_grad()
+    def predict(
+        self, queries: Tensor, neighbors: Tensor | None = None, labels: Tensor | None = None
+    ) -> Tensor:
+        """Predict labels without gradient."""
+        return self(queries, neighbors, labels)
+
+
+class NCAHead(nn.Module):
+    r"""Weighted mean of neighbor labels; the weights are a softmax of the similarities.
+
+    With similarities :math:`s_{ij}` of query :math:`i` to neighbor :math:`j` and temperature
+    :math:`\tau`,
+
+    .. math:: \hat y_i = \sum_j p_{ij} y_j, \qquad
+              p_{ij} = \frac{e^{s_{ij} / \tau} f_{ij}}{\sum_k e^{s_{ik} / \tau} f_{ik}}
+
+    with :math:`f = 1` here and a soft step of the similarity (`SoftStepNCAHead`) or of the rank
+    (`DiffKNNHead`) in the heads derived from it.
+
+    Parameters
+    ----------
+    similarity : {"l2", "l1", "cosine", "dot", "rbf"}
+        As in `softrsa.rsm.similarity_matrix`, but added up in the type of the input; `cosine` with
+        a row of zeros is 0.
+    temperature : float, optional
+        Where the learned :math:`\tau` starts. None: 1 and not learned, as in the papers.
+    bandwidth : float, optional
+        Of `rbf`; the root of the number of features by default.
+
+    Raises
+    ------
+    UnknownNameError
+        If there is no such similarity.
+    DataError
+        If ``temperature`` or ``bandwidth`` is not positive and finite, or ``bandwidth`` is given
+        for another similarity.
+
+    Notes
+    -----
+    At least one neighbor always keeps a weight: every step is 1 for the most similar one. Weights
+    that a step makes 0 are exactly 0. Where all neighbors of a query are equally similar, their
+    weights are equal. Gradients are finite where rows coincide.
+
+    References
+    ----------
+    Susman, Suárez-Fariñas & Colonel, "Nearness of neighbors attention", arXiv:2506.08139.
+
+    Examples
+    --------
+    >>> head = NCAHead(temperature=None)
+    >>> neighbors, labels = torch.tensor([[0.0], [1.0], [3.0]]), torch.tensor([0.0, 1.0, 5.0])
+    >>> head.weights(torch.tensor([[0.0]]), neighbors).detach()
+    tensor([[0.7054, 0.2595, 0.0351]])
+    >>> head(torch.tensor([[0.0]]), neighbors, labels).detach()
+    tensor([0.4351])
+    >>> head(neighbors, neighbors, labels, exclude=torch.arange(3)).detach()  # leave one out
+    tensor([1.4768, 1.3447, 0.7311])
+    """
+
+    def __init__(
+        self,
+        *,
+        similarity: str = "l2",
+        temperature: float | None = 1.0,
+        bandwidth: float | None = None,
+    ):
+        super().__init__()
+        if similarity not in PLANS:
+            raise unknown_name("similarity", similarity, PLANS)
+        check_options(similarity, temperature, bandwidth)
+        self.similarity = similarity
+        self.bandwidth = bandwidth
+        start = None if temperature is None else nn.Parameter(torch.tensor(math.log(temperature)))
+        self.register_parameter("log_temperature", start)
+
+    log_temperature: nn.Parameter | None
+
+    def forward(
+        self,
+        queries: Tensor,
+        neighbors: Tensor,
+        labels: Tensor,
+        *,
+        exclude: Tensor | None = None,
+    ) -> Tensor:
+        """Predict the labels of queries.
+
+        Parameters
+        ----------
+        queries : Tensor, shape (m, n_features)
+            Embeddings, float32 or float64.
+        neighbors : Tensor, shape (n, n_features)
+            Embeddings of the neighbors.
+        labels : Tensor, shape (n,) or (n, n_targets)
+            Their labels, of the same type.
+        exclude : Tensor, shape (m,), optional
+            For each query the number of the neighbor it must not see, which is the query itself in
+            training; -1 for none. Needs two neighbors.
+
+        Returns
+        -------
+        Tensor, shape (m,) or (m, n_targets)
+            Weighted means of ``labels``.
+
+        Raises
+        ------
+        DTypeError
+            If the types are not one of float32 and float64, or ``exclude`` is not int64.
+        ShapeError
+            If shapes do not fit, or no neighbor is left for a query.
+        DataError
+            If ``exclude`` has a number outside -1, ..., n - 1.
+        """
+        check_neighbors(queries, neighbors, labels)
+        return self.weights(queries, neighbors, exclude=exclude) @ labels
+
+    def weights(
+        self, queries: Tensor, neighbors: Tensor, *, exclude: Tensor | None = None
+    ) -> Tensor:
+        """Weight of each neighbor (m, n), each row with the sum 1; 0 for the excluded one."""
+        check_neighbors(queries, neighbors)
+        excluded = find_excluded(exclude, queries, neighbors)
+        plan = self.plan(queries, neighbors)
+        return self.weigh(plan.block(), queries, plan, excluded)
+
+    def weigh(self, s: Tensor, queries: Tensor, plan: Plan, excluded: Excluded | None) -> Tensor:
+        """Weights from similarities (m, n)."""
+        logits = s if self.log_temperature is None else s * (-self.log_temperature).exp().to(s)
+        if excluded is not None:
+            logits = excluded.fill(logits, -torch.inf)
+        shares = logits.softmax(-1)
+        step = self.step(s, queries, plan, excluded)
+        if step is None:
+            return shares
+        # the largest share is at least 1 / n and its step is 1, so the sum is never 0
+        shares = shares * step
+        return shares / shares.sum(-1, keepdim=True)
+
+    def plan(self, queries: Tensor, neighbors: Tensor) -> Plan:
+        """Prepare the similarity of these queries to these neighbors."""
+        return PLANS[self.similarity](queries, neighbors, self.bandwidth)
+
+    def step(
+        self, s: Tensor, queries: Tensor, plan: Plan, excluded: Excluded | None
+    ) -> Tensor | None:
+        """Factor of each weight, 1 for the most similar neighbor; None for all 1."""
+        del s, queries, plan, excluded
+        return None
+
+    has_step = False  # whether a weight depends on more than its own similarity
+    ranks = False  # whether it depends on all similarities of its row
+
+    def kernel(self, s: Tensor, high: Tensor) -> Tensor:
+        """Weights before any step, 1 at the similarity ``high``; without gradient."""
+        s = s - high
+        return (s if self.log_temperature is None else s.div_(self.log_temperature.exp())).exp_()
+
+    def block_weights(
+        self, s: Tensor, low: Tensor, high: Tensor, queries: Tensor, source: Source
+    ) -> Tensor:
+        """Weights before they are divided by their sum; may write into ``s``, without gradient.
+
+        ``low`` and ``high`` (m, 1) are bounds of whole rows; in ``s``, -inf is for an excluded one.
+        """
+        del low, queries, source
+        return self.kernel(s, high)
+
+    @torch.no_grad()
+    def predict(
+        self,
+        queries: Tensor,
+        neighbors: Tensor,
+        labels: Tensor,
+        *,
+        exclude: Tensor | None = None,
+        n_candidates: int | None = None,
+        block_bytes: int = 2**22,
+    ) -> Tensor:
+        """Predict without gradient and with bounded memory, however many the neighbors.
+
+        Parameters
+        ----------
+        queries, neighbors, labels, exclude
+            As for `forward`.
+        n_candidates : int, optional
+            Weigh only so many most similar neighbors of each query: an approximation. Bounds of a
+            row are still those of all neighbors; ranks are counted among the candidates.
+        block_bytes : int
+            Size of a block of similarities, of which a few are held at a time. `DiffKNNHead`
+            ranks whole rows and holds at least a few of those.
+
+        Returns
+        -------
+        Tensor, shape (m,) or (m, n_targets)
+            What `forward` returns, up to rounding, unless ``n_candidates`` is given.
+
+        Raises
+        ------
+        DTypeError, ShapeError, DataError
+            As `forward`; and if ``n_candidates`` or ``block_bytes`` is less than 1.
+        """
+        check_neighbors(queries, neighbors, labels)
+        for name, value in (("n_candidates", n_candidates), ("block_bytes", block_bytes)):
+            if value is not None and value < 1:
+                raise DataError(f"`{name}` must be at least 1, got {value}.")
+        excluded = find_excluded(exclude, queries, neighbors)
+        return predict_in_chunks(
+            self,
+            queries,
+            neighbors,
+            labels,
+            excluded=excluded,
+            n_candidates=n_candidates,
+            block_bytes=block_bytes,
+        )
+
+    def extra_repr(self) -> str:
+        """Show the similarity and the temperature."""
+        tau = self.log_temperature
+        shown = "" if tau is None else f", temperature={tau.detach().exp().item():.3g}"
+        return f"similarity={self.similarity!r}{shown}"
