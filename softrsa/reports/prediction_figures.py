@@ -71,3 +71,37 @@ def _groups(ranks: np.ndarray, distance: float) -> list[tuple[float, float]]:
             found.append((float(first), float(ranks[last])))
             reached = last
     return found
+
+
+def plot_embedding(embedding: np.ndarray, labels: np.ndarray, *, ax: Axes | None = None) -> Axes:
+    """Draw samples on the first two principal components of their embedding, colored by label.
+
+    Parameters
+    ----------
+    embedding : ndarray, shape (n, d)
+        What `NeighborRegressor.embed` gives.
+    labels : ndarray, shape (n,)
+        True labels.
+    ax : Axes, optional
+        Where to draw; a new figure by default.
+
+    Returns
+    -------
+    Axes
+        With a color bar.
+    """
+    if ax is None:
+        from softrsa.reports.figures import panels
+
+        ax = panels(1)[1][0]
+    centered = embedding - embedding.mean(0)
+    left, values, _ = np.linalg.svd(centered, full_matrices=False)
+    scores = np.zeros((len(centered), 2))
+    scores[:, : values[:2].size] = (left * values)[:, :2]
+    share = values[:2] ** 2 / (values**2).sum()
+    points = ax.scatter(*scores.T, c=labels, s=8, cmap="viridis", linewidths=0)
+    ax.figure.colorbar(points, ax=ax, label="label")
+    for axis, name, part in zip((ax.xaxis, ax.yaxis), ("first", "second"), share, strict=False):
+        axis.set_label_text(f"{name} component ({part:.0%} of variance)", fontsize=9)
+    ax.tick_params(labelsize=8)
+    return ax
