@@ -12,7 +12,7 @@ from torch import Tensor
 
 from softrsa.errors import DataError, ShapeError, unknown_name
 from softrsa.measures._features import centered, check_features, undefined
-from softrsa.measures._regression import least_squares, ridge
+from softrsa.measures._regression import Predict, least_squares, ridge
 
 Score = Literal["r2", "pearson"]
 Average = Literal["uniform", "variance"]
@@ -215,7 +215,7 @@ def held_out_predictivity(
     return rule.held_out(train, test, _precision(x_train)).to(x_train.dtype)
 
 
-Fit = Callable[[Tensor, Tensor, float], Tensor]  # centered features, precision -> coefficients
+Fit = Callable[[Tensor, Tensor, float], Predict]  # of centered features, and their precision
 
 
 def _precision(x: Tensor) -> float:
@@ -256,9 +256,9 @@ class _Rule:
         """Fit on training stimuli, given to a precision of ``eps``, and score on test stimuli."""
         (x_train, y_train), (x_test, y_test) = train, test
         fitted = centered(x_train.masked_fill(undefined(x_train), 0.0))  # `shifted` stays NaN
-        coefficients = self.fit(fitted, centered(y_train), eps)
+        predict = self.fit(fitted, centered(y_train), eps)
         shifted = x_test - x_train.mean(-2, keepdim=True)
-        predicted = y_train.mean(-2, keepdim=True) + shifted @ coefficients
+        predicted = y_train.mean(-2, keepdim=True) + predict(shifted)
         target = centered(y_test)
         variance = target.square().sum(-2)
         constant = variance == 0
@@ -285,7 +285,7 @@ def _ridge_with(strengths: Strengths) -> Fit:
     """Ridge with given strengths, or with the default ones of the data at hand."""
     given = _check_strengths(strengths)
 
-    def fit(x: Tensor, y: Tensor, _eps: float) -> Tensor:  # no strength amplifies rounding
+    def fit(x: Tensor, y: Tensor, _eps: float) -> Predict:  # no strength amplifies rounding
         if given is not None:
             return ridge(x, y, given.to(x.device))
         n, p = x.shape[-2:]

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LinearRegression, Ridge, RidgeCV
 from sklearn.metrics import r2_score
 from sklearn.model_selection import PredefinedSplit, cross_val_score
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from softrsa.errors import DataError, DTypeError, ShapeError, UnknownNameError
 from softrsa.measures import linear_predictivity, ridge_predictivity
@@ -235,6 +236,25 @@ def test_rounding_predicts_nothing(rng):
     exact = [z[fold == i] for i in (0, 1) for z in (left, y)]
     found, wanted = held_out_predictivity(*parts), held_out_predictivity(*exact)
     assert found.item() == pytest.approx(wanted.item(), abs=1e-5)
+
+
+@both
+def test_wide_features_never_make_coefficients(rng, measure):
+    """20 000 x 20 000 of them would take 3 GB, and as much again for the gradient."""
+    x, y = (torch.randn(8, 20_000, dtype=torch.float64, generator=rng) for _ in range(2))
+    sizes = []
+
+    class Sizes(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            parts = out if isinstance(out, (tuple, list)) else [out]
+            sizes.extend(z.numel() for z in parts if isinstance(z, torch.Tensor))
+            return out
+
+    with Sizes():
+        measure(x.requires_grad_(), y, folds=2).backward()
+    assert x.grad.isfinite().all()
+    assert max(sizes) <= x.numel()
 
 
 def test_folds_in_any_form(rng):
