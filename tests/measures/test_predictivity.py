@@ -254,7 +254,7 @@ def test_wide_features_never_make_coefficients(rng, measure):
     with Sizes():
         measure(x.requires_grad_(), y, folds=2).backward()
     assert x.grad.isfinite().all()
-    assert max(sizes) <= x.numel()
+    assert max(sizes) <= 3 * x.numel()  # errors by strength and target are 21 x 20 000
 
 
 def test_folds_in_any_form(rng):
