@@ -12,6 +12,7 @@ __all__ = [
     "FileFormatError",
     "FileMissingError",
     "FitError",
+    "NoSecondDerivativeError",
     "NotFittedError",
     "ShapeError",
     "SoftRSAError",
@@ -59,6 +60,10 @@ class FitError(SoftRSAError, RuntimeError):
 
 class NotFittedError(SoftRSAError, ValueError, AttributeError):
     """A fitted attribute was asked for before `fit`."""
+
+
+class NoSecondDerivativeError(SoftRSAError, NotImplementedError):
+    """A gradient was to be differentiated again that cannot be."""
 
 
 class DeviceError(SoftRSAError, RuntimeError):

@@ -9,7 +9,12 @@ from PIL import Image
 
 from softrsa.cli import main
 from softrsa.cli import optimize as command_module
-from softrsa.synthesis import SynthesisResult, captured_components, optimize_to_score
+from softrsa.synthesis import (
+    OptimizationInterrupted,
+    SynthesisResult,
+    captured_components,
+    optimize_to_score,
+)
 
 QUICK = ("--units", "4", "--max-steps", "15", "--quiet")
 FILES = ["components.csv", "components.png", "linear_cka.nc", "nbs.nc", "scores.png"]
@@ -86,9 +91,45 @@ def test_demo_says_how_far_it_got(command, tmp_path):
     code, shown, errors = command(*arguments, "--units", "10")
     assert code == 0
     assert "softrsa: " not in errors
-    assert shown.startswith("nbs: 0.8")
+    assert shown.startswith("Data set 'simulated' is simulated.\nnbs: 0.8")
     assert "steps; the data optimized hold at least half of " in shown
     assert f"Results are in {tmp_path / 'out'}" in shown
+
+
+def test_demo_needs_nothing_else(command, tmp_path):
+    code, shown, errors = command("--demo", "--target", "0.7")
+    assert (code, "warning" in errors) == (0, False)
+    assert "linear_cka: 0.7" in shown
+    x = SynthesisResult.from_netcdf(tmp_path / "out" / "nbs.nc")
+    assert x.recorded.shape[-1] == 20
+
+
+def test_an_interrupted_run_is_kept_and_resumed(command, file, tmp_path, monkeypatch):
+    """Ctrl-C in the second measure: both files are there, and --resume ends as one run would."""
+
+    def stopped(x, measure, **options):
+        if measure == "nbs":
+            return optimize_to_score(x, measure, **options)
+        result = optimize_to_score(x, measure, **{**options, "max_steps": 2})
+        raise OptimizationInterrupted(result)
+
+    arguments = (
+        file, "--region", "V4", "--measure", "nbs,linear_cka", "--target", "0.9", "--units", "4",
+        "--quiet",
+    )  # fmt: skip
+    assert command(*arguments)[0] == 0
+    whole = SynthesisResult.from_netcdf(tmp_path / "out" / "linear_cka.nc")
+    for path in (tmp_path / "out").iterdir():
+        path.unlink()
+    monkeypatch.setattr(command_module, "optimize_to_score", stopped)
+    code, _, errors = command(*arguments)
+    assert code == 130
+    assert errors.startswith("softrsa: stopped; kept nbs.nc, linear_cka.nc in ")
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["linear_cka.nc", "nbs.nc"]
+    monkeypatch.setattr(command_module, "optimize_to_score", optimize_to_score)
+    assert command(*arguments, "--resume")[0] == 0
+    resumed = SynthesisResult.from_netcdf(tmp_path / "out" / "linear_cka.nc")
+    assert torch.equal(resumed.scores, whole.scores)
 
 
 def test_target_not_reached_and_too_many_units(command, file):

@@ -117,10 +117,11 @@ class AlignmentLoss(nn.Module):
         Parameters
         ----------
         features : Tensor, shape (n, ...), or mapping of layer to Tensor
-            What the network makes of n stimuli; dimensions after the first are flattened.
+            What the network makes of n stimuli; dimensions after the first are flattened. Those
+            of mixed precision (float16, bfloat16) are compared in float32.
         brain : Tensor or mapping of region to Tensor, optional
             Recordings (n, n_units), or (n_subjects, n, n_units), of the same stimuli; or their
-            RDM or RSM (n, n), known by its diagonal of zeros or ones.
+            RDM or RSM (n, n), known by its diagonal of zeros or ones. No gradient reaches them.
         stimuli : sequence of str or int, shape (n,), optional
             Ids to look up in the recordings the loss was made with.
 
@@ -236,6 +237,8 @@ def _differentiable(measure: str, *transforms: Transform | None) -> Measure:
 
 def _on_rsms(transform: Transform | None, bounded: bool) -> Transform | None:
     """Make a transform one of RSMs."""
+    if isinstance(transform, type):
+        raise DataError(f"A transform must be an instance, got the class {transform.__name__}.")
     if isinstance(transform, SoftStep):
         return SoftGate(transform, "affine" if bounded else "minmax", symmetrize=True)
     return _OnRDMs(transform) if isinstance(transform, GeoTopological) else transform
@@ -268,4 +271,6 @@ def _named(data: Features, name: str) -> dict[str, Tensor]:
         if not isinstance(value, Tensor) or value.ndim < 2:
             shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise ShapeError(f"{key!r} must be a tensor of shape (n_stimuli, ...), got {shape}.")
+        if value.dtype in (torch.float16, torch.bfloat16):  # of mixed precision
+            named[key] = value.float()
     return named

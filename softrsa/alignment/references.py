@@ -54,7 +54,10 @@ class Region(nn.Module):
         places = known.get_indexer(wanted)
         if (places < 0).any():
             missing = wanted[places < 0].tolist()
-            raise StimulusError(f"{name!r} has no recordings of the stimuli {missing[:10]}.")
+            raise StimulusError(
+                f"{name!r} has no recordings of the stimuli {missing[:10]}; its ids are such as "
+                f"{known[:3].tolist()}."
+            )
         first = self.units[0] if self.stored_rsms is None else self.stored_rsms
         at = torch.from_numpy(places).to(first.device)
         rsms = self.stored_rsms

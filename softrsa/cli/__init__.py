@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import softrsa
 from softrsa.cli.align import add_align
-from softrsa.cli.common import Parser, one_line, say
+from softrsa.cli.common import Parser, Stopped, one_line, say
 from softrsa.cli.optimize import add_optimize
 from softrsa.errors import SoftRSAError
 
@@ -35,6 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (SoftRSAError, OSError) as error:
         say(f"softrsa: error: {one_line(error)}")
         return 2
+    except Stopped as stop:
+        say(f"softrsa: stopped; {stop}")
+        return 130
     except KeyboardInterrupt:
         say("softrsa: stopped; nothing was written.")
         return 130

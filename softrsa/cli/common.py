@@ -20,6 +20,10 @@ from softrsa.recordings import average_trials
 DPI = 200
 
 
+class Stopped(KeyboardInterrupt):
+    """Ctrl-C after which something was kept; the message says what."""
+
+
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose mistakes are one line too."""
 

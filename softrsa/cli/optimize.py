@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
 from softrsa import datasets
-from softrsa.cli.common import DPI, check_one_source, names, outputs, read, seed
+from softrsa.cli.common import DPI, Stopped, check_one_source, names, outputs, read, seed
 from softrsa.errors import DataError, unknown_name
 from softrsa.io.wording import listed
 from softrsa.recordings import split_units
 from softrsa.reports.figures import COLORS, MARKERS, panels
 from softrsa.reports.synthesis_figures import plot_capture, plot_scores
-from softrsa.synthesis import SynthesisResult, captured_components, optimize_to_score
+from softrsa.synthesis import (
+    OptimizationInterrupted,
+    SynthesisResult,
+    captured_components,
+    optimize_to_score,
+)
 from softrsa.synthesis.objective import check_differentiable
 
+DEMO_LAYER, DEMO_UNITS = "layer2", 20
 FILES = ("components.csv", "scores.png", "components.png")
 
 
@@ -53,6 +60,10 @@ def add_optimize(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add("--seed", type=seed, default=0, metavar="N", help="of the starts (%(default)s)")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:0 (%(default)s)")
+    add(
+        "--resume", action="store_true",
+        help="go on from the files in --out, to more steps or a higher target",
+    )  # fmt: skip
     add("--quiet", action="store_true", help="no progress and no table")
     parser.set_defaults(run=_optimize)
 
@@ -64,20 +75,39 @@ def _optimize(arguments: argparse.Namespace) -> None:
         check_differentiable(measure)
     with outputs(arguments.out, [*(f"{m}.nc" for m in measures), *FILES]) as paths:
         x = _load(arguments)
-        results = {
-            measure: optimize_to_score(
-                x, measure, target=arguments.target, n_restarts=arguments.restarts,
-                n_units=arguments.units, similarity=arguments.similarity, lr=arguments.lr,
-                max_steps=arguments.max_steps, record=arguments.record, seed=arguments.seed,
-                device=arguments.device, progress=not arguments.quiet,
-            )
-            for measure in measures
-        }  # fmt: skip
+        results = _optimize_all(x, measures, arguments)
         components = {measure: captured_components(r) for measure, r in results.items()}
         _write(results, components, paths)
     if not arguments.quiet:
         sys.stdout.write(f"{_summary(results, components)}\n")
         sys.stdout.write(f"Results are in {arguments.out.resolve()}\n")
+
+
+def _optimize_all(
+    x: xr.DataArray, measures: Sequence[str], arguments: argparse.Namespace
+) -> dict[str, SynthesisResult]:
+    """Optimize to each measure; on Ctrl-C, keep what there is for `--resume`."""
+    results: dict[str, SynthesisResult] = {}
+    for measure in measures:
+        earlier = arguments.out / f"{measure}.nc"
+        begin: dict[str, Any] = {
+            "n_restarts": arguments.restarts, "n_units": arguments.units, "seed": arguments.seed
+        }  # fmt: skip
+        if arguments.resume and earlier.is_file():
+            begin = {"resume": SynthesisResult.from_netcdf(earlier)}
+        try:
+            results[measure] = optimize_to_score(
+                x, measure, target=arguments.target, similarity=arguments.similarity,
+                lr=arguments.lr, max_steps=arguments.max_steps, record=arguments.record,
+                device=arguments.device, progress=not arguments.quiet, **begin,
+            )  # fmt: skip
+        except OptimizationInterrupted as stop:
+            results[measure] = stop.result
+            for name, result in results.items():
+                result.to_netcdf(arguments.out / f"{name}.nc")
+            kept = ", ".join(f"{name}.nc" for name in results)
+            raise Stopped(f"kept {kept} in {arguments.out}; go on with --resume.") from stop
+    return results
 
 
 def _write(
@@ -133,6 +163,13 @@ def _load(arguments: argparse.Namespace) -> xr.DataArray:
     """Read the features to compare with."""
     check_one_source(arguments, files=1, wanted="one file")
     name = "simulated" if arguments.demo else arguments.dataset
+    if arguments.demo:
+        if not (arguments.layer or arguments.region):
+            arguments.layer = DEMO_LAYER
+        if arguments.units is None:
+            arguments.units = DEMO_UNITS  # fewer than stimuli, or they would hold every component
+        if not arguments.quiet:
+            sys.stdout.write("Data set 'simulated' is simulated.\n")
     if name is None:
         array = read(arguments.files[0])
         found = {

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from softrsa._checks import check_broadcast, check_floating
-from softrsa.errors import DTypeError, ShapeError
+from softrsa.errors import DTypeError, NoSecondDerivativeError, ShapeError
 
 
 def check_features(x: Tensor, y: Tensor, *, at_least: int = 2) -> None:
@@ -65,3 +65,27 @@ def undefined(x: Tensor) -> Tensor:
     LAPACK refuses them, so they are decomposed as zeros and their results made NaN.
     """
     return ~x.isfinite().all(-1, keepdim=True).all(-2, keepdim=True)
+
+
+def first_order(value: Tensor) -> Tensor:
+    """Pass a value on whose gradient is written out or holds parts of the computation still.
+
+    It cannot be differentiated again: what was held still would be missing without a word.
+    """
+    result: Tensor = _FirstOrder.apply(value)  # type: ignore[assignment]
+    return result
+
+
+class _FirstOrder(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+        if torch.is_grad_enabled():
+            raise NoSecondDerivativeError(
+                "This measure has first derivatives only: call `backward` or `autograd.grad` "
+                "without `create_graph=True`."
+            )
+        return grad

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from softrsa.measures._features import first_order
 
 
 class KernelProducts(NamedTuple):
@@ -28,10 +29,12 @@ def kernel_products(x: Tensor, y: Tensor) -> KernelProducts:
     n, p, q = x.shape[-2], x.shape[-1], y.shape[-1]
     if n * n <= p * q:
         a, b = _Kernel.apply(x), _Kernel.apply(y)
-        return KernelProducts(_inner(a, b), _inner(a, a), _inner(b, b))
+        products = _inner(a, b), _inner(a, a), _inner(b, b)
+        return KernelProducts(*map(first_order, products))
     lead = torch.broadcast_shapes(x.shape[:-2], y.shape[:-2])
     cross = _CrossProduct.apply(x.expand(*lead, n, p), y.expand(*lead, n, q))
-    return KernelProducts(cross, _self_product(x, p * q), _self_product(y, p * q))
+    products = cross, _self_product(x, p * q), _self_product(y, p * q)
+    return KernelProducts(*map(first_order, products))
 
 
 def _inner(a: Tensor, b: Tensor) -> Tensor:
@@ -47,7 +50,6 @@ class _Kernel(torch.autograd.Function):
         return x @ x.mT
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
         (x,) = ctx.saved_tensors
         return (2 * grad) @ x
@@ -63,7 +65,6 @@ class _CrossProduct(torch.autograd.Function):
         return _inner(cross, cross)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:  # type: ignore[override]
         x, y, cross = ctx.saved_tensors
         scaled = cross * (2 * grad[..., None, None])
@@ -91,7 +92,6 @@ class _SelfProduct(torch.autograd.Function):
         return total
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
         z, whole = ctx.saved_tensors
         factor = 4 * grad[..., None, None]

@@ -12,9 +12,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from softrsa.measures._features import undefined
+from softrsa.measures._features import first_order, undefined
 
 SMALL = 64  # rows of matrices whose SVD costs next to nothing
 
@@ -36,7 +35,7 @@ def nuclear_norm(matrix: Tensor) -> Tensor:
     """
     wide = matrix if matrix.shape[-2] <= matrix.shape[-1] else matrix.mT
     norm: Tensor = _NuclearNorm.apply(wide.double())  # type: ignore[assignment]
-    return norm.to(matrix.dtype)
+    return first_order(norm.to(matrix.dtype))
 
 
 class _NuclearNorm(torch.autograd.Function):
@@ -51,7 +50,6 @@ class _NuclearNorm(torch.autograd.Function):
         return values.sum(-1).masked_fill(bad[..., 0, 0], torch.nan)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
         left, rotated, values = ctx.saved_tensors
         eps = torch.finfo(values.dtype).eps

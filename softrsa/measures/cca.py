@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from softrsa.errors import DataError
-from softrsa.measures._features import centered, check_features
+from softrsa.measures._features import centered, check_features, first_order
 from softrsa.measures._spectral import nuclear_norm, principal_basis
 
 
@@ -41,7 +41,8 @@ def cca(x: Tensor, y: Tensor) -> Tensor:
     Notes
     -----
     Computed in float64. Differentiable where the rank does not change; directions without variance
-    (beyond rounding in the type of the input) do not count towards the rank.
+    (beyond rounding in the type of the input) do not count towards the rank. First derivatives
+    only.
 
     References
     ----------
@@ -94,7 +95,7 @@ def svcca(
     -----
     Computed in float64. The gradient is that of the leading subspaces, finite also where singular
     values repeat within one; it does not exist where the last component kept and the first left
-    out have equal variance, and those two are then held still.
+    out have equal variance, and those two are then held still. First derivatives only.
 
     References
     ----------
@@ -129,4 +130,4 @@ def _mean_correlation(
     total = nuclear_norm(x[0].mT @ y[0])
     rank = torch.minimum(x[1], y[1])
     undefined = (x[1] == 0) | (y[1] == 0)
-    return (total / rank).masked_fill(undefined, torch.nan).to(dtype)
+    return first_order((total / rank).masked_fill(undefined, torch.nan).to(dtype))

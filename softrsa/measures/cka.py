@@ -42,7 +42,8 @@ def linear_cka(x: Tensor, y: Tensor) -> Tensor:
 
     Notes
     -----
-    Differentiable wherever it is defined. The smaller of n x n and p x q is formed, nothing larger.
+    Differentiable once wherever it is defined. The smaller of n x n and p x q is formed, nothing
+    larger.
     With few stimuli and many units it is biased upward: see `debiased_cka`. It equals the cosine of
     the centered linear kernels and the whitened cosine of the squared-Euclidean RDMs.
 
@@ -136,8 +137,8 @@ def debiased_cka(x: Tensor, y: Tensor) -> Tensor:
 
     Notes
     -----
-    Differentiable wherever it is defined; computed in float64. It equals `centered_pearson` of the
-    linear kernels.
+    Differentiable once wherever it is defined; computed in float64. It equals `centered_pearson`
+    of the linear kernels.
 
     References
     ----------

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from softrsa.errors import DataError, ShapeError, unknown_name
-from softrsa.measures._features import centered, check_features, undefined
+from softrsa.measures._features import centered, check_features, first_order, undefined
 from softrsa.measures._regression import Predict, least_squares, ridge
 
 Score = Literal["r2", "pearson"]
@@ -240,7 +240,7 @@ class _Rule:
         """Score in sample, or as the mean over folds."""
         dtype, eps, x, y = x.dtype, _precision(x), x.double(), y.double()
         if folds is None:
-            return self.held_out((x, y), (x, y), eps).to(dtype)
+            return first_order(self.held_out((x, y), (x, y), eps).to(dtype))
         scores = []
         for fold in _fold_masks(x.shape[-2], folds, seed):
             test = fold.to(x.device)
@@ -248,7 +248,7 @@ class _Rule:
                 (x[..., part, :], y[..., part, :]) for part in (test.logical_not(), test)
             )
             scores.append(self.held_out(train, held_out, eps))
-        return torch.stack(scores).mean(0).to(dtype)
+        return first_order(torch.stack(scores).mean(0).to(dtype))
 
     def held_out(
         self, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], eps: float

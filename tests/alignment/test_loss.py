@@ -167,6 +167,14 @@ def test_rdm_blocks_equal_their_recordings(recordings, rng):
         AlignmentLoss(measure="linear_cka")(x, block)
 
 
+def test_mixed_precision_is_compared_in_float32(rng):
+    x, y = draw(rng, 2, 8, 4).to(torch.bfloat16)
+    for measure in ("centered_pearson", "linear_cka"):
+        loss = AlignmentLoss(measure=measure)(x, y.float())
+        assert loss.dtype == torch.float32
+        assert loss.item() == AlignmentLoss(measure=measure)(x.float(), y.float()).item()
+
+
 def test_mistakes_are_named(recordings, rng):
     loss = AlignmentLoss(recordings)
     x = draw(rng, 4, 3)
@@ -174,6 +182,12 @@ def test_mistakes_are_named(recordings, rng):
         loss(x, stimuli=["s1", "s2", "s3", "s99"])
     with pytest.raises(StimulusError, match=r"each stimulus once.*\['s1'\]"):
         loss(x, stimuli=["s1", "s2", "s1", "s3"])
+    with pytest.raises(
+        StimulusError, match=r"stimuli \[1, 2\].*ids are such as \['s0', 's1', 's2'\]"
+    ):
+        loss(x[:2], stimuli=[1, 2])
+    with pytest.raises(DataError, match="must be an instance, got the class SoftStep"):
+        AlignmentLoss(model_transform=SoftStep)
     with pytest.raises(DataError, match="got neither"):
         loss(x)
     with pytest.raises(DataError, match="got both"):

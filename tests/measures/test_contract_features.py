@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from softrsa.errors import DataError, DTypeError, ShapeError
+from softrsa.errors import DataError, DTypeError, NoSecondDerivativeError, ShapeError
 from softrsa.measures import available
 
 N = 9
@@ -107,6 +107,14 @@ class TestEveryMeasure:
         assert entry.differentiable
         x, y = (z.requires_grad_() for z in features(rng, 2, shape=shape))
         assert torch.autograd.gradcheck(entry, (x, y))
+
+    def test_second_derivatives_are_right_or_refused(self, entry, rng):
+        x, y = (z.requires_grad_() for z in features(rng, shape=(6, 3, 2)))
+        if entry.name == "rbf_cka":
+            assert torch.autograd.gradgradcheck(entry, (x, y))
+            return
+        with pytest.raises(NoSecondDerivativeError, match="without `create_graph=True`"):
+            torch.autograd.grad(entry(x, y), x, create_graph=True)
 
     def test_gradient_at_a_perfect_match(self, entry, rng):
         for p in (3, 12):
