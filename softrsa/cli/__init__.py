@@ -10,6 +10,7 @@ import softrsa
 from softrsa.cli.align import add_align
 from softrsa.cli.common import Parser, Stopped, one_line, say
 from softrsa.cli.optimize import add_optimize
+from softrsa.cli.predict import add_predict
 from softrsa.errors import SoftRSAError
 
 __all__ = ["main"]
@@ -20,6 +21,7 @@ EXAMPLES = """examples:
   softrsa align LAYERS.nc RECORDINGS.nc --by layer --region region --subject subject \\
       --transform identity,geo_topological,global,instance --folds 5 --out results/
   softrsa optimize --dataset macaque-v4 --region V4 --measure nbs,linear_cka --out results/
+  softrsa predict --data surfaces --out results/
 """
 
 
@@ -57,6 +59,7 @@ def _parser() -> Parser:
     for name, add, about in (
         ("align", add_align, "align a model's layers with a brain's regions on held-out stimuli"),
         ("optimize", add_optimize, "change random data until a measure gives them a score"),
+        ("predict", add_predict, "compare neighbor-regression heads on the same splits"),
     ):
         add(commands.add_parser(name, help=about, epilog=EXAMPLES, formatter_class=style))
     return parser

@@ -10,26 +10,50 @@ from softrsa.prediction.surfaces import SurfaceData, grid_error, make_surface
 from softrsa.prediction.theory import LossTerms, pair_and_triplet_terms, triplet_optimum
 
 if TYPE_CHECKING:
+    from softrsa.prediction.experiment import ExperimentResult, run_experiment, run_surfaces
+    from softrsa.prediction.ranking import RankTest, friedman_nemenyi
     from softrsa.prediction.regressor import NeighborRegressor
+    from softrsa.prediction.tasks import RegressionTask, load_task, make_task
 
 __all__ = [
     "DiffKNNHead",
+    "ExperimentResult",
     "LinearHead",
     "LossTerms",
     "NCAHead",
     "NeighborBank",
     "NeighborRegressor",
+    "RankTest",
+    "RegressionTask",
     "SoftStepNCAHead",
     "SurfaceData",
+    "friedman_nemenyi",
     "grid_error",
+    "load_task",
     "make_surface",
+    "make_task",
     "pair_and_triplet_terms",
+    "run_experiment",
+    "run_surfaces",
     "triplet_optimum",
 ]
 
 
+_LAZY = {
+    "ExperimentResult": "experiment",
+    "NeighborRegressor": "regressor",
+    "RankTest": "ranking",
+    "RegressionTask": "tasks",
+    "friedman_nemenyi": "ranking",
+    "load_task": "tasks",
+    "make_task": "tasks",
+    "run_experiment": "experiment",
+    "run_surfaces": "experiment",
+}
+
+
 def __getattr__(name: str) -> object:
-    """Load what needs scikit-learn when it is asked for."""
-    if name == "NeighborRegressor":
-        return import_module("softrsa.prediction.regressor").NeighborRegressor
+    """Load what needs scikit-learn, or much of SciPy, when it is asked for."""
+    if name in _LAZY:
+        return getattr(import_module(f"softrsa.prediction.{_LAZY[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

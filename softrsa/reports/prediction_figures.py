@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
     from softrsa.prediction.ranking import RankTest
 
@@ -105,3 +107,37 @@ def plot_embedding(embedding: np.ndarray, labels: np.ndarray, *, ax: Axes | None
         axis.set_label_text(f"{name} component ({part:.0%} of variance)", fontsize=9)
     ax.tick_params(labelsize=8)
     return ax
+
+
+def plot_errors(table: pd.DataFrame) -> Figure:
+    """Draw mean errors with their standard deviations over splits, a panel per task.
+
+    Parameters
+    ----------
+    table : DataFrame
+        `ExperimentResult.table`.
+
+    Returns
+    -------
+    Figure
+        Methods from top to bottom in the order of the table; a line at the linear head's error.
+    """
+    from softrsa.reports.figures import COLORS, panels
+
+    tasks = list(dict.fromkeys(table["task"]))
+    figure, axes = panels(len(tasks))
+    for ax, task in zip(axes, tasks, strict=True):
+        part = table[table["task"] == task].set_index("method")
+        places = np.arange(len(part))[::-1]
+        ax.errorbar(
+            part["mean"], places, xerr=part["sd"].fillna(0.0), fmt="o", color=COLORS[0],
+            markersize=4, linewidth=1.2,
+        )  # fmt: skip
+        if "linear" in part.index:
+            ax.axvline(part["mean"]["linear"], color="0.6", linestyle="--", linewidth=0.9)
+        ax.set_yticks(places, part.index if ax is axes[0] else [""] * len(part), fontsize=8)
+        ax.set_title(task, fontsize=9)
+        ax.tick_params(axis="x", labelsize=8)
+        ax.set_xlim(left=0)
+    figure.supxlabel("mean squared error × 1000", fontsize=8)
+    return figure

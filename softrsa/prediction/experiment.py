@@ -1,0 +1,325 @@
+"""The protocol of the papers: every head on the same splits, one row each, resumable."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from sklearn.model_selection import GridSearchCV
+from sklearn.neighbors import KNeighborsRegressor
+from sklearn.preprocessing import StandardScaler
+from tqdm import tqdm
+
+from softrsa.errors import DataError, FileFormatError, unknown_name
+from softrsa.io import atomic_path
+from softrsa.prediction.network import HEADS
+from softrsa.prediction.ranking import RankTest, friedman_nemenyi
+from softrsa.prediction.regressor import NeighborRegressor
+from softrsa.prediction.surfaces import SURFACES, SurfaceData, grid_error, make_surface
+from softrsa.prediction.tasks import RegressionTask, load_task
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+KNN = {"n_neighbors": [3, 5, 7], "p": [1, 2], "weights": ["uniform", "distance"]}
+KNN_ON = {"knn-linear": "linear", "knn-nca": "nca"}  # whose embeddings they search
+METHODS = (*HEADS, *KNN_ON)
+SURFACE_METHODS = (*HEADS, "knn-raw")
+ORDER = (*METHODS, "knn-raw")  # of tables
+COLUMNS = (
+    "task", "split", "method", "mse", "seconds", "n_train", "n_test", "n_targets", "settings",
+    "softrsa",
+)  # fmt: skip
+SCALE = 1000  # tables are of mean squared errors times this
+
+
+@dataclass(frozen=True)
+class ExperimentResult:
+    """Errors of every method on every split.
+
+    Attributes
+    ----------
+    rows : DataFrame
+        One row per task, split and method: `mse` on the test samples (labels from 0 to 1), and
+        what it took.
+    """
+
+    rows: pd.DataFrame
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """Mean and standard deviation over splits of the mean squared error, times 1000.
+
+        Returns
+        -------
+        DataFrame
+            One row per task and method, in the order of the methods, with the number of splits
+            and the error over the linear head's (`over_linear`, the mean of ratios per split).
+        """
+        wide = self.rows.pivot_table(index=["task", "split"], columns="method", values="mse")
+        frames = []
+        for task, part in wide.groupby("task", sort=False):
+            methods = [name for name in ORDER if name in part and part[name].notna().any()]
+            errors = part[methods]
+            frame = pd.DataFrame({"mean": errors.mean() * SCALE, "sd": errors.std() * SCALE})
+            if "linear" in part:
+                frame["over_linear"] = errors.div(part["linear"], axis=0).mean()
+            frame["n_splits"] = errors.count()
+            frames.append(frame.rename_axis("method").reset_index().assign(task=task))
+        table = pd.concat(frames, ignore_index=True)
+        return table[["task", *table.columns.drop("task")]]
+
+    def compare(self, *, alpha: float = 0.05) -> RankTest:
+        """Compare methods over all tasks and splits with Friedman's and Nemenyi's tests.
+
+        Parameters
+        ----------
+        alpha : float
+            Level of the critical distance.
+
+        Returns
+        -------
+        RankTest
+            Over splits that every method has been run on.
+        """
+        return friedman_nemenyi(self.comparable, alpha=alpha)
+
+    @property
+    def comparable(self) -> pd.DataFrame:
+        """Errors by task and split (rows that every method has been run on) and method."""
+        wide = self.rows.pivot_table(index=["task", "split"], columns="method", values="mse")
+        return wide[[name for name in ORDER if name in wide]].dropna()
+
+    def plot(self) -> Figure:
+        """Draw mean errors of every method, a panel per task."""
+        from softrsa.reports.prediction_figures import plot_errors
+
+        return plot_errors(self.table)
+
+
+def run_experiment(
+    task: str | RegressionTask,
+    *,
+    heads: str | Sequence[str] = "all",
+    splits: int = 10,
+    test_size: float = 0.2,
+    seed: int = 0,
+    path: str | Path | None = None,
+    settings: dict[str, Any] | None = None,
+    progress: bool = False,
+) -> ExperimentResult:
+    """Train every head on the same splits and report its error on held-out samples.
+
+    Parameters
+    ----------
+    task : str or RegressionTask
+        A name that `load_task` knows, or your own from `make_task`.
+    heads : "all" or sequence of str
+        Heads of `NeighborRegressor`, and "knn-linear" or "knn-nca": k nearest neighbors, chosen by
+        cross-validation, on the embeddings of the linear or the NCA head.
+    splits : int
+        Random splits into development and test samples; groups of a task stay together.
+    test_size : float
+        Share of samples to test on. The regressor takes its validation samples from the rest.
+    seed : int
+        Of split 0; split i is seeded ``seed + i``.
+    path : str or Path, optional
+        A CSV file to keep the rows in: those already in it are not run again, and every row is
+        written as soon as it is known, so a killed run goes on where it was.
+    settings : dict, optional
+        Options of `NeighborRegressor`.
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    ExperimentResult
+        With `table` and `compare()`; rows of other tasks in the file are in it too.
+
+    Raises
+    ------
+    UnknownNameError
+        If a task or head is unknown.
+    DataError
+        If there is nothing to run, or ``test_size`` leaves no samples on one side.
+    FileFormatError
+        If ``path`` exists and is no such file.
+
+    Examples
+    --------
+    >>> result = run_experiment(
+    ...     "diabetes", heads=["linear", "nca"], splits=1, settings={"max_epochs": 2}
+    ... )
+    >>> result.table[["task", "method", "n_splits"]].values.tolist()
+    [['diabetes', 'linear', 1], ['diabetes', 'nca', 1]]
+    """
+    methods = _checked(heads, METHODS)
+    if splits < 1:
+        raise DataError(f"`splits` must be at least 1, got {splits}.")
+    task = load_task(task, progress=progress) if isinstance(task, str) else task
+    rows = _read(path)
+    known = set(zip(rows["task"], rows["split"], rows["method"], strict=True))
+    wanted = [
+        (split, method)
+        for split in range(seed, seed + splits)
+        for method in methods
+        if (task.name, split, method) not in known
+    ]
+    with tqdm(total=len(wanted), desc=task.name, disable=not progress, unit="fit") as bar:
+        for row in _run(task, wanted, test_size, settings or {}, bar.set_postfix_str):
+            rows = pd.concat([rows, pd.DataFrame([row], columns=COLUMNS)], ignore_index=True)
+            _write(rows, path)
+            bar.update()
+    return ExperimentResult(rows)
+
+
+def run_surfaces(
+    *,
+    heads: str | Sequence[str] = "all",
+    seed: int = 42,
+    path: str | Path | None = None,
+    settings: dict[str, Any] | None = None,
+    progress: bool = False,
+) -> ExperimentResult:
+    """Fit every head to four noisy synthetic surfaces and report its error against the truth.
+
+    Parameters
+    ----------
+    heads, path, settings, progress
+        As for `run_experiment`; "knn-raw", 5 nearest neighbors of the coordinates, replaces k-NN
+        on embeddings.
+    seed : int
+        Of points, noise and training.
+
+    Returns
+    -------
+    ExperimentResult
+        One row per surface and method; `mse` is that of the noise-free labels of a 100 x 100 grid.
+
+    Raises
+    ------
+    UnknownNameError, DataError, FileFormatError
+        As `run_experiment`.
+
+    Examples
+    --------
+    >>> result = run_surfaces(heads=["linear", "knn-raw"], settings={"max_epochs": 1})
+    >>> result.rows.set_index(["task", "method"])["mse"]["radial", "knn-raw"].round(4)
+    np.float64(0.0027)
+    """
+    methods = _checked(heads, SURFACE_METHODS)
+    rows = _read(path)
+    known = set(zip(rows["task"], rows["split"], rows["method"], strict=True))
+    wanted = [(s, m) for s in SURFACES for m in methods if (s, seed, m) not in known]
+    for name, method in tqdm(wanted, desc="surfaces", disable=not progress, unit="fit"):
+        data = make_surface(name, seed=seed)
+        start = time.perf_counter()
+        error = grid_error(_surface_regressor(method, seed, settings or {}, data), data)
+        row = (
+            name, seed, method, error, time.perf_counter() - start, len(data.points),
+            len(data.grid), 1, repr(sorted((settings or {}).items())), version("softrsa"),
+        )  # fmt: skip
+        rows = pd.concat([rows, pd.DataFrame([row], columns=COLUMNS)], ignore_index=True)
+        _write(rows, path)
+    return ExperimentResult(rows)
+
+
+def _surface_regressor(
+    method: str, seed: int, settings: dict[str, Any], data: SurfaceData
+) -> NeighborRegressor | KNeighborsRegressor:
+    if method == "knn-raw":
+        return KNeighborsRegressor(5).fit(data.points, data.labels)
+    return NeighborRegressor(method, random_state=seed, **settings).fit(data.points, data.labels)
+
+
+def _checked(heads: str | Sequence[str], methods: Sequence[str]) -> list[str]:
+    if isinstance(heads, str):
+        heads = methods if heads == "all" else [heads]
+    for name in heads:
+        if name not in methods:
+            raise unknown_name("head", name, methods)
+    if not heads:
+        raise DataError(f"`heads` is empty; choose among {', '.join(methods)}.")
+    return [name for name in methods if name in heads]
+
+
+def _run(
+    task: RegressionTask,
+    wanted: Sequence[tuple[int, str]],
+    test_size: float,
+    settings: dict[str, Any],
+    say: Callable[[str], object],
+) -> Iterator[tuple]:
+    """Fit and score what is wanted; the regressors of a split are kept for the k-NN on them."""
+    fitted: dict[tuple[int, str], NeighborRegressor] = {}
+    for split, method in wanted:
+        say(f"split {split}, {method}")
+        train, test = split_samples(task, test_size, split)
+        start = time.perf_counter()
+        body = KNN_ON.get(method, method)
+        if (split, body) not in fitted:
+            fitted = {key: value for key, value in fitted.items() if key[0] == split}
+            fitted[split, body] = NeighborRegressor(body, random_state=split, **settings).fit(
+                task.features[train], task.labels[train]
+            )
+        predict = _knn(fitted[split, body], task, train) if method in KNN_ON else None
+        predicted = (predict or fitted[split, body].predict)(task.features[test])
+        error = float(np.mean((predicted - task.labels[test]) ** 2))
+        n_targets = 1 if task.labels.ndim == 1 else task.labels.shape[1]
+        yield (
+            task.name, split, method, error, time.perf_counter() - start, len(train), len(test),
+            n_targets, repr(sorted(settings.items())), version("softrsa"),
+        )  # fmt: skip
+
+
+def _knn(
+    regressor: NeighborRegressor, task: RegressionTask, train: np.ndarray
+) -> Callable[[np.ndarray], np.ndarray]:
+    """K nearest neighbors on standardized embeddings, k, norm and weighting by 4 folds."""
+    scaler = StandardScaler().fit(regressor.embed(task.features[train]))
+    search = GridSearchCV(KNeighborsRegressor(), KNN, cv=4, scoring="neg_mean_squared_error")
+    search.fit(scaler.transform(regressor.embed(task.features[train])), task.labels[train])
+    return lambda features: search.predict(scaler.transform(regressor.embed(features)))
+
+
+def split_samples(
+    task: RegressionTask, test_size: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Development and test samples, ascending; groups of the task are kept together."""
+    n = len(task.labels)
+    groups = np.arange(n) if task.groups is None else task.groups
+    names = np.random.default_rng(seed).permutation(np.unique(groups))
+    count = round(test_size * len(names))
+    if not 0 < count < len(names):
+        raise DataError(
+            f"`test_size` must leave samples on both sides, got {test_size} of {len(names)}."
+        )
+    held_out = np.isin(groups, names[:count])
+    return np.flatnonzero(~held_out), np.flatnonzero(held_out)
+
+
+def _read(path: str | Path | None) -> pd.DataFrame:
+    if path is None or not Path(path).exists():
+        return pd.DataFrame(columns=COLUMNS)
+    try:
+        rows = pd.read_csv(path)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise FileFormatError(f"{path} is no table of an experiment: {error}") from error
+    if list(rows.columns) != list(COLUMNS):
+        raise FileFormatError(
+            f"{path} is no table of an experiment: expected the columns {', '.join(COLUMNS)}, "
+            f"found {', '.join(map(str, rows.columns))}. Name another file."
+        )
+    return rows
+
+
+def _write(rows: pd.DataFrame, path: str | Path | None) -> None:
+    if path is not None:
+        with atomic_path(path) as temporary:
+            rows.to_csv(temporary, index=False)

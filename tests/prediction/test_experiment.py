@@ -1,0 +1,123 @@
+"""The protocol: the same splits for all, one row each, resumed and never repeated."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.neighbors import KNeighborsRegressor
+
+from softrsa.errors import DataError, FileFormatError, UnknownNameError
+from softrsa.prediction import experiment
+from softrsa.prediction.experiment import METHODS, run_experiment, split_samples
+from softrsa.prediction.regressor import NeighborRegressor
+from softrsa.prediction.tasks import make_task
+
+QUICK = {"max_epochs": 3, "layers": (8, 4)}
+
+
+@pytest.fixture
+def task():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(120, 3))
+    return make_task("toy", "A toy", x, x[:, 0] + 0.1 * rng.normal(size=120))
+
+
+def test_a_row_is_the_regressor_on_its_split(task):
+    result = run_experiment(task, heads=["nca"], splits=2, seed=5, settings=QUICK)
+    assert result.rows["split"].tolist() == [5, 6]
+    for split, error in zip((5, 6), result.rows["mse"], strict=True):
+        train, test = split_samples(task, 0.2, split)
+        assert (len(train), len(test)) == (96, 24)
+        model = NeighborRegressor("nca", random_state=split, **QUICK)
+        model.fit(task.features[train], task.labels[train])
+        expected = np.mean((model.predict(task.features[test]) - task.labels[test]) ** 2)
+        assert error == pytest.approx(expected, rel=1e-6)
+
+
+def test_all_methods_are_compared_on_the_same_splits(task):
+    result = run_experiment(task, splits=3, settings=QUICK)
+    table = result.table
+    assert table["method"].tolist() == list(METHODS)
+    assert (table["n_splits"] == 3).all()
+    linear = result.rows.query("method == 'linear'")["mse"]
+    row = table.set_index("method").loc["linear"]
+    assert row["mean"] == pytest.approx(1000 * linear.mean())
+    assert row["sd"] == pytest.approx(1000 * linear.std())
+    assert row["over_linear"] == pytest.approx(1)
+    test = result.compare()
+    assert test.n_blocks == 3
+    assert list(test.mean_ranks.index) == list(METHODS)
+
+
+def test_a_killed_run_goes_on_where_it_was(task, tmp_path, monkeypatch):
+    path = tmp_path / "rows.csv"
+    whole = run_experiment(task, heads=["linear", "nca"], splits=2, settings=QUICK).rows
+    fits = []
+
+    class Watched(NeighborRegressor):
+        def fit(self, x, y):
+            fits.append((self.head, self.random_state))
+            if len(fits) == 3:
+                raise KeyboardInterrupt
+            return super().fit(x, y)
+
+    monkeypatch.setattr(experiment, "NeighborRegressor", lambda *a, **k: _watched(Watched, a, k))
+    options = {"heads": ["linear", "nca"], "splits": 2, "settings": QUICK, "path": path}
+    with pytest.raises(KeyboardInterrupt):
+        run_experiment(task, **options)
+    assert pd.read_csv(path)[["split", "method"]].values.tolist() == [[0, "linear"], [0, "nca"]]
+    resumed = run_experiment(task, **options).rows
+    assert fits[3:] == [("linear", 1), ("nca", 1)]
+    keys = ["task", "split", "method", "mse"]
+    pd.testing.assert_frame_equal(resumed[keys], whole[keys], check_dtype=False)
+    again = run_experiment(task, **options)
+    assert len(fits) == 5
+    assert len(again.rows) == 4
+
+
+def _watched(kind, positional, named):
+    regressor = kind()
+    return regressor.set_params(head=positional[0], **named)
+
+
+def test_knn_searches_the_embeddings_of_its_head(task):
+    result = run_experiment(task, heads=["linear", "knn-linear"], splits=1, settings=QUICK)
+    error = result.rows.set_index("method")["mse"]["knn-linear"]
+    train, test = split_samples(task, 0.2, 0)
+    model = NeighborRegressor("linear", random_state=0, **QUICK)
+    model.fit(task.features[train], task.labels[train])
+    a, b = (model.embed(task.features[part]) for part in (train, test))
+    mean, sd = a.mean(0), a.std(0)
+    choices = [
+        KNeighborsRegressor(k, p=p, weights=w).fit((a - mean) / sd, task.labels[train])
+        for k in (3, 5, 7)
+        for p in (1, 2)
+        for w in ("uniform", "distance")
+    ]
+    errors = [np.mean((c.predict((b - mean) / sd) - task.labels[test]) ** 2) for c in choices]
+    assert min(abs(error - e) for e in errors) < 1e-6
+
+
+def test_groups_stay_together():
+    groups = np.repeat(np.arange(10), 6)
+    task = make_task("grouped", "Grouped", np.ones((60, 2)), np.arange(60), groups)
+    train, test = split_samples(task, 0.3, 1)
+    assert not set(groups[train]) & set(groups[test])
+    assert len(test) == 18
+    assert sorted([*train, *test]) == list(range(60))
+    assert not np.array_equal(test, split_samples(task, 0.3, 2)[1])
+
+
+def test_mistakes_are_named(task, tmp_path):
+    with pytest.raises(UnknownNameError, match=r"head 'knn'\. Did you mean"):
+        run_experiment(task, heads=["knn"])
+    with pytest.raises(UnknownNameError, match=r"task 'diabets'\. Did you mean 'diabetes'"):
+        run_experiment("diabets")
+    with pytest.raises(DataError, match="`splits` must be at least 1, got 0"):
+        run_experiment(task, splits=0)
+    with pytest.raises(DataError, match=r"`test_size` must leave .*, got 1\.5 of 120"):
+        run_experiment(task, heads=["nca"], test_size=1.5)
+    other = tmp_path / "other.csv"
+    other.write_text("a,b\n1,2\n")
+    with pytest.raises(FileFormatError, match=r"expected the columns task.*, found a, b"):
+        run_experiment(task, path=other)
+    assert other.read_text() == "a,b\n1,2\n"
