@@ -34,7 +34,7 @@ def excluded_checks(_):
 
 
 @parametrize_with_checks(
-    [NeighborRegressor("softstep-nca-instance", max_epochs=12)],
+    [NeighborRegressor("softstep-nca-instance", max_epochs=12, layers=(32, 8))],
     expected_failed_checks=excluded_checks,
 )
 def test_scikit_learn(estimator, check):
