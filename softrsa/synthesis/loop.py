@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,6 +14,8 @@ from torch import Tensor
 from softrsa.errors import FitError
 from softrsa.synthesis.recording import Recorder
 from softrsa.synthesis.updates import Moving, Update
+
+SMALL = 200_000  # numbers in all restarts
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,29 @@ def optimize(
     The restarts with the fewest steps move first, so that those stopped by an earlier, lower target
     catch up, and every step number is computed for all at once, as without that stop.
     """
+    with _threads_for(track.now.y):
+        _take_steps(track, scores_of, goal, recorder, on_step)
+
+
+@contextmanager
+def _threads_for(y: Tensor) -> Iterator[None]:
+    """Use one thread where several would wait for each other more than they work."""
+    before = torch.get_num_threads()
+    try:
+        if y.device.type == "cpu" and y.numel() <= SMALL:
+            torch.set_num_threads(1)
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _take_steps(
+    track: Track,
+    scores_of: Callable[[Tensor], Tensor],
+    goal: Goal,
+    recorder: Recorder,
+    on_step: Callable[[int, np.ndarray], object],
+) -> None:
     unfinished = np.ones(len(track.taken), dtype=bool)
     while unfinished.any():
         step = int(track.taken[unfinished].min())
