@@ -210,8 +210,9 @@ def run_surfaces(
     Examples
     --------
     >>> result = run_surfaces(heads=["linear", "knn-raw"], settings={"max_epochs": 1})
-    >>> result.rows.set_index(["task", "method"])["mse"]["radial", "knn-raw"].round(4)
-    np.float64(0.0027)
+    >>> errors = result.rows.set_index(["task", "method"])["mse"]
+    >>> round(float(errors["radial", "knn-raw"]), 4)
+    0.0027
     """
     methods = _checked(heads, SURFACE_METHODS)
     rows = _read(path)
