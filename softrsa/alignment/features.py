@@ -13,9 +13,9 @@ from softrsa.alignment.sides import Side
 from softrsa.errors import DataError
 from softrsa.measures import Measure
 from softrsa.measures._spectral import coordinates
-from softrsa.measures.predictivity import held_out_predictivity
+from softrsa.measures.predictivity import Kind, held_out_predictivity
 
-PREDICTIVE = {"linear_predictivity": "linear", "ridge_predictivity": "ridge"}
+PREDICTIVE: dict[str, Kind] = {"linear_predictivity": "linear", "ridge_predictivity": "ridge"}
 
 
 def check_feature_measure(
@@ -92,7 +92,7 @@ def _mean_score(
         x_test, y_test = _features(test, subject)
         if entry.name in PREDICTIVE:
             kind = PREDICTIVE[entry.name]
-            score = held_out_predictivity(x, y, x_test, y_test, kind=kind)  # type: ignore[arg-type]
+            score = held_out_predictivity(x, y, x_test, y_test, kind=kind)
         else:
             score = entry(x_test, y_test)
         # a distance with its sign changed, so that larger is more similar in every table
