@@ -12,8 +12,9 @@ from softrsa.prediction.theory import LossTerms, pair_and_triplet_terms, triplet
 if TYPE_CHECKING:
     from softrsa.prediction.experiment import ExperimentResult, run_experiment, run_surfaces
     from softrsa.prediction.ranking import RankTest, friedman_nemenyi
+    from softrsa.prediction.regression_task import RegressionTask, label_strata, make_task
     from softrsa.prediction.regressor import NeighborRegressor
-    from softrsa.prediction.tasks import RegressionTask, load_task, make_task
+    from softrsa.prediction.tasks import load_task
 
 __all__ = [
     "DiffKNNHead",
@@ -29,6 +30,7 @@ __all__ = [
     "SurfaceData",
     "friedman_nemenyi",
     "grid_error",
+    "label_strata",
     "load_task",
     "make_surface",
     "make_task",
@@ -43,10 +45,11 @@ _LAZY = {
     "ExperimentResult": "experiment",
     "NeighborRegressor": "regressor",
     "RankTest": "ranking",
-    "RegressionTask": "tasks",
+    "RegressionTask": "regression_task",
     "friedman_nemenyi": "ranking",
+    "label_strata": "regression_task",
     "load_task": "tasks",
-    "make_task": "tasks",
+    "make_task": "regression_task",
     "run_experiment": "experiment",
     "run_surfaces": "experiment",
 }

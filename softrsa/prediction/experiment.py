@@ -16,13 +16,14 @@ from sklearn.neighbors import KNeighborsRegressor
 from sklearn.preprocessing import StandardScaler
 from tqdm import tqdm
 
-from softrsa.errors import DataError, FileFormatError, unknown_name
-from softrsa.io import atomic_path
+from softrsa.errors import DataError, unknown_name
+from softrsa.prediction._table_file import add_row, read_rows
 from softrsa.prediction.network import HEADS
 from softrsa.prediction.ranking import RankTest, friedman_nemenyi
+from softrsa.prediction.regression_task import RegressionTask
 from softrsa.prediction.regressor import NeighborRegressor
 from softrsa.prediction.surfaces import SURFACES, SurfaceData, grid_error, make_surface
-from softrsa.prediction.tasks import RegressionTask, load_task
+from softrsa.prediction.tasks import load_task
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -124,7 +125,8 @@ def run_experiment(
         Heads of `NeighborRegressor`, and "knn-linear" or "knn-nca": k nearest neighbors, chosen by
         cross-validation, on the embeddings of the linear or the NCA head.
     splits : int
-        Random splits into development and test samples; groups of a task stay together.
+        Random splits into development and test samples, as the task says: groups stay together,
+        strata are split in proportion, a fixed test set stays the same.
     test_size : float
         Share of samples to test on. The regressor takes its validation samples from the rest.
     seed : int
@@ -163,7 +165,7 @@ def run_experiment(
     if splits < 1:
         raise DataError(f"`splits` must be at least 1, got {splits}.")
     task = load_task(task, progress=progress) if isinstance(task, str) else task
-    rows = _read(path)
+    rows = read_rows(path, COLUMNS, "an experiment")
     known = set(zip(rows["task"], rows["split"], rows["method"], strict=True))
     wanted = [
         (split, method)
@@ -173,8 +175,7 @@ def run_experiment(
     ]
     with tqdm(total=len(wanted), desc=task.name, disable=not progress, unit="fit") as bar:
         for row in _run(task, wanted, test_size, settings or {}, bar.set_postfix_str):
-            rows = pd.concat([rows, pd.DataFrame([row], columns=COLUMNS)], ignore_index=True)
-            _write(rows, path)
+            rows = add_row(rows, row, path)
             bar.update()
     return ExperimentResult(rows)
 
@@ -215,7 +216,7 @@ def run_surfaces(
     0.0027
     """
     methods = _checked(heads, SURFACE_METHODS)
-    rows = _read(path)
+    rows = read_rows(path, COLUMNS, "an experiment")
     known = set(zip(rows["task"], rows["split"], rows["method"], strict=True))
     wanted = [(s, m) for s in SURFACES for m in methods if (s, seed, m) not in known]
     for name, method in tqdm(wanted, desc="surfaces", disable=not progress, unit="fit"):
@@ -226,8 +227,7 @@ def run_surfaces(
             name, seed, method, error, time.perf_counter() - start, len(data.points),
             len(data.grid), 1, repr(sorted((settings or {}).items())), version("softrsa"),
         )  # fmt: skip
-        rows = pd.concat([rows, pd.DataFrame([row], columns=COLUMNS)], ignore_index=True)
-        _write(rows, path)
+        rows = add_row(rows, row, path)
     return ExperimentResult(rows)
 
 
@@ -292,7 +292,13 @@ def _knn(
 def split_samples(
     task: RegressionTask, test_size: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Development and test samples, ascending; groups of the task are kept together."""
+    """Development and test samples, ascending, as the task says they may be split.
+
+    Groups are kept together; strata are split in the same proportion, to a sample; a test set of
+    the task is the test set whatever ``test_size`` and ``seed``.
+    """
+    if task.test is not None:
+        return np.flatnonzero(~task.test), np.flatnonzero(task.test)
     n = len(task.labels)
     groups = np.arange(n) if task.groups is None else task.groups
     names = np.random.default_rng(seed).permutation(np.unique(groups))
@@ -301,26 +307,9 @@ def split_samples(
         raise DataError(
             f"`test_size` must leave samples on both sides, got {test_size} of {len(names)}."
         )
+    if task.strata is not None:  # one after the other, and every so many held out
+        names = names[np.argsort(task.strata[names], kind="stable")]
+        places = ((np.arange(count) + 0.5) * n / count).astype(int)
+        names = np.concatenate([names[places], np.delete(names, places)])
     held_out = np.isin(groups, names[:count])
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)
-
-
-def _read(path: str | Path | None) -> pd.DataFrame:
-    if path is None or not Path(path).exists():
-        return pd.DataFrame(columns=COLUMNS)
-    try:
-        rows = pd.read_csv(path)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise FileFormatError(f"{path} is no table of an experiment: {error}") from error
-    if list(rows.columns) != list(COLUMNS):
-        raise FileFormatError(
-            f"{path} is no table of an experiment: expected the columns {', '.join(COLUMNS)}, "
-            f"found {', '.join(map(str, rows.columns))}. Name another file."
-        )
-    return rows
-
-
-def _write(rows: pd.DataFrame, path: str | Path | None) -> None:
-    if path is not None:
-        with atomic_path(path) as temporary:
-            rows.to_csv(temporary, index=False)

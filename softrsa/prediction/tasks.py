@@ -4,51 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from softrsa import datasets, io
-from softrsa.errors import DataError, ShapeError, unknown_name
+from softrsa.errors import DataError, unknown_name
+from softrsa.prediction.regression_task import RegressionTask, make_task
 
 Encoder = Callable[[Sequence[str]], Any]
 V4_LAYER, V4_CHANNELS, V4_GRID = "_blocks.7", 80, 3  # maps, averaged over 3 x 3 places
 PATCH, REACH, PIXELS, TILES = 11, 64, 4000, (5, 8)  # of the stereo pair, in pixels
-
-
-@dataclass(frozen=True)
-class RegressionTask:
-    """Features and labels to predict from them.
-
-    Attributes
-    ----------
-    name, title : str
-        What it is called, in one word and one line.
-    features : ndarray, shape (n, p)
-        Float32, as they are; a regressor scales them.
-    labels : ndarray, shape (n,) or (n, n_targets)
-        Float32, each target from 0 to 1 over all samples.
-    groups : ndarray of int, shape (n,), or None
-        Samples of a group belong together and are never split.
-    """
-
-    name: str
-    title: str
-    features: np.ndarray = field(repr=False)
-    labels: np.ndarray = field(repr=False)
-    groups: np.ndarray | None = field(default=None, repr=False)
-
-    def __post_init__(self):
-        if self.features.ndim != 2 or len(self.features) != len(self.labels):
-            raise ShapeError(
-                "A task needs features (n, p) and as many labels, got shapes "
-                f"{self.features.shape} and {self.labels.shape}."
-            )
-        for name in ("features", "labels"):
-            if not np.isfinite(getattr(self, name)).all():
-                raise DataError(f"The {name} of task {self.name!r} must be finite.")
 
 
 def load_task(
@@ -100,22 +67,6 @@ def load_task(
     title, load = TASKS[name]
     features, labels, groups = load(encode=encode, seed=seed, progress=progress)
     return make_task(name, title, features, labels, groups)
-
-
-def make_task(
-    name: str,
-    title: str,
-    features: np.ndarray,
-    labels: np.ndarray,
-    groups: np.ndarray | None = None,
-) -> RegressionTask:
-    """Make a task of your own data; labels are scaled to [0, 1], features left as they are."""
-    labels = np.asarray(labels, dtype=np.float64)
-    low, high = labels.min(0), labels.max(0)
-    if (low == high).any():
-        raise DataError(f"All labels of task {name!r} are {low}: there is nothing to predict.")
-    scaled = ((labels - low) / (high - low)).astype(np.float32)
-    return RegressionTask(name, title, np.asarray(features, dtype=np.float32), scaled, groups)
 
 
 Loaded = tuple[np.ndarray, np.ndarray, np.ndarray | None]

@@ -8,8 +8,8 @@ from sklearn.neighbors import KNeighborsRegressor
 from softrsa.errors import DataError, FileFormatError, UnknownNameError
 from softrsa.prediction import experiment
 from softrsa.prediction.experiment import METHODS, run_experiment, split_samples
+from softrsa.prediction.regression_task import label_strata, make_task
 from softrsa.prediction.regressor import NeighborRegressor
-from softrsa.prediction.tasks import make_task
 
 QUICK = {"max_epochs": 3, "layers": (8, 4)}
 
@@ -105,6 +105,25 @@ def test_groups_stay_together():
     assert len(test) == 18
     assert sorted([*train, *test]) == list(range(60))
     assert not np.array_equal(test, split_samples(task, 0.3, 2)[1])
+
+
+def test_strata_are_split_in_proportion():
+    labels = np.random.default_rng(0).normal(size=200)
+    task = make_task("s", "S", np.ones((200, 2)), labels, strata=label_strata(labels, 10))
+    for seed in range(3):
+        train, test = split_samples(task, 0.2, seed)
+        assert np.bincount(task.strata[test]).tolist() == [4] * 10
+        assert sorted([*train, *test]) == list(range(200))
+    assert not np.array_equal(test, split_samples(task, 0.2, 0)[1])
+
+
+def test_a_fixed_test_set_stays_the_same():
+    held_out = np.arange(30) % 3 == 0
+    task = make_task("f", "F", np.ones((30, 2)), np.arange(30), test=held_out)
+    for seed in range(2):
+        train, test = split_samples(task, 0.2, seed)
+        assert test.tolist() == list(range(0, 30, 3))
+        assert len(train) == 20
 
 
 def test_mistakes_are_named(task, tmp_path):

@@ -8,7 +8,8 @@ from skimage.data import stereo_motorcycle
 
 from softrsa import datasets
 from softrsa.errors import DataError, ShapeError, UnknownNameError
-from softrsa.prediction.tasks import _v4_features, load_task, make_task
+from softrsa.prediction.regression_task import label_strata, make_task
+from softrsa.prediction.tasks import _v4_features, load_task
 
 
 @pytest.mark.parametrize(
@@ -70,3 +71,19 @@ def test_mistakes_are_named():
         make_task("mine", "Mine", np.ones((3, 2)), np.ones(3))
     with pytest.raises(DataError, match="features of task 'mine' must be finite"):
         make_task("mine", "Mine", np.full((3, 2), np.nan), np.arange(3))
+
+
+def test_a_task_is_split_in_one_way():
+    x, y = np.ones((4, 2)), np.arange(4)
+    with pytest.raises(DataError, match="split in one way; got strata and test"):
+        make_task("mine", "Mine", x, y, strata=y, test=y > 2)
+    with pytest.raises(ShapeError, match="`test` must hold a value per sample: 4, got 3"):
+        make_task("mine", "Mine", x, y, test=y[:3] > 1)
+
+
+def test_bins_of_labels_hold_about_equally_many():
+    labels = np.random.default_rng(0).permutation(100)
+    strata = label_strata(labels, 10)
+    assert np.bincount(strata).tolist() == [10] * 10
+    assert strata[labels.argmax()] == 9
+    assert len(np.unique(label_strata(np.array([5, 5, 5, 5, 1])))) <= 2
