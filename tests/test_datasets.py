@@ -13,6 +13,7 @@ from scipy.stats import spearmanr
 
 from softrsa import datasets, io
 from softrsa.errors import DataError, FileMissingError, UnknownNameError
+from softrsa.prediction.network import HEADS
 
 PAIRS = np.triu_indices(92, 1)
 CONTENT = b"one small file"
@@ -281,3 +282,52 @@ def test_macaque_v4_belongs_to_its_images():
     predicted = x[900:] @ weights
     r = [np.corrcoef(predicted[:, i], y[900:, i])[0, 1] for i in range(89)]
     assert np.median(r) > 0.1
+
+
+PAPERS = (
+    "adresso", "austin", "books", "coughvid", "houses", "medsegbench", "nosemic", "pitchfork",
+    "rsna", "udacity",
+)  # fmt: skip
+
+
+def test_data_of_the_papers_come_with_their_results():
+    assert set(PAPERS) == {n for n in datasets.available() if datasets.card(n).published}
+    for name in PAPERS:
+        card = datasets.card(name)
+        assert card.files == ()
+        assert all(file.path and file.what for file in card.placed)
+        published = card.published
+        assert all([card.access, published.source, published.extractor, published.labels])
+        assert all([card.placed, published.split])
+        assert set(published.results) == set(HEADS)
+        assert all(mean > 0 and sd > 0 for mean, sd in published.results.values())
+    # two cells of the table of the paper
+    assert datasets.card("rsna").published.results["softstep-nca-instance"] == (3.78, 0.36)
+    assert datasets.card("houses").published.results["linear"] == (303, 81.3)
+
+
+def test_data_put_in_place_by_hand_are_fetched_from_there(tmp_path, monkeypatch):
+    monkeypatch.setenv("SOFTRSA_DATA", str(tmp_path))
+    with pytest.raises(FileMissingError, match=r"Missing: .*books/books\.csv \(table"):
+        datasets.fetch("books")
+    (tmp_path / "books").mkdir()
+    (tmp_path / "books" / "books.csv").touch()
+    assert datasets.fetch("books") == {"books.csv": tmp_path / "books" / "books.csv"}
+    with pytest.raises(DataError, match=r"regression task: load it with .*load_task\(\"books\"\)"):
+        datasets.load("books")
+
+
+def test_default_place_is_the_cache_where_no_folder_is_named(checkout, tmp_path):
+    folder = add_card(checkout / "datasets", "toy", [])
+    with (folder / "dataset.toml").open("a") as file:
+        file.write('access = "Ask."\n[[placed]]\npath = "a/*.png"\nwhat = "images"\n')
+    place = tmp_path / "cache" / "datasets" / "toy"
+    with pytest.raises(FileMissingError) as caught:
+        datasets.fetch("toy")
+    assert str(caught.value) == (
+        "The data set 'toy' has to be put in place by hand. "
+        f"Missing: {place}/a/*.png (images). Source: s. How: Ask. Licence: l"
+    )
+    (place / "a").mkdir(parents=True)
+    (place / "a" / "1.png").touch()
+    assert datasets.find_placed(datasets.card("toy")) == place

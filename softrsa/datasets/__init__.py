@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
-from softrsa.datasets.cards import Card, DataFile, available, card
+from softrsa.datasets.cards import Card, DataFile, PlacedFile, Published, available, card
 from softrsa.datasets.fetching import fetch
 from softrsa.datasets.loading import DataSet, load
+from softrsa.datasets.placing import find_placed
 
-__all__ = ["Card", "DataFile", "DataSet", "available", "card", "fetch", "load"]
+__all__ = [
+    "Card",
+    "DataFile",
+    "DataSet",
+    "PlacedFile",
+    "Published",
+    "available",
+    "card",
+    "fetch",
+    "find_placed",
+    "load",
+]

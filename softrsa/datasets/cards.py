@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 
 from softrsa.errors import unknown_name
 
-__all__ = ["Card", "DataFile", "available", "card"]
+__all__ = ["Card", "DataFile", "PlacedFile", "Published", "available", "card"]
 
 CARD = "dataset.toml"
 
@@ -39,6 +39,47 @@ class DataFile:
 
 
 @dataclass(frozen=True)
+class PlacedFile:
+    """A file, or files of a kind, that the user puts in the data set's folder by hand.
+
+    Attributes
+    ----------
+    path : str
+        Where it lies in that folder; with a star, such as ``*.wav``, for one file or more.
+    what : str
+        What it holds.
+    """
+
+    path: str
+    what: str
+
+
+@dataclass(frozen=True)
+class Published:
+    """How a paper used a data set, and what it found.
+
+    Attributes
+    ----------
+    source : str
+        The paper that gives the results.
+    extractor : str
+        The network whose features its regression heads got.
+    labels : str
+        How labels were scaled to [0, 1].
+    split : str
+        How samples were held out for validation and test.
+    results : dict of str to tuple of float
+        By head, mean and standard deviation over splits of the mean squared error, times 1000.
+    """
+
+    source: str
+    extractor: str
+    labels: str
+    split: str
+    results: dict[str, tuple[float, float]]
+
+
+@dataclass(frozen=True)
 class Card:
     """What there is to know about a data set before using it.
 
@@ -53,7 +94,13 @@ class Card:
     simulated : bool
         Whether it was made by a program instead of recorded.
     files : tuple of DataFile
-        Its files.
+        Its files that come with softrsa or that softrsa downloads.
+    access : str
+        For data that softrsa may not download, how to come by them.
+    placed : tuple of PlacedFile
+        What to put where of such data, in a folder of the data set's name.
+    published : Published or None
+        Published results of regression on it.
     """
 
     name: str
@@ -66,6 +113,9 @@ class Card:
     preprocessing: str
     simulated: bool
     files: tuple[DataFile, ...]
+    access: str = ""
+    placed: tuple[PlacedFile, ...] = ()
+    published: Published | None = field(default=None, repr=False)
 
 
 def available() -> list[str]:
@@ -110,8 +160,16 @@ def card(name: str) -> Card:
     if name not in available():
         raise unknown_name("dataset", name, available())
     content = tomllib.loads((catalogue() / name / CARD).read_text(encoding="utf-8"))
-    files = tuple(DataFile(**entry) for entry in content.pop("files"))
-    return Card(**content, files=files)
+    files = tuple(DataFile(**entry) for entry in content.pop("files", []))
+    placed = tuple(PlacedFile(**entry) for entry in content.pop("placed", []))
+    published = content.pop("published", None)
+    return Card(
+        **content, files=files, placed=placed, published=published and _published(**published)
+    )
+
+
+def _published(results: dict[str, list[float]], **rest: str) -> Published:
+    return Published(**rest, results={head: (mean, sd) for head, (mean, sd) in results.items()})
 
 
 def catalogue() -> Path:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from softrsa.datasets.cards import DataFile, card, catalogue
+from softrsa.datasets.placing import find_placed, local_folder
 from softrsa.errors import DataError, FileMissingError
 from softrsa.io import cache_folder
 
@@ -24,7 +24,8 @@ def fetch(name: str, *, progress: bool = True) -> dict[str, Path]:
 
     Files are looked for in the folder the environment variable ``SOFTRSA_DATA`` names, or, where
     that is unset and softrsa runs from a checkout, in ``shared/data`` beside the checkout. Those
-    not found there are downloaded into the cache (``SOFTRSA_CACHE``, or the system's).
+    not found there are downloaded into the cache (``SOFTRSA_CACHE``, or the system's). Data that
+    softrsa may not download are put by hand into a folder of the data set's name, in that place.
 
     Parameters
     ----------
@@ -36,7 +37,7 @@ def fetch(name: str, *, progress: bool = True) -> dict[str, Path]:
     Returns
     -------
     dict of str to Path
-        The files by name.
+        The files by name; those put there by hand by their path on the card.
 
     Raises
     ------
@@ -52,32 +53,21 @@ def fetch(name: str, *, progress: bool = True) -> dict[str, Path]:
     >>> sorted(fetch("macaque-v4"))
     ['images_201025.zip', 'responses_avg_201025.npy']
     """
-    return {file.name: _find(name, file, progress) for file in card(name).files}
+    about = card(name)
+    if about.placed:
+        folder = find_placed(about)
+        return {file.path: folder / file.path for file in about.placed}
+    return {file.name: _find(name, file, progress) for file in about.files}
 
 
 def _find(name: str, file: DataFile, progress: bool) -> Path:
     """Find one file: beside its card, in the local folder, or downloaded."""
     if not file.url:
         return _verified(catalogue() / name / file.path, file)
-    local = _local_folder()
+    local = local_folder()
     if local is not None and (local / file.path).is_file():
         return _verified(local / file.path, file)
     return _download(file, progress)
-
-
-def _local_folder() -> Path | None:
-    """Find the folder where data may already lie."""
-    named = os.environ.get("SOFTRSA_DATA")
-    if named:
-        folder = Path(named).expanduser()
-        if not folder.is_dir():
-            raise FileMissingError(
-                f"The environment variable SOFTRSA_DATA names {folder}, which is no folder. "
-                "Correct it, or unset it to download what is needed."
-            )
-        return folder
-    beside = catalogue().parents[1] / "shared" / "data"
-    return beside if catalogue().name == "datasets" and beside.is_dir() else None
 
 
 def _verified(path: Path, file: DataFile) -> Path:

@@ -15,6 +15,7 @@ import xarray as xr
 from softrsa import io
 from softrsa.datasets.cards import Card, card
 from softrsa.datasets.fetching import fetch
+from softrsa.errors import DataError
 
 __all__ = ["DataSet", "load"]
 
@@ -68,7 +69,8 @@ def load(name: str, *, progress: bool = True) -> DataSet:
     Raises
     ------
     UnknownNameError, FileMissingError, DataError
-        As `fetch`.
+        As `fetch`, or if the data set is a regression task, which `softrsa.prediction.load_task`
+        loads.
 
     Examples
     --------
@@ -76,6 +78,11 @@ def load(name: str, *, progress: bool = True) -> DataSet:
     Frozen({'subject': 4, 'session': 2, 'anchor': 92, 'neighbor': 92})
     """
     about = card(name)
+    if about.placed:
+        raise DataError(
+            f"The data set {name!r} is a regression task: load it with "
+            f'`softrsa.prediction.load_task("{name}")`.'
+        )
     files = fetch(name, progress=progress)
     if name in TABLES:
         return DataSet(name, about, None, None, {}, TABLES[name](files))
