@@ -10,7 +10,10 @@ from softrsa.prediction.surfaces import SurfaceData, grid_error, make_surface
 from softrsa.prediction.theory import LossTerms, pair_and_triplet_terms, triplet_optimum
 
 if TYPE_CHECKING:
+    from softrsa.prediction.attaching import attach
+    from softrsa.prediction.encoding import image_features, sound_features, text_features
     from softrsa.prediction.experiment import ExperimentResult, run_experiment, run_surfaces
+    from softrsa.prediction.fine_tuning import FineTuner
     from softrsa.prediction.ranking import RankTest, friedman_nemenyi
     from softrsa.prediction.regression_task import RegressionTask, label_strata, make_task
     from softrsa.prediction.regressor import NeighborRegressor
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DiffKNNHead",
     "ExperimentResult",
+    "FineTuner",
     "LinearHead",
     "LossTerms",
     "NCAHead",
@@ -28,8 +32,10 @@ __all__ = [
     "RegressionTask",
     "SoftStepNCAHead",
     "SurfaceData",
+    "attach",
     "friedman_nemenyi",
     "grid_error",
+    "image_features",
     "label_strata",
     "load_task",
     "make_surface",
@@ -37,21 +43,28 @@ __all__ = [
     "pair_and_triplet_terms",
     "run_experiment",
     "run_surfaces",
+    "sound_features",
+    "text_features",
     "triplet_optimum",
 ]
 
 
 _LAZY = {
     "ExperimentResult": "experiment",
+    "FineTuner": "fine_tuning",
     "NeighborRegressor": "regressor",
     "RankTest": "ranking",
     "RegressionTask": "regression_task",
+    "attach": "attaching",
     "friedman_nemenyi": "ranking",
+    "image_features": "encoding",
     "label_strata": "regression_task",
     "load_task": "tasks",
     "make_task": "regression_task",
     "run_experiment": "experiment",
     "run_surfaces": "experiment",
+    "sound_features": "encoding",
+    "text_features": "encoding",
 }
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,15 +13,22 @@ import xarray as xr
 
 from softrsa import datasets, io
 from softrsa.errors import DataError, unknown_name
+from softrsa.prediction._layouts import PUBLISHED
+from softrsa.prediction.encoding import Encoder, text_features
+from softrsa.prediction.published import load_published
 from softrsa.prediction.regression_task import RegressionTask, make_task
 
-Encoder = Callable[[Sequence[str]], Any]
 V4_LAYER, V4_CHANNELS, V4_GRID = "_blocks.7", 80, 3  # maps, averaged over 3 x 3 places
 PATCH, REACH, PIXELS, TILES = 11, 64, 4000, (5, 8)  # of the stereo pair, in pixels
 
 
 def load_task(
-    name: str, *, encode: Encoder | None = None, seed: int = 0, progress: bool = False
+    name: str,
+    *,
+    folder: str | Path | None = None,
+    encode: Encoder | None = None,
+    seed: int = 0,
+    progress: bool = False,
 ) -> RegressionTask:
     """Load one of the tasks that `run_experiment` knows by name.
 
@@ -33,29 +42,59 @@ def load_task(
     `emobank`             10 062 sentences to their valence
     ====================  ==================================================================
 
+    Those of the papers need files that you put in place; ``softrsa.datasets.card(name)`` says
+    which, where to get them and on what terms, what is known of the papers' preprocessing and what
+    is not, and the published results. Without the files, the error says it too.
+
+    ====================  ==================================================================
+    `rsna`                images of hands to the age of their bones; stratified by age
+    `medsegbench`         medical images to the share of foreground; stratified by it
+    `adresso`             transcripts to MMSE scores; a fixed test set
+    `coughvid`            recordings of coughs to age; stratified by age
+    `nosemic`             recordings of a microphone at the nose to a label; stratified by it
+    `udacity`             15 000 frames of a driving car to the steering angle
+    `pitchfork`           1500 reviews of albums to their scores
+    `houses`              four photographs of a house each to its price
+    `books`               texts to a label
+    `austin`              columns of a table of houses to their prices
+    ====================  ==================================================================
+
     Parameters
     ----------
     name : str
-        A name of the table.
+        A name of the tables.
+    folder : str or Path, optional
+        Where the files of a task of the papers lie; by default in the folder of its name where the
+        environment variable ``SOFTRSA_DATA`` says (see `softrsa.datasets.find_placed`).
     encode : callable, optional
-        From a list of sentences to their embeddings (n, p), for `emobank`: such as the `encode`
-        of a sentence-transformers model. By default, hashed words and pairs of words.
+        Gives the features (n, p): of a list of texts, such as the `encode` of a
+        sentence-transformers model; of a list of PIL images as they are in the files, or of
+        recordings, pairs of samples per second and waveform in [-1, 1], up to 64 at a time; or of a
+        table. By default, hashed words and pairs of words (`text_features`), EfficientNet-Lite0
+        (`image_features`), levels of bands of pitch (`sound_features`), and the columns as they
+        are. Features are fixed: the papers fine-tuned their networks with the head.
     seed : int
-        Which pixels of the stereo pair are taken.
+        Which pixels of the stereo pair, or which frames or reviews, are taken.
     progress : bool
-        Show a progress bar over images.
+        Show a progress bar over images or recordings.
 
     Returns
     -------
     RegressionTask
-        Features, and labels scaled to [0, 1] over all samples.
+        Features, and labels scaled to [0, 1] over all samples; those of `rsna` from 1 to 228
+        months.
 
     Raises
     ------
     UnknownNameError
         If there is no such task.
     FileMissingError
-        If files are neither here nor can be downloaded.
+        If files are neither here nor can be downloaded; the message says which and what to do.
+    FileFormatError, DataError
+        If a file, or a row of a table, is not what it should be, or ``folder`` is given for a task
+        that has none.
+    ShapeError
+        If ``encode`` does not give a row of features per input.
 
     Examples
     --------
@@ -64,8 +103,14 @@ def load_task(
     """
     if name not in TASKS:
         raise unknown_name("task", name, TASKS)
-    title, load = TASKS[name]
-    features, labels, groups = load(encode=encode, seed=seed, progress=progress)
+    return TASKS[name](folder=folder, encode=encode, seed=seed, progress=progress)
+
+
+def _load_own(name: str, *, folder: str | Path | None, **options: Any) -> RegressionTask:
+    if folder is not None:
+        raise DataError(f"Task {name!r} has no folder of its own; leave out `folder`.")
+    title, load = OWN[name]
+    features, labels, groups = load(**options)
     return make_task(name, title, features, labels, groups)
 
 
@@ -84,15 +129,7 @@ def _emobank(*, encode: Encoder | None, **_: Any) -> Loaded:
     if table is None:
         raise DataError("The data set 'emobank' holds no table.")
     sentences = table["text"].tolist()
-    return np.asarray((encode or _hashed)(sentences)), table["V"].to_numpy(), None
-
-
-def _hashed(sentences: Sequence[str]) -> np.ndarray:
-    """Hash words and pairs of words to a fixed number of columns: no vocabulary to learn."""
-    from sklearn.feature_extraction.text import HashingVectorizer
-
-    hashed: Any = HashingVectorizer(n_features=2048, ngram_range=(1, 2)).transform(sentences)
-    return hashed.astype(np.float32).toarray()
+    return np.asarray((encode or text_features)(sentences)), table["V"].to_numpy(), None
 
 
 def _v4_population(*, progress: bool, **_: Any) -> Loaded:
@@ -164,10 +201,14 @@ def _motorcycle(*, seed: int, **_: Any) -> Loaded:
     return features, disparity[rows, columns], tiles
 
 
-TASKS: dict[str, tuple[str, Callable[..., Loaded]]] = {
+OWN: dict[str, tuple[str, Callable[..., Loaded]]] = {
     "diabetes": ("Diabetes progression after a year", _diabetes),
     "motorcycle": ("Disparity of a stereo pair", _motorcycle),
     "macaque-v4": ("Mean rate of 89 neurons of macaque V4", _v4_population),
     "macaque-v4-neurons": ("Rates of 89 neurons of macaque V4", _v4_neurons),
     "emobank": ("Valence of sentences (EmoBank)", _emobank),
+}
+TASKS: dict[str, Callable[..., RegressionTask]] = {
+    **{name: partial(_load_own, name) for name in OWN},
+    **{name: partial(load_published, name) for name in PUBLISHED},
 }
