@@ -87,10 +87,14 @@ class NeighborBank(nn.Module):
         training = body.training
         body.eval()
         try:
-            self.embeddings = torch.cat([body(part) for part in samples.split(batch_size)])
+            embeddings = torch.cat([body(part) for part in samples.split(batch_size)])
         finally:
             body.train(training)
-        self.labels = labels.detach().clone()
+        return self.fill(embeddings, labels)
+
+    def fill(self, embeddings: Tensor, labels: Tensor) -> NeighborBank:
+        """Take embeddings (n, n_features) and labels (n,) or (n, n_targets) as they are."""
+        self.embeddings, self.labels = embeddings.detach(), labels.detach().clone()
         return self
 
     def filled(self) -> NeighborBank:

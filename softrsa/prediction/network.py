@@ -1,4 +1,4 @@
-"""The network of a `NeighborRegressor`: a body that embeds, a head, and the neighbors."""
+"""The network of an estimator: what embeds samples, a head, and the neighbors."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from softrsa.errors import DTypeError
 from softrsa.prediction.bank import NeighborBank
+from softrsa.prediction.distributed import ALONE, Ranks
 from softrsa.prediction.heads import LinearHead, NCAHead
+from softrsa.prediction.samples import Batch, Inputs
 from softrsa.prediction.step_heads import DiffKNNHead, SoftStepNCAHead
 from softrsa.transforms import Family
 
@@ -39,32 +42,54 @@ def make_body(n_features: int, layers: Sequence[int], dropout: float) -> nn.Sequ
 
 
 class Network(nn.Module):
-    """Body, head and bank; predictions are in the unit of the bank's labels."""
+    """Extractor, if any, body, head and bank; predictions are in the unit of the bank's labels."""
+
+    extractor: nn.Module | None
 
     def __init__(self, body: nn.Module, head: LinearHead | NCAHead):
         super().__init__()
+        self.extractor = None
         self.body, self.head, self.bank = body, head, NeighborBank()
+        self.n_at_once = 4096  # samples, in evaluation
 
-    @torch.no_grad()
-    def embed(self, x: Tensor) -> Tensor:
-        """Embed samples as in prediction."""
-        training = self.training
-        self.eval()
-        result = torch.cat([self.body(part) for part in x.split(4096)])
-        self.train(training)
-        return result
+    def forward(self, x: Batch) -> Tensor:
+        """Embed a batch."""
+        if self.extractor is not None:
+            x = self.extractor(x)
+        if not isinstance(x, Tensor):
+            raise DTypeError("Inputs by name need an extractor that takes these names.")
+        return self.body(x)
 
-    def predict(self, x: Tensor) -> Tensor:
-        """Predict labels (m, n_targets) of samples from the bank."""
+    def embed(self, inputs: Inputs, ranks: Ranks = ALONE) -> Tensor:
+        """Embed samples (n, ...) as in prediction, each rank its part of them."""
+        return embed_inputs(self, inputs, self.n_at_once, ranks)
+
+    def predict(self, inputs: Inputs) -> Tensor:
+        """Predict labels (n, n_targets) of samples from the bank."""
         bank = self.bank.filled()
-        return self.head.predict(self.embed(x), bank.embeddings, bank.labels)
+        return self.head.predict(self.embed(inputs), bank.embeddings, bank.labels)
 
     @torch.no_grad()
-    def neighbors(self, x: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    def neighbors(self, inputs: Inputs, n: int) -> tuple[Tensor, Tensor]:
         """Numbers and weights (m, n) of the neighbors with the largest weights, in this order."""
         head, bank = self.head, self.bank.filled()
         if isinstance(head, LinearHead):
             raise TypeError("A linear head has no neighbors.")
-        parts = self.embed(x).split(max(1, ROWS // len(bank)))
+        parts = self.embed(inputs).split(max(1, ROWS // len(bank)))
         tops = [head.weights(part, bank.embeddings).topk(n, dim=-1) for part in parts]
         return torch.cat([t.indices for t in tops]), torch.cat([t.values for t in tops])
+
+
+@torch.no_grad()
+def embed_inputs(module: nn.Module, inputs: Inputs, n_at_once: int, ranks: Ranks = ALONE) -> Tensor:
+    """Give a module's rows for samples in evaluation, so many at once; each rank does its part."""
+    own = ranks.part(len(inputs))
+    # a rank without samples embeds one, to learn the size of a row
+    rows = torch.arange(own.start, own.stop) if own.stop > own.start else torch.zeros(1).long()
+    training = module.training
+    module.eval()
+    try:
+        parts = [module(x) for x in inputs.stream(rows.split(n_at_once))]
+    finally:
+        module.train(training)
+    return ranks.gather(torch.cat(parts)[: own.stop - own.start], len(inputs))

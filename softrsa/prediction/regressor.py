@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from math import ceil
+from collections.abc import Sequence
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import nn
 
-from softrsa._checks import resolve_device
-from softrsa.errors import (
-    DataError,
-    FileFormatError,
-    FileMissingError,
-    NotFittedError,
-    unknown_name,
-)
-from softrsa.io import atomic_path
-from softrsa.prediction.heads import LinearHead
-from softrsa.prediction.network import HEADS, NEIGHBOR_HEADS, Network, make_body
-from softrsa.prediction.training import Recipe, Samples, Training
+from softrsa.errors import DataError, FileMissingError, NotFittedError
+from softrsa.prediction.attaching import attach
+from softrsa.prediction.distributed import current_ranks, join_ranks, rank_device
+from softrsa.prediction.files import read_file, write_file
+from softrsa.prediction.fine_tuning import resolve_precision
+from softrsa.prediction.learning import Learner
+from softrsa.prediction.options import Options, TrainNeighbors
+from softrsa.prediction.samples import ArrayInputs, Inputs, as_inputs, as_samples
 from softrsa.transforms import Family
 
 try:
@@ -39,8 +31,7 @@ except ImportError as error:
     ) from error
 
 _validated: Any = validate_data  # whose stubs know strings only
-FORMAT = "softrsa.NeighborRegressor/1"
-SCALES = ("input_mean_", "input_scale_", "label_low_", "label_range_")
+FORMAT = "softrsa.NeighborRegressor/2"
 
 
 class _NotFittedError(NotFittedError, SklearnNotFittedError):
@@ -50,9 +41,10 @@ class _NotFittedError(NotFittedError, SklearnNotFittedError):
 class NeighborRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
     """Regression by learned neighbors: an embedding, and a weighted mean of neighbors' labels.
 
-    Inputs are standardized, labels scaled to [0, 1]; an MLP embeds the samples; the head predicts
-    each from the others. Training stops when the error of held-out samples no longer falls. After
-    it, all samples given, the held-out ones too, are neighbors of new ones.
+    Inputs are standardized, or turned into features by an extractor that is trained too; labels are
+    scaled to [0, 1]; an MLP embeds the samples; the head predicts each from the others. Training
+    stops when the error of held-out samples no longer falls. After it, all samples given, the
+    held-out ones too, are neighbors of new ones.
 
     Parameters
     ----------
@@ -90,11 +82,14 @@ class NeighborRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         Seed of weights, batches and held-out samples.
     device : str
         "auto", "cpu", "cuda" or "cuda:<index>".
+    extractor : Module, optional
+        A network whose features are embedded instead of the inputs, see `attach`; a copy of it is
+        trained. `FineTuner` does the same, with its own learning rate, precision and workers.
 
     Attributes
     ----------
     network_ : Module
-        Body, head and neighbors, on ``device``.
+        Extractor, body, head and neighbors, on ``device``.
     validation_losses_ : list of float
         Mean squared error of scaled labels after each epoch; the network is the best epoch's.
     n_iter_ : int
@@ -119,7 +114,7 @@ class NeighborRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
 
     n_features_in_: int
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  scikit-learn reads the parameters here
         self,
         head: str = "diffknn-instance",
         *,
@@ -128,7 +123,7 @@ class NeighborRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         temperature: float | None = 0.1,
         layers: Sequence[int] = (200, 25),
         dropout: float = 0.0,
-        train_neighbors: Literal["batch", "bank"] = "batch",
+        train_neighbors: TrainNeighbors = "batch",
         batch_size: int = 256,
         max_epochs: int = 200,
         patience: int = 20,
@@ -138,6 +133,7 @@ class NeighborRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         warm_start: bool = False,
         random_state: int | np.random.RandomState | None = None,
         device: str = "auto",
+        extractor: nn.Module | None = None,
     ):
         self.head = head
         self.family: Family = family
@@ -155,16 +151,18 @@ class NeighborRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         self.warm_start = warm_start
         self.random_state = random_state
         self.device = device
+        self.extractor = extractor
 
-    def fit(self, X: np.ndarray, y: np.ndarray, *, progress: bool = False) -> Self:
+    def fit(self, X: Any, y: Any = None, *, progress: bool = False) -> Self:
         """Fit to labelled samples.
 
         Parameters
         ----------
         X : array, shape (n_samples, n_features)
-            Samples, at least 4.
+            Samples, at least 4. With an extractor: an array or tensor (n_samples, ...), a mapping
+            of them, or a map-style torch Dataset of (input, label) pairs.
         y : array, shape (n_samples,) or (n_samples, n_targets)
-            Labels, in any unit.
+            Labels, in any unit; None with a Dataset.
         progress : bool
             Show a progress bar.
 
@@ -179,50 +177,41 @@ class NeighborRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
             From scikit-learn, if ``X`` or ``y`` is not usable.
         UnknownNameError, DataError
             If an option is not known or out of range, or there are fewer than 4 samples.
+        DTypeError, ShapeError
+            If what the extractor is given or gives is not of a usable type or shape.
         FitError
             If training diverges.
         """
-        self._check_options()
-        X, y = _validated(
-            self, X, y, dtype=np.float64, y_numeric=True, multi_output=True, ensure_min_samples=4
-        )
-        y = np.asarray(y, dtype=np.float64)
-        resumed = self.warm_start and getattr(self, "training_", None) is not None
-        samples = self._scaled_samples(X, y, resumed)
-        with _own_randomness(resolve_device(self.device)):
-            if resumed:
-                torch.set_rng_state(self.rng_state_)
-            else:
-                self._start(samples)
-            with _progress_bar(self.max_epochs, progress) as on_epoch:
-                self.training_.run(self.max_epochs, on_epoch)
-            self.rng_state_ = torch.get_rng_state()
-        self.network_ = self.training_.finished(samples)
-        self.validation_losses_ = list(self.training_.losses)
-        self.n_iter_ = len(self.validation_losses_)
-        return self
+        options = Options.of(self)
+        found = getattr(self, "learner_", None) if self.warm_start else None
+        resumed = found is not None and hasattr(found, "training")
+        samples = self._labelled(X, y, resumed)
+        if found is not None and resumed:
+            found.options = options
+            self.learner_ = found.go_on(samples, progress=progress)
+        else:
+            seed = check_random_state(self.random_state).randint(2**31 - 1)
+            learner = self._new_learner(options)
+            if self.extractor is not None:
+                learner.ranks = join_ranks(learner.device)
+            self.learner_ = learner.fit(samples, seed=seed, progress=progress)
+        return self._take_from_learner()
 
-    def predict(self, X: np.ndarray) -> np.ndarray:
-        """Predict labels (m,) or (m, n_targets), in the unit of those given, of samples (m, d)."""
-        scaled = self._fitted().predict(self._inputs(X)).cpu().numpy().astype(np.float64)
-        labels = scaled * self.label_range_ + self.label_low_
-        return labels if self.is_multi_output_ else labels[:, 0]
+    def predict(self, X: Any) -> np.ndarray:
+        """Predict labels (m,) or (m, n_targets), in the unit of those given, of samples."""
+        return self._fitted().predict(self._inputs(X))
 
-    def embed(self, X: np.ndarray) -> np.ndarray:
-        """Embed samples (m, d) as the neighbors are: (m, layers[-1])."""
-        return self._fitted().embed(self._inputs(X)).cpu().numpy()
+    def embed(self, X: Any) -> np.ndarray:
+        """Embed samples (m, ...) as the neighbors are: (m, layers[-1])."""
+        return self._fitted().embed(self._inputs(X))
 
-    def neighbors(
-        self,
-        X: np.ndarray,
-        n_neighbors: int = 5,
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def neighbors(self, X: Any, n_neighbors: int = 5) -> tuple[np.ndarray, np.ndarray]:
         """Find which training samples made a prediction.
 
         Parameters
         ----------
         X : array, shape (m, n_features)
-            Samples to predict.
+            Samples to predict; with an extractor, all that `fit` takes.
         n_neighbors : int
             How many to give for each, at most all.
 
@@ -240,163 +229,113 @@ class NeighborRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         DataError
             If the head is linear, or there are not so many neighbors.
         """
-        network = self._fitted()
-        if isinstance(network.head, LinearHead):
-            raise DataError("`head='linear'` predicts without neighbors.")
-        if not 1 <= n_neighbors <= len(network.bank):
-            raise DataError(
-                f"`n_neighbors` must be from 1 to {len(network.bank)}, got {n_neighbors!r}."
-            )
-        indices, weights = network.neighbors(self._inputs(X), n_neighbors)
-        return indices.cpu().numpy(), weights.cpu().numpy()
+        return self._fitted().neighbors(self._inputs(X), n_neighbors)
+
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
+        """Coefficient of determination of labels (m,) or (m, n_targets); None for a Dataset's."""
+        if y is None and self.extractor is not None:
+            y = as_samples(X, rank_device(self.device))[1]
+        return float(super().score(X, y, sample_weight))
 
     def save(self, path: str | Path) -> None:
-        """Write the fitted regressor to one file, readable with `load` and safe to receive."""
-        network = self._fitted()
-        params = self.get_params()
+        """Write the fitted regressor to one file, readable with `load` and safe to receive.
+
+        The file has the weights of an extractor, but not its code: `load` must be given it.
+        """
+        learner = self._fitted()
+        params = {name: value for name, value in self.get_params().items() if name != "extractor"}
         params["layers"] = list(self.layers)
         if not isinstance(self.random_state, (int, type(None))):
             params["random_state"] = None
-        content = {
-            "format": FORMAT,
-            "params": params,
-            "sizes": (self.n_features_in_, len(self.label_low_), self.is_multi_output_),
-            "scales": {name: torch.as_tensor(getattr(self, name)) for name in SCALES},
-            "losses": self.validation_losses_,
-            "state": network.state_dict(),
-        }
-        with atomic_path(path) as temporary:
-            torch.save(content, temporary)
+        content = {"format": FORMAT, "params": params, "extracts": self.extractor is not None}
+        if self.extractor is None:
+            scale = {"mean": self.input_mean_, "scale": self.input_scale_}
+            content["inputs"] = {name: torch.as_tensor(value) for name, value in scale.items()}
+        if current_ranks().rank == 0:
+            write_file(path, {**content, **learner.state()})
 
     @classmethod
-    def load(cls, path: str | Path) -> Self:
-        """Read a regressor written by `save`; nothing in the file is executed."""
-        path = Path(path)
-        if not path.is_file():
-            raise FileMissingError(f"There is no file {path.resolve()}.")
-        try:
-            with warnings.catch_warnings():  # of a foreign file's protocol, which is refused below
-                warnings.simplefilter("ignore", UserWarning)
-                content = torch.load(path, weights_only=True, map_location="cpu")
-        except (UnpicklingError, RuntimeError, ValueError, EOFError, LookupError, OSError) as error:
-            raise FileFormatError(f"{path} was not written by `NeighborRegressor.save`.") from error
-        if not isinstance(content, dict) or content.get("format") != FORMAT:
-            raise FileFormatError(f"{path} was not written by `NeighborRegressor.save`.")
-        try:
-            return cls._rebuilt(content)
-        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-            raise FileFormatError(f"{path} is damaged: {error!r}.") from error
+    def load(cls, path: str | Path, *, extractor: nn.Module | None = None) -> Self:
+        """Read a regressor written by `save`; nothing in the file is executed.
 
-    @classmethod
-    def _rebuilt(cls, content: dict[str, Any]) -> Self:
-        params = content["params"]
-        regressor = cls(**{**params, "layers": tuple(params["layers"])})
-        n_features, n_targets, regressor.is_multi_output_ = content["sizes"]
-        regressor.n_features_in_ = n_features
-        for name in SCALES:
-            setattr(regressor, name, content["scales"][name].numpy())
-        with _own_randomness(torch.device("cpu")):
-            network = regressor._make_network(n_features, n_targets)
-        network.load_state_dict(content["state"])
-        regressor.network_ = network.eval()
-        regressor.validation_losses_ = content["losses"]
-        regressor.n_iter_ = len(content["losses"])
-        return regressor
+        Parameters
+        ----------
+        path : str or Path
+            The file.
+        extractor : Module, optional
+            The network the regressor was made with, if any; its weights are those of the file.
 
-    def _check_options(self) -> None:
-        for name, choices in (("head", HEADS), ("train_neighbors", ("batch", "bank"))):
-            if getattr(self, name) not in choices:
-                raise unknown_name(name, getattr(self, name), choices)
-        for name, least in (("batch_size", 2), ("max_epochs", 1), ("patience", 1)):
-            if getattr(self, name) < least:
-                raise DataError(f"`{name}` must be at least {least}, got {getattr(self, name)!r}.")
-        for name in ("learning_rate", "gate_learning_rate"):
-            if not getattr(self, name) > 0:
-                raise DataError(f"`{name}` must be positive, got {getattr(self, name)!r}.")
-        if not 0 < self.validation_fraction < 1:
-            raise DataError(
-                f"`validation_fraction` must be between 0 and 1, got {self.validation_fraction!r}."
-            )
-        if not 0 <= self.dropout < 1:
-            raise DataError(f"`dropout` must be in [0, 1), got {self.dropout!r}.")
+        Returns
+        -------
+        NeighborRegressor
+            Fitted.
 
-    def _scaled_samples(self, x: np.ndarray, y: np.ndarray, resumed: bool) -> Samples:
-        """Standardize and scale; the scales are those of all samples, kept when resumed."""
+        Raises
+        ------
+        FileMissingError, FileFormatError
+            If there is no such file, or it is not of `save`.
+        DataError
+            If an extractor is missing, or the regressor has none.
+        """
+        with read_file(path, FORMAT) as content:
+            params, extracts = content["params"], content["extracts"]
+            regressor = cls(**{**params, "layers": tuple(params["layers"])}, extractor=extractor)
+            if extracts == (extractor is not None):
+                return regressor._rebuilt(content)
+        raise DataError(
+            f"{path} was written {'with' if extracts else 'without'} an extractor; "
+            f"{'give it as' if extracts else 'leave out'} `extractor`."
+        )
+
+    def _rebuilt(self, content: dict[str, Any]) -> Self:
+        self.learner_ = self._new_learner(Options.of(self)).restore(content)
+        if self.extractor is None:
+            self.n_features_in_ = content["sizes"][0]
+            self.input_mean_ = content["inputs"]["mean"].numpy()
+            self.input_scale_ = content["inputs"]["scale"].numpy()
+        return self._take_from_learner()
+
+    def _new_learner(self, options: Options) -> Learner:
+        device = rank_device(self.device)
+        if self.extractor is None:
+            return Learner(options, device)
+        attached = attach(self.extractor).float()
+        attached.precision = resolve_precision("auto", device)
+        return Learner(options, device, attached)
+
+    def _take_from_learner(self) -> Self:
+        self.network_ = self.learner_.network
+        self.validation_losses_ = list(self.learner_.losses)
+        self.n_iter_ = len(self.validation_losses_)
+        return self
+
+    def _labelled(self, X: Any, y: Any, resumed: bool) -> tuple[Inputs, np.ndarray]:
+        """Check samples and standardize arrays; the scales are kept when resumed."""
+        if self.extractor is not None:
+            return as_samples(X, rank_device(self.device), labels=y)
+        X, y = _validated(
+            self, X, y, dtype=np.float64, y_numeric=True, multi_output=True, ensure_min_samples=4
+        )
         if not resumed:
-            self.is_multi_output_ = y.ndim == 2
-            columns = y if y.ndim == 2 else y[:, None]
-            self.input_mean_, spread = x.mean(0), x.std(0)
+            self.input_mean_, spread = X.mean(0), X.std(0)
             # a constant feature stays what it is; its deviation may be rounding instead of zero
-            rounding = 4 * np.finfo(np.float64).eps * np.abs(x).max(0)
+            rounding = 4 * np.finfo(np.float64).eps * np.abs(X).max(0)
             self.input_scale_ = np.where(spread > rounding, spread, 1.0)
-            self.label_low_ = columns.min(0)
-            extent = columns.max(0) - self.label_low_
-            self.label_range_ = np.where(extent > 0, extent, 1.0)
-        columns = y if y.ndim == 2 else y[:, None]
-        labels = (columns - self.label_low_) / self.label_range_
-        device = resolve_device(self.device)
-        return Samples(
-            self._standardized(x), torch.as_tensor(labels, dtype=torch.float32, device=device)
-        )
+        return self._standardized(X), np.asarray(y, dtype=np.float64)
 
-    def _standardized(self, x: np.ndarray) -> Tensor:
+    def _standardized(self, x: np.ndarray) -> ArrayInputs:
+        device = rank_device(self.device)
         z = (x - self.input_mean_) / self.input_scale_
-        return torch.as_tensor(z, dtype=torch.float32, device=resolve_device(self.device))
+        return ArrayInputs(torch.as_tensor(z, dtype=torch.float32, device=device), device)
 
-    def _start(self, samples: Samples) -> None:
-        """Make a new network, hold samples out, and begin a training."""
-        seed = check_random_state(self.random_state).randint(2**31 - 1)
-        torch.manual_seed(seed)
-        n = len(samples.x)
-        # two are left to train on at least, one is held out
-        n_held_out = min(max(1, ceil(self.validation_fraction * n)), n - 2)
-        order = torch.randperm(n).to(samples.x.device)
-        parts = [samples.pick(order[n_held_out:]), samples.pick(order[:n_held_out])]
-        network = self._make_network(samples.x.shape[1], samples.y.shape[1]).to(samples.x.device)
-        recipe = Recipe(
-            self.batch_size,
-            self.patience,
-            self.learning_rate,
-            self.gate_learning_rate,
-            self.train_neighbors == "bank",
-        )
-        self.training_ = Training(network, parts[0], parts[1], recipe)
-
-    def _make_network(self, n_features: int, n_targets: int) -> Network:
-        body = make_body(n_features, self.layers, self.dropout)
-        width = self.layers[-1] if self.layers else n_features
-        if self.head == "linear":
-            return Network(body, LinearHead(width, n_targets))
-        make = NEIGHBOR_HEADS[self.head]
-        return Network(body, make(width, self.family, self.similarity, self.temperature))
-
-    def _inputs(self, x: np.ndarray) -> Tensor:
+    def _inputs(self, x: Any) -> Inputs:
+        if self.extractor is not None:
+            return as_inputs(x, rank_device(self.device))
         return self._standardized(_validated(self, x, dtype=np.float64, reset=False))
 
-    def _fitted(self) -> Network:
-        if not hasattr(self, "network_"):
+    def _fitted(self) -> Learner:
+        if not hasattr(self, "learner_"):
             raise _NotFittedError(
                 "This NeighborRegressor is not fitted yet; call `fit(X, y)` first."
             )
-        return self.network_.to(resolve_device(self.device))
-
-
-@contextmanager
-def _own_randomness(device: torch.device) -> Iterator[None]:
-    """Leave the generators of torch as they are found."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        yield
-
-
-@contextmanager
-def _progress_bar(total: int, shown: bool) -> Iterator[Any]:
-    """Show a tqdm bar over epochs with the validation loss; yields what advances it."""
-    from tqdm.auto import tqdm
-
-    with tqdm(total=total, disable=not shown, desc="training", unit="epoch", delay=1) as bar:
-
-        def advance(loss: float) -> None:
-            bar.set_postfix(validation=f"{loss:.3g}", refresh=False)
-            bar.update()
-
-        yield advance
+        return self.learner_.move(rank_device(self.device))

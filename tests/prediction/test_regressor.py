@@ -91,14 +91,14 @@ def test_own_label_has_no_weight_in_training_with_dropout(head, samples):
         regressor = NeighborRegressor(
             head, **QUICK, dropout=0.5, train_neighbors=train_neighbors, batch_size=32
         ).fit(x, y)
-        training = regressor.training_
+        training = regressor.learner_.training
         network = training.network.train()
-        rows = torch.randperm(len(training.train.x))[:20]
-        batch = training.train.pick(rows)
+        rows = torch.randperm(len(training.train.y))[:20]
         labels = training.train.y.clone().requires_grad_()
         network.bank.labels = labels
-        batch = batch._replace(y=labels[rows])
-        predicted = training._predict(batch, rows)
+        training.train = training.train._replace(y=labels)
+        (x_batch,) = training.train.inputs.stream([rows])
+        predicted = training.predict_part(rows, x_batch)
         for i, row in enumerate(rows.tolist()):
             (by_label,) = torch.autograd.grad(predicted[i].sum(), labels, retain_graph=True)
             assert by_label[row].item() == 0.0
@@ -193,7 +193,7 @@ class TestErrors:
         (tmp_path / "text.pt").write_text("not a file of ours")
         with pytest.raises(FileFormatError, match="was not written by"):
             NeighborRegressor.load(tmp_path / "text.pt")
-        torch.save({"format": "softrsa.NeighborRegressor/1"}, tmp_path / "part.pt")
+        torch.save({"format": "softrsa.NeighborRegressor/2"}, tmp_path / "part.pt")
         with pytest.raises(FileFormatError, match="damaged: KeyError"):
             NeighborRegressor.load(tmp_path / "part.pt")
 

@@ -1,0 +1,211 @@
+"""Labelled samples to learn from: arrays in memory, or a torch dataset read batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
+
+from softrsa.errors import DataError, DTypeError, ShapeError
+
+Batch = Tensor | dict[str, Tensor]
+
+
+class Inputs(Protocol):
+    """Samples without labels."""
+
+    def __len__(self) -> int: ...
+
+    def stream(self, parts: Sequence[Tensor]) -> Iterator[Batch]:
+        """Give one batch for each part, a tensor of row numbers."""
+        ...
+
+    def pick(self, rows: Tensor) -> Inputs:
+        """Take some of them."""
+        ...
+
+
+class Samples(NamedTuple):
+    """Inputs and their scaled labels (n, n_targets)."""
+
+    inputs: Inputs
+    y: Tensor
+
+    def pick(self, rows: Tensor) -> Samples:
+        """Take some of them."""
+        return Samples(self.inputs.pick(rows), self.y.index_select(0, rows.to(self.y.device)))
+
+
+class ArrayInputs:
+    """Inputs that lie in memory: a tensor (n, ...), or some by name, as a tokenizer gives them."""
+
+    def __init__(self, values: Batch, device: torch.device):
+        self.values, self.device = values, device
+
+    def __len__(self) -> int:
+        return len(next(iter(_tensors(self.values))))
+
+    def stream(self, parts: Sequence[Tensor]) -> Iterator[Batch]:
+        """Give one batch for each part, on the device."""
+        return (_moved(_rows(self.values, rows), self.device) for rows in parts)
+
+    def pick(self, rows: Tensor) -> ArrayInputs:
+        """Take some of them."""
+        return ArrayInputs(_rows(self.values, rows), self.device)
+
+
+class DatasetInputs:
+    """Inputs of a map-style dataset, whose items are inputs or pairs of input and label."""
+
+    def __init__(self, dataset: Dataset, device: torch.device, n_workers: int, rows: Any = None):
+        self.dataset, self.device, self.n_workers = dataset, device, n_workers
+        self.rows = np.arange(dataset_length(dataset)) if rows is None else rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def stream(self, parts: Sequence[Tensor]) -> Iterator[Batch]:
+        """Give one batch for each part, on the device; the workers read ahead."""
+        loader = DataLoader(
+            self.dataset,
+            batch_sampler=[self.rows[rows.numpy()].tolist() for rows in parts],
+            num_workers=self.n_workers,
+            collate_fn=_collate_inputs,
+            pin_memory=self.device.type == "cuda",
+        )
+        return (_moved(_single(batch), self.device) for batch in loader)
+
+    def pick(self, rows: Tensor) -> DatasetInputs:
+        """Take some of them."""
+        chosen = self.rows[rows.numpy()]
+        return DatasetInputs(self.dataset, self.device, self.n_workers, chosen)
+
+
+def as_inputs(inputs: object, device: torch.device, n_workers: int = 0) -> Inputs:
+    """Take a dataset, an array, a tensor or a mapping of them for inputs."""
+    if isinstance(inputs, Dataset):
+        return DatasetInputs(inputs, device, n_workers)
+    if isinstance(inputs, Mapping):
+        values = {str(name): _single(_as_tensor(value)) for name, value in inputs.items()}
+        lengths = {name: len(value) for name, value in values.items()}
+        if len(set(lengths.values())) != 1:
+            raise ShapeError(f"The inputs must be equally many under each name, got {lengths}.")
+        return ArrayInputs(values, device)
+    return ArrayInputs(_single(_as_tensor(inputs)), device)
+
+
+def as_samples(
+    samples: object, device: torch.device, *, labels: object = None, n_workers: int = 0
+) -> tuple[Inputs, np.ndarray]:
+    """Take a dataset of (input, label) pairs, or a pair (inputs, labels), for samples.
+
+    The labels of a dataset are read once, which reads every input too; labels apart spare this.
+    """
+    if labels is not None:
+        samples = (samples, labels)
+    if isinstance(samples, Dataset):
+        inputs, found = as_inputs(samples, device, n_workers), _read_labels(samples, n_workers)
+    elif isinstance(samples, (tuple, list)) and len(samples) == 2:
+        inputs, found = as_inputs(samples[0], device, n_workers), _as_tensor(samples[1])
+    else:
+        raise DTypeError(
+            "Samples must be a map-style torch Dataset of (input, label) pairs, or inputs with "
+            f"labels, got {type(samples).__name__}."
+        )
+    return inputs, checked_labels(found.detach().cpu().numpy(), len(inputs))
+
+
+def checked_labels(labels: np.ndarray, n_inputs: int) -> np.ndarray:
+    """Check that there is a finite label (n,) or (n, n_targets) for each input; in float64."""
+    if labels.ndim not in (1, 2) or len(labels) != n_inputs:
+        raise ShapeError(
+            f"Labels must have shape ({n_inputs},) or ({n_inputs}, n_targets) for {n_inputs} "
+            f"inputs, got {labels.shape}."
+        )
+    labels = labels.astype(np.float64)
+    bad = ~np.isfinite(labels.reshape(len(labels), -1)).all(1)
+    if bad.any():
+        raise DataError(
+            f"Labels must be finite, {bad.sum()} are not, first that of sample {bad.argmax()}; "
+            "leave these samples out."
+        )
+    return labels
+
+
+def dataset_length(dataset: Any) -> int:
+    """Count the samples of a dataset, which must be map-style."""
+    if not hasattr(dataset, "__len__") or isinstance(dataset, IterableDataset):
+        raise DTypeError(
+            f"The dataset must be map-style, with __len__ and __getitem__; {type(dataset).__name__}"
+            " is not. Samples are drawn at random and held out by number."
+        )
+    return len(dataset)
+
+
+def _read_labels(dataset: Dataset, n_workers: int) -> Tensor:
+    n = dataset_length(dataset)
+    loader = DataLoader(
+        dataset, batch_size=256, num_workers=n_workers, collate_fn=_collate_labels, shuffle=False
+    )
+    return torch.cat(list(loader)) if n else torch.empty(0)
+
+
+def _collate_inputs(items: list[Any]) -> Any:
+    return default_collate([item[0] if isinstance(item, (tuple, list)) else item for item in items])
+
+
+def _collate_labels(items: list[Any]) -> Tensor:
+    for item in items:
+        if not isinstance(item, (tuple, list)) or len(item) != 2:
+            raise DTypeError(
+                "Each item of the dataset must be a pair (input, label), got "
+                f"{type(item).__name__}"
+                + (f" of {len(item)}." if isinstance(item, (tuple, list)) else ".")
+            )
+    try:
+        return default_collate([np.asarray(label, dtype=np.float64) for _, label in items])
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DTypeError(
+            f"The labels of the dataset must be numbers, as many in each ({error})."
+        ) from error
+
+
+def _as_tensor(values: Any) -> Tensor:
+    try:
+        tensor = torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DTypeError(
+            f"Inputs and labels must be tensors or arrays of numbers, got {type(values).__name__} "
+            f"({error})."
+        ) from error
+    if not tensor.ndim:
+        raise ShapeError("The first dimension must be the samples, got a single number.")
+    return tensor
+
+
+def _tensors(values: Batch) -> Sequence[Tensor]:
+    return [values] if isinstance(values, Tensor) else list(values.values())
+
+
+def _rows(values: Batch, rows: Tensor) -> Batch:
+    if isinstance(values, Tensor):
+        return values.index_select(0, rows.to(values.device))
+    return {name: value.index_select(0, rows.to(value.device)) for name, value in values.items()}
+
+
+def _moved(batch: Batch, device: torch.device) -> Batch:
+    if isinstance(batch, Tensor):
+        return batch.to(device, non_blocking=True)
+    return {name: value.to(device, non_blocking=True) for name, value in batch.items()}
+
+
+def _single(values: Any) -> Any:
+    """Numbers with a fraction in float32, as the weights are; whole numbers as they are."""
+    if isinstance(values, Mapping):
+        tensors = {str(name): v for name, v in values.items() if isinstance(v, Tensor)}
+        return {name: _single(value) for name, value in tensors.items()}
+    return values.float() if values.is_floating_point() else values
