@@ -7,10 +7,11 @@ import sys
 from pathlib import Path
 
 from softrsa.cli.common import DPI, names, outputs, seed
-from softrsa.errors import unknown_name
+from softrsa.errors import DataError, unknown_name
 from softrsa.io import atomic_path
 from softrsa.prediction.tasks import TASKS
 
+SEARCH = ("search.csv", "search.png")
 ROWS, FILES = "rows.csv", ("table.csv", "errors.png")
 SURFACES = "surfaces"
 
@@ -25,15 +26,47 @@ def add_predict(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add("--splits", type=int, default=10, metavar="N", help="random splits (%(default)s)")
     add("--seed", type=seed, default=0, metavar="N", help="of the first split (%(default)s)")
+    add(
+        "--search", action="store_true",
+        help="search similarity, embedding and batch size of one head instead",
+    )  # fmt: skip
     add("--out", type=Path, required=True, metavar="DIR", help="where results are written")
     add("--quiet", action="store_true", help="no progress and no table")
     parser.set_defaults(run=_predict)
+
+
+def _search(arguments: argparse.Namespace) -> None:
+    """Fit every combination that is not in the file yet, and say which is best."""
+    from softrsa.prediction import search
+
+    if arguments.data == SURFACES:
+        raise DataError(f"--search needs a data set, not {SURFACES}.")
+    if arguments.heads == ["all"] or len(arguments.heads) != 1:
+        raise DataError(
+            f"--search takes one head, such as --heads nca; got {', '.join(arguments.heads)}."
+        )
+    result = search.search_settings(
+        arguments.data, head=arguments.heads[0], splits=arguments.splits, seed=arguments.seed,
+        path=arguments.out / SEARCH[0], progress=not arguments.quiet,
+    )  # fmt: skip
+    with outputs(arguments.out, SEARCH[1:]) as paths:
+        result.plot().savefig(paths[SEARCH[1]], dpi=DPI)
+    if not arguments.quiet:
+        table = result.table.to_string(index=False, float_format=lambda x: f"{x:.2f}")
+        head, *others = result.best.items()
+        options = ", ".join([repr(head[1]), *(f"{name}={value!r}" for name, value in others)])
+        best = f"Best by validation error: NeighborRegressor({options})"
+        end = f"Results are in {arguments.out.resolve()}"
+        sys.stdout.write("\n".join([table, best, end, ""]))
 
 
 def _predict(arguments: argparse.Namespace) -> None:
     """Run what is not in the file of rows yet, then summarize all of it."""
     if arguments.data not in (SURFACES, *TASKS):
         raise unknown_name("data", arguments.data, (SURFACES, *TASKS))
+    if arguments.search:
+        _search(arguments)
+        return
     from softrsa.prediction.experiment import run_experiment, run_surfaces
     from softrsa.reports.figures import panels
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from softrsa.prediction.ranking import RankTest, friedman_nemenyi
     from softrsa.prediction.regression_task import RegressionTask, label_strata, make_task
     from softrsa.prediction.regressor import NeighborRegressor
+    from softrsa.prediction.search import SearchResult, search_settings
     from softrsa.prediction.tasks import load_task
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "NeighborRegressor",
     "RankTest",
     "RegressionTask",
+    "SearchResult",
     "SoftStepNCAHead",
     "SurfaceData",
     "attach",
@@ -43,6 +45,7 @@ __all__ = [
     "pair_and_triplet_terms",
     "run_experiment",
     "run_surfaces",
+    "search_settings",
     "sound_features",
     "text_features",
     "triplet_optimum",
@@ -55,6 +58,7 @@ _LAZY = {
     "NeighborRegressor": "regressor",
     "RankTest": "ranking",
     "RegressionTask": "regression_task",
+    "SearchResult": "search",
     "attach": "attaching",
     "friedman_nemenyi": "ranking",
     "image_features": "encoding",
@@ -63,6 +67,7 @@ _LAZY = {
     "make_task": "regression_task",
     "run_experiment": "experiment",
     "run_surfaces": "experiment",
+    "search_settings": "search",
     "sound_features": "encoding",
     "text_features": "encoding",
 }

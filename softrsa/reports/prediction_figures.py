@@ -9,6 +9,7 @@ import numpy as np
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
+    from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
 
     from softrsa.prediction.ranking import RankTest
@@ -141,3 +142,61 @@ def plot_errors(table: pd.DataFrame) -> Figure:
         ax.set_xlim(left=0)
     figure.supxlabel("mean squared error × 1000", fontsize=8)
     return figure
+
+
+def plot_search(table: pd.DataFrame) -> Figure:
+    """Draw validation errors of a search as heat maps of embedding and batch size.
+
+    Parameters
+    ----------
+    table : DataFrame
+        `SearchResult.table`, the best combination first.
+
+    Returns
+    -------
+    Figure
+        A panel per similarity, in alphabetical order, on one scale of colors; the numbers are the
+        errors, and the best combination is framed.
+    """
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    from softrsa.reports.figures import panels
+
+    similarities = sorted(table["similarity"].unique())
+    colors = Normalize(table["validation"].min(), table["validation"].max())
+    figure, axes = panels(len(similarities))
+    for ax, similarity in zip(axes, similarities, strict=True):
+        _draw_errors(ax, table, similarity, colors)
+        ax.tick_params(labelsize=8, labelleft=ax is axes[0])
+    bar = figure.colorbar(ScalarMappable(colors, "viridis"), ax=axes)
+    bar.set_label("validation error × 1000", fontsize=8)
+    bar.ax.tick_params(labelsize=8)
+    figure.supxlabel("batch size", fontsize=9)
+    figure.supylabel("embedding", fontsize=9)
+    return figure
+
+
+def _draw_errors(ax: Axes, table: pd.DataFrame, similarity: str, colors: Normalize) -> None:
+    """Draw one heat map, with a frame around the best combination if it is in it."""
+    from matplotlib.patches import Rectangle
+
+    from softrsa.reports.figures import COLORS
+
+    embeddings, batches = (np.unique(table[name]) for name in ("embedding", "batch_size"))
+    part = table[table["similarity"] == similarity]
+    errors = part.pivot_table(index="embedding", columns="batch_size", values="validation")
+    errors = errors.reindex(index=embeddings, columns=batches).to_numpy()
+    ax.imshow(errors, norm=colors, cmap="viridis", aspect="auto")
+    for (i, j), error in np.ndenumerate(errors):
+        shade = "white" if colors(error) < 0.5 else "black"
+        ax.text(j, i, f"{error:.3g}", fontsize=7, ha="center", va="center", color=shade)
+    ax.set_xticks(range(len(batches)), [str(size) for size in batches])
+    ax.set_yticks(range(len(embeddings)), [str(size) for size in embeddings])
+    ax.set_title(similarity, fontsize=9)
+    best = table.iloc[0]
+    if best["similarity"] == similarity:
+        x = np.flatnonzero(batches == best["batch_size"])[0] - 0.5
+        y = np.flatnonzero(embeddings == best["embedding"])[0] - 0.5
+        frame = Rectangle((x, y), 1, 1, fill=False, edgecolor=COLORS[1], linewidth=2.5)
+        ax.add_patch(frame).set_clip_on(False)
