@@ -70,12 +70,17 @@ class DatasetInputs:
 
     def stream(self, parts: Sequence[Tensor]) -> Iterator[Batch]:
         """Give one batch for each part, on the device; the workers read ahead."""
+        # workers are seeded from where torch's randomness stands, without moving it on: an array
+        # and a dataset of the same samples are then learned alike
+        generator = torch.Generator()
+        generator.set_state(torch.get_rng_state())
         loader = DataLoader(
             self.dataset,
             batch_sampler=[self.rows[rows.numpy()].tolist() for rows in parts],
             num_workers=self.n_workers,
             collate_fn=_collate_inputs,
             pin_memory=self.device.type == "cuda",
+            generator=generator,
         )
         return (_moved(_single(batch), self.device) for batch in loader)
 
@@ -110,23 +115,27 @@ def as_samples(
     if isinstance(samples, Dataset):
         inputs, found = as_inputs(samples, device, n_workers), _read_labels(samples, n_workers)
     elif isinstance(samples, (tuple, list)) and len(samples) == 2:
-        inputs, found = as_inputs(samples[0], device, n_workers), _as_tensor(samples[1])
+        inputs, found = as_inputs(samples[0], device, n_workers), samples[1]
     else:
         raise DTypeError(
             "Samples must be a map-style torch Dataset of (input, label) pairs, or inputs with "
             f"labels, got {type(samples).__name__}."
         )
-    return inputs, checked_labels(found.detach().cpu().numpy(), len(inputs))
+    return inputs, checked_labels(found, len(inputs))
 
 
-def checked_labels(labels: np.ndarray, n_inputs: int) -> np.ndarray:
+def checked_labels(given: Any, n_inputs: int) -> np.ndarray:
     """Check that there is a finite label (n,) or (n, n_targets) for each input; in float64."""
+    try:
+        labels = np.asarray(given.detach().cpu() if isinstance(given, Tensor) else given)
+        labels = labels.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise DTypeError(f"Labels must be numbers, as many for each input ({error}).") from error
     if labels.ndim not in (1, 2) or len(labels) != n_inputs:
         raise ShapeError(
             f"Labels must have shape ({n_inputs},) or ({n_inputs}, n_targets) for {n_inputs} "
             f"inputs, got {labels.shape}."
         )
-    labels = labels.astype(np.float64)
     bad = ~np.isfinite(labels.reshape(len(labels), -1)).all(1)
     if bad.any():
         raise DataError(
@@ -179,8 +188,7 @@ def _as_tensor(values: Any) -> Tensor:
         tensor = torch.as_tensor(values)
     except (TypeError, ValueError, RuntimeError) as error:
         raise DTypeError(
-            f"Inputs and labels must be tensors or arrays of numbers, got {type(values).__name__} "
-            f"({error})."
+            f"Inputs must be tensors or arrays of numbers, got {type(values).__name__} ({error})."
         ) from error
     if not tensor.ndim:
         raise ShapeError("The first dimension must be the samples, got a single number.")
