@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from sklearn.linear_model import RidgeCV
 from sklearn.model_selection import GridSearchCV
 from sklearn.neighbors import KNeighborsRegressor
+from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from tqdm import tqdm
 
 from softrsa.errors import DataError, unknown_name
 from softrsa.prediction._table_file import add_row, read_rows
-from softrsa.prediction.network import HEADS
+from softrsa.prediction.network import HEADS, LINEAR_HEADS, NEIGHBOR_HEADS
 from softrsa.prediction.ranking import RankTest, friedman_nemenyi
 from softrsa.prediction.regression_task import RegressionTask
 from softrsa.prediction.regressor import NeighborRegressor
@@ -28,9 +30,13 @@ from softrsa.prediction.tasks import load_task
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+PROTOCOL = {"batch_size": 32, "patience": 10}  # as in the papers
+RIDGE = tuple(10.0**power for power in range(-3, 7))
 KNN = {"n_neighbors": [3, 5, 7], "p": [1, 2], "weights": ["uniform", "distance"]}
 KNN_ON = {"knn-linear": "linear", "knn-nca": "nca"}  # whose embeddings they search
-METHODS = (*HEADS, *KNN_ON)
+LINEAR = (*LINEAR_HEADS, "ridge")
+STEPS = tuple(name for name in HEADS if name.startswith(("softstep", "diffknn")))
+METHODS = (*LINEAR, *NEIGHBOR_HEADS, *KNN_ON)
 SURFACE_METHODS = (*HEADS, "knn-raw")
 ORDER = (*METHODS, "knn-raw")  # of tables
 COLUMNS = (
@@ -60,8 +66,9 @@ class ExperimentResult:
         Returns
         -------
         DataFrame
-            One row per task and method, in the order of the methods, with the number of splits
-            and the error over the linear head's (`over_linear`, the mean of ratios per split).
+            One row per task and method, in the order of the methods, with the number of splits.
+            `over_linear` is the mean error over that of the linear head as torch starts it, the
+            papers' baseline; `over_best_linear` over the least of the linear methods.
         """
         wide = self.rows.pivot_table(index=["task", "split"], columns="method", values="mse")
         frames = []
@@ -69,8 +76,11 @@ class ExperimentResult:
             methods = [name for name in ORDER if name in part and part[name].notna().any()]
             errors = part[methods]
             frame = pd.DataFrame({"mean": errors.mean() * SCALE, "sd": errors.std() * SCALE})
-            if "linear" in part:
-                frame["over_linear"] = errors.div(part["linear"], axis=0).mean()
+            linear = [name for name in methods if name in LINEAR]
+            if "linear" in linear:
+                frame["over_linear"] = frame["mean"] / frame["mean"]["linear"]
+            if linear:
+                frame["over_best_linear"] = frame["mean"] / frame["mean"][linear].min()
             frame["n_splits"] = errors.count()
             frames.append(frame.rename_axis("method").reset_index().assign(task=task))
         table = pd.concat(frames, ignore_index=True)
@@ -97,6 +107,12 @@ class ExperimentResult:
         wide = self.rows.pivot_table(index=["task", "split"], columns="method", values="mse")
         return wide[[name for name in ORDER if name in wide]].dropna()
 
+    @property
+    def best_steps(self) -> pd.DataFrame:
+        """Of each task the SoftStep or DiffKNN head with the least mean error: its table row."""
+        table = self.table[self.table["method"].isin(STEPS)]
+        return table.loc[table.groupby("task", sort=False)["mean"].idxmin()].reset_index(drop=True)
+
     def plot(self) -> Figure:
         """Draw mean errors of every method, a panel per task."""
         from softrsa.reports.prediction_figures import plot_errors
@@ -122,7 +138,8 @@ def run_experiment(
     task : str or RegressionTask
         A name that `load_task` knows, or your own from `make_task`.
     heads : "all" or sequence of str
-        Heads of `NeighborRegressor`, and "knn-linear" or "knn-nca": k nearest neighbors, chosen by
+        Heads of `NeighborRegressor`; "ridge" regression of the features, its penalty chosen by
+        leave-one-out; and "knn-linear" or "knn-nca": k nearest neighbors, chosen by
         cross-validation, on the embeddings of the linear or the NCA head.
     splits : int
         Random splits into development and test samples, as the task says: groups stay together,
@@ -135,7 +152,7 @@ def run_experiment(
         A CSV file to keep the rows in: those already in it are not run again, and every row is
         written as soon as it is known, so a killed run goes on where it was.
     settings : dict, optional
-        Options of `NeighborRegressor`.
+        Options of `NeighborRegressor`, beside ``batch_size=32, patience=10`` of the papers.
     progress : bool
         Show a progress bar.
 
@@ -149,7 +166,8 @@ def run_experiment(
     UnknownNameError
         If a task or head is unknown.
     DataError
-        If there is nothing to run, or ``test_size`` leaves no samples on one side.
+        If there is nothing to run, ``test_size`` leaves no samples on one side, or the file has
+        rows of this task made with other settings.
     FileFormatError
         If ``path`` exists and is no such file.
 
@@ -166,16 +184,18 @@ def run_experiment(
         raise DataError(f"`splits` must be at least 1, got {splits}.")
     task = load_task(task, progress=progress) if isinstance(task, str) else task
     rows = read_rows(path, COLUMNS, "an experiment")
-    known = set(zip(rows["task"], rows["split"], rows["method"], strict=True))
+    settings = {**PROTOCOL, **(settings or {})}
+    shown = repr(sorted({**settings, "test_size": test_size}.items()))
+    known = _known(rows, task.name, shown, path)
     wanted = [
         (split, method)
         for split in range(seed, seed + splits)
         for method in methods
-        if (task.name, split, method) not in known
+        if (split, method) not in known
     ]
     with tqdm(total=len(wanted), desc=task.name, disable=not progress, unit="fit") as bar:
-        for row in _run(task, wanted, test_size, settings or {}, bar.set_postfix_str):
-            rows = add_row(rows, row, path)
+        for row in _run(task, wanted, test_size, settings, bar.set_postfix_str):
+            rows = add_row(rows, (*row, shown, version("softrsa")), path)
             bar.update()
     return ExperimentResult(rows)
 
@@ -217,15 +237,16 @@ def run_surfaces(
     """
     methods = _checked(heads, SURFACE_METHODS)
     rows = read_rows(path, COLUMNS, "an experiment")
-    known = set(zip(rows["task"], rows["split"], rows["method"], strict=True))
-    wanted = [(s, m) for s in SURFACES for m in methods if (s, seed, m) not in known]
+    shown = repr(sorted((settings or {}).items()))
+    known = {name: _known(rows, name, shown, path) for name in SURFACES}
+    wanted = [(s, m) for s in SURFACES for m in methods if (seed, m) not in known[s]]
     for name, method in tqdm(wanted, desc="surfaces", disable=not progress, unit="fit"):
         data = make_surface(name, seed=seed)
         start = time.perf_counter()
         error = grid_error(_surface_regressor(method, seed, settings or {}, data), data)
         row = (
             name, seed, method, error, time.perf_counter() - start, len(data.points),
-            len(data.grid), 1, repr(sorted((settings or {}).items())), version("softrsa"),
+            len(data.grid), 1, shown, version("softrsa"),
         )  # fmt: skip
         rows = add_row(rows, row, path)
     return ExperimentResult(rows)
@@ -237,6 +258,20 @@ def _surface_regressor(
     if method == "knn-raw":
         return KNeighborsRegressor(5).fit(data.points, data.labels)
     return NeighborRegressor(method, random_state=seed, **settings).fit(data.points, data.labels)
+
+
+def _known(
+    rows: pd.DataFrame, task: str, settings: str, path: str | Path | None
+) -> set[tuple[int, str]]:
+    """Find the splits and methods of a task in the rows, which must be of the same settings."""
+    rows = rows[rows["task"] == task]
+    others = sorted(set(rows["settings"]) - {settings})
+    if others:
+        raise DataError(
+            f"{path} has rows of {task!r} with the settings {others[0]}, asked for were "
+            f"{settings}. Name another file."
+        )
+    return set(zip(rows["split"], rows["method"], strict=True))
 
 
 def _checked(heads: str | Sequence[str], methods: Sequence[str]) -> list[str]:
@@ -258,7 +293,7 @@ def _run(
     say: Callable[[str], object],
 ) -> Iterator[tuple]:
     """Fit and score what is wanted; the regressors of a split are kept for the k-NN on them."""
-    fitted: dict[tuple[int, str], NeighborRegressor] = {}
+    fitted: dict[tuple[int, str], Any] = {}
     for split, method in wanted:
         say(f"split {split}, {method}")
         train, test = split_samples(task, test_size, split)
@@ -266,7 +301,7 @@ def _run(
         body = KNN_ON.get(method, method)
         if (split, body) not in fitted:
             fitted = {key: value for key, value in fitted.items() if key[0] == split}
-            fitted[split, body] = NeighborRegressor(body, random_state=split, **settings).fit(
+            fitted[split, body] = _make(body, split, settings).fit(
                 task.features[train], task.labels[train]
             )
         predict = _knn(fitted[split, body], task, train) if method in KNN_ON else None
@@ -275,8 +310,14 @@ def _run(
         n_targets = 1 if task.labels.ndim == 1 else task.labels.shape[1]
         yield (
             task.name, split, method, error, time.perf_counter() - start, len(train), len(test),
-            n_targets, repr(sorted(settings.items())), version("softrsa"),
+            n_targets,
         )  # fmt: skip
+
+
+def _make(method: str, seed: int, settings: dict[str, Any]) -> Any:
+    if method == "ridge":
+        return make_pipeline(StandardScaler(), RidgeCV(RIDGE))
+    return NeighborRegressor(method, random_state=seed, **settings)
 
 
 def _knn(

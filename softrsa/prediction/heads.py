@@ -53,6 +53,13 @@ class LinearHead(nn.Module):
         return result.squeeze(-1) if self.n_targets is None else result
 
     @torch.no_grad()
+    def center(self, labels: Tensor) -> LinearHead:
+        """Begin anew by predicting the mean of labels (n,) or (n, n_targets) for any query."""
+        self.linear.weight.zero_()
+        self.linear.bias.copy_(labels.mean(0))
+        return self
+
+    @torch.no_grad()
     def predict(
         self, queries: Tensor, neighbors: Tensor | None = None, labels: Tensor | None = None
     ) -> Tensor:

@@ -94,7 +94,7 @@ class Learner:
         """Find the samples that made a prediction, and their weights, by falling weight."""
         network = self.network
         if isinstance(network.head, LinearHead):
-            raise DataError("`head='linear'` predicts without neighbors.")
+            raise DataError(f"`head={self.options.head!r}` predicts without neighbors.")
         if not 1 <= n_neighbors <= len(network.bank):
             raise DataError(
                 f"`n_neighbors` must be from 1 to {len(network.bank)}, got {n_neighbors!r}."
@@ -148,6 +148,8 @@ class Learner:
         self._check_shares(len(train.y))
         self.n_features = self._count_features(samples.inputs)
         network = self.options.make_network(self.n_features, samples.y.shape[1]).to(self.device)
+        if self.options.head == "linear-centered" and isinstance(network.head, LinearHead):
+            network.head.center(train.y)
         if not self.frozen:
             self._attach(network)
         self.ranks.share_state(network)

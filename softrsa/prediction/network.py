@@ -28,7 +28,8 @@ NEIGHBOR_HEADS: dict[str, Callable[[int, Family, str, float | None], NCAHead]] =
     "diffknn-global": lambda _, family, s, tau: DiffKNNHead(similarity=s, temperature=tau),
     "diffknn-instance": lambda d, family, s, tau: DiffKNNHead(d, similarity=s, temperature=tau),
 }
-HEADS = ("linear", *NEIGHBOR_HEADS)
+LINEAR_HEADS = ("linear", "linear-centered")  # torch's start, and one at the mean label
+HEADS = (*LINEAR_HEADS, *NEIGHBOR_HEADS)
 
 
 def make_body(n_features: int, layers: Sequence[int], dropout: float) -> nn.Sequential:

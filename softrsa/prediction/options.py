@@ -12,7 +12,7 @@ from torch import Tensor
 
 from softrsa.errors import DataError, ShapeError, unknown_name
 from softrsa.prediction.heads import LinearHead
-from softrsa.prediction.network import HEADS, NEIGHBOR_HEADS, Network, make_body
+from softrsa.prediction.network import HEADS, LINEAR_HEADS, NEIGHBOR_HEADS, Network, make_body
 from softrsa.transforms import Family
 
 TrainNeighbors = Literal["batch", "bank"]
@@ -65,7 +65,7 @@ class Options:
         """Make an untrained network without extractor."""
         body = make_body(n_features, self.layers, self.dropout)
         width = self.layers[-1] if self.layers else n_features
-        if self.head == "linear":
+        if self.head in LINEAR_HEADS:
             return Network(body, LinearHead(width, n_targets))
         make = NEIGHBOR_HEADS[self.head]
         head = make(width, self.family, self.similarity, self.temperature)

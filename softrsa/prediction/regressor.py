@@ -49,8 +49,9 @@ class NeighborRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
     Parameters
     ----------
     head : str
-        "linear" (the baseline), "nca", "softstep-nca-global", "softstep-nca-instance",
-        "diffknn-global" or "diffknn-instance".
+        "nca", "softstep-nca-global", "softstep-nca-instance", "diffknn-global" or
+        "diffknn-instance"; or a baseline, "linear" as torch starts it, or "linear-centered", which
+        starts at the mean label and is the stronger one, by far with few samples.
     family : {"s1", "s2"}
         Of the SoftStep, see `SoftStepNCAHead`.
     similarity : {"l2", "l1", "cosine", "dot", "rbf"}

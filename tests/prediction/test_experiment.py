@@ -7,11 +7,11 @@ from sklearn.neighbors import KNeighborsRegressor
 
 from softrsa.errors import DataError, FileFormatError, UnknownNameError
 from softrsa.prediction import experiment
-from softrsa.prediction.experiment import METHODS, run_experiment, split_samples
+from softrsa.prediction.experiment import METHODS, PROTOCOL, run_experiment, split_samples
 from softrsa.prediction.regression_task import label_strata, make_task
 from softrsa.prediction.regressor import NeighborRegressor
 
-QUICK = {"max_epochs": 3, "layers": (8, 4)}
+QUICK = {"max_epochs": 3, "layers": (8, 4), **PROTOCOL}
 
 
 @pytest.fixture
@@ -43,6 +43,11 @@ def test_all_methods_are_compared_on_the_same_splits(task):
     assert row["mean"] == pytest.approx(1000 * linear.mean())
     assert row["sd"] == pytest.approx(1000 * linear.std())
     assert row["over_linear"] == pytest.approx(1)
+    errors = table.set_index("method")["mean"]
+    least = errors[["linear", "linear-centered", "ridge"]].min()
+    assert table["over_best_linear"].to_numpy() == pytest.approx((errors / least).to_numpy())
+    steps = [name for name in METHODS if "softstep" in name or "diffknn" in name]
+    assert result.best_steps["mean"].tolist() == [errors[steps].min()]
     test = result.compare()
     assert test.n_blocks == 3
     assert list(test.mean_ranks.index) == list(METHODS)
@@ -77,6 +82,19 @@ def test_a_killed_run_goes_on_where_it_was(task, tmp_path, monkeypatch):
 def _watched(kind, positional, named):
     regressor = kind()
     return regressor.set_params(head=positional[0], **named)
+
+
+def test_a_file_is_of_one_protocol(task, tmp_path):
+    options = {"heads": ["ridge"], "splits": 1, "path": tmp_path / "rows.csv"}
+    run_experiment(task, **options, settings=QUICK)
+    with pytest.raises(DataError, match=r"with the settings .*'max_epochs', 3.*'patience', 7"):
+        run_experiment(task, **options, settings={"patience": 7})
+
+
+def test_ridge_finds_a_linear_label():
+    x = np.random.default_rng(0).normal(size=(200, 3)) * [1.0, 10.0, 0.1]
+    line = make_task("line", "A line", x, x @ [3.0, 0.2, -20.0] + 5)
+    assert run_experiment(line, heads="ridge", splits=1).rows["mse"][0] < 1e-7
 
 
 def test_knn_searches_the_embeddings_of_its_head(task):

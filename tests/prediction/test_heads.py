@@ -282,3 +282,9 @@ class TestErrors:
             head(x, y[:1], labels[:1], exclude=torch.zeros(5).long())
         with pytest.raises(DataError, match=r"`n_candidates` must be at least 1, got 0"):
             head.predict(x, y, labels, n_candidates=0)
+
+
+def test_a_centered_linear_head_predicts_the_mean_label_at_first():
+    labels = torch.tensor([[1.0, 2.0], [4.0, 0.0]])
+    head = LinearHead(3, 2).center(labels)
+    assert head(torch.randn(5, 3)).tolist() == [[2.5, 1.0]] * 5

@@ -14,7 +14,7 @@ from softrsa.prediction.tasks import _v4_features, load_task
 
 @pytest.mark.parametrize(
     ("name", "shape"),
-    [("diabetes", (442, 10)), ("motorcycle", (4000, 264)), ("emobank", (10062, 2048))],
+    [("diabetes", (442, 10)), ("motorcycle", (4000, 264)), ("emobank", (10062, 300))],
 )
 def test_labels_fill_the_unit_interval(name, shape, data_dir, monkeypatch):
     monkeypatch.setenv("SOFTRSA_DATA", str(data_dir))
