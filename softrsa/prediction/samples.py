@@ -214,6 +214,10 @@ def _moved(batch: Batch, device: torch.device) -> Batch:
 def _single(values: Any) -> Any:
     """Numbers with a fraction in float32, as the weights are; whole numbers as they are."""
     if isinstance(values, Mapping):
-        tensors = {str(name): v for name, v in values.items() if isinstance(v, Tensor)}
-        return {name: _single(value) for name, value in tensors.items()}
+        return {str(name): _single(value) for name, value in values.items()}
+    if not isinstance(values, Tensor):
+        raise DTypeError(
+            "Each input of the dataset must be a tensor, an array or a number, or a dict of them "
+            f"by name; got a batch of {type(values).__name__}. Leave out what is no number."
+        )
     return values.float() if values.is_floating_point() else values

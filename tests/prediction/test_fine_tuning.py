@@ -20,7 +20,7 @@ from softrsa.errors import (
 )
 from softrsa.prediction import FineTuner, NeighborRegressor
 from softrsa.prediction.fine_tuning import resolve_precision
-from softrsa.prediction.network import HEADS
+from softrsa.prediction.network import HEADS, NEIGHBOR_HEADS
 from softrsa.prediction.options import Options
 from softrsa.prediction.samples import as_samples
 
@@ -53,6 +53,19 @@ class Pairs(Dataset):
         return self.x[i].astype(np.float64), float(self.y[i])
 
 
+class Items(Dataset):
+    """A list of items."""
+
+    def __init__(self, items):
+        self.items = items
+
+    def __len__(self):
+        return len(self.items)
+
+    def __getitem__(self, i):
+        return self.items[i]
+
+
 @pytest.fixture(scope="module")
 def samples():
     """Images whose label is how much of a checkerboard is in them."""
@@ -78,7 +91,7 @@ def test_learns_and_explains(head, samples, network):
     assert tuner.score((x[45:], y[45:])) > 0.7
     assert tuner.score((x[45:], y[45:])) == pytest.approx(r2_score(y[45:], tuner.predict(x[45:])))
     assert tuner.embed(x[:3]).shape == (3, 4)
-    if head != "linear":
+    if head in NEIGHBOR_HEADS:
         indices, weights = tuner.neighbors(x[45:], 45)
         np.testing.assert_allclose((weights * y[indices]).sum(1), tuner.predict(x[45:]), rtol=1e-5)
 
@@ -147,7 +160,7 @@ def test_learning_rates_reach_their_parts(samples, network):
     assert moved == pytest.approx(1e-5, rel=0.05)
 
 
-def test_labels_of_inputs_by_name_and_several_targets(rng):
+def test_inputs_by_name_and_several_targets(rng):
     class Words(nn.Module):
         def __init__(self):
             super().__init__()
@@ -164,11 +177,14 @@ def test_labels_of_inputs_by_name_and_several_targets(rng):
     y = torch.rand(20, 2, generator=rng)
     tuner = FineTuner(Words(), "nca", **QUICK).fit((inputs, y))
     assert tuner.predict(inputs).shape == (20, 2)
+    pairs = [({name: v[i] for name, v in inputs.items()}, y[i]) for i in range(20)]
+    np.testing.assert_array_equal(tuner.predict(Items(pairs)), tuner.predict(inputs))
+    assert FineTuner(Words(), "nca", **QUICK).fit(Items(pairs)).predict(inputs).shape == (20, 2)
     changed = {**inputs, "input_ids": inputs["input_ids"] * inputs["attention_mask"]}
     np.testing.assert_allclose(tuner.predict(changed), tuner.predict(inputs), rtol=1e-6)
 
 
-@pytest.mark.parametrize("head", HEADS[1:])
+@pytest.mark.parametrize("head", NEIGHBOR_HEADS)
 @pytest.mark.parametrize("train_neighbors", ["batch", "bank"])
 def test_own_label_has_no_weight_with_dropout_in_the_extractor(head, train_neighbors, samples):
     """The published head tests whether the inputs are equal; with dropout they are not."""
@@ -310,6 +326,9 @@ class TestErrors:
             (lambda x, y: ({"a": x, "b": x[:4]}, y), ShapeError, "got {'a': 60, 'b': 4}"),
             (lambda _, y: ("images", y), DTypeError, "arrays of numbers, got str"),
             (lambda x, _: TensorDataset(x), DTypeError, r"pair \(input, label\), got tuple of 1"),
+            (lambda *_: Items([(0.0, "a")] * 9), DTypeError, "labels of the dataset must be num"),
+            (lambda *_: Items([("a", 0)] * 9), DTypeError, "got a batch of list. Leave out"),
+            (lambda x, _: (x, ["a"] * 60), DTypeError, "Labels must be numbers"),
             (lambda _, y: (Stream(), y), DTypeError, "map-style.*Stream is not"),
         ],
     )

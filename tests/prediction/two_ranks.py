@@ -1,4 +1,4 @@
-"""What `test_distributed.py` computes in one process and in two; run by it, once per process."""
+"""What `test_distributed.py` computes in one process and in two."""
 
 import sys
 
@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from softrsa.prediction import FineTuner, NeighborRegressor
-from softrsa.prediction.distributed import Ranks, join_ranks, synced_batch_norm
+from softrsa.prediction.distributed import Ranks, current_ranks, join_ranks, synced_batch_norm
 from softrsa.prediction.network import Network
 from softrsa.prediction.options import LabelScale, Options
 from softrsa.prediction.samples import ArrayInputs, Samples
@@ -17,9 +17,9 @@ HEADS = ("linear", "nca", "softstep-nca-instance", "diffknn-instance")
 CASES = [(h, n, d) for h in HEADS for n in ("batch", "bank") for d in ("float32", "float64")]
 
 
-def make_extractor() -> nn.Module:
+def make_extractor(seed: int = 5) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(5)
+        torch.manual_seed(seed)
         return nn.Sequential(
             nn.Conv2d(3, 6, 3, bias=False),
             nn.BatchNorm2d(6),
@@ -77,23 +77,34 @@ def fit_all() -> dict:
         result[name] = tuner.validation_losses_, torch.as_tensor(tuner.predict(x))
     regressor = NeighborRegressor("nca", **options, extractor=make_extractor()).fit(x, y)
     result["regressor"] = regressor.validation_losses_, torch.as_tensor(regressor.predict(x))
-    free = FineTuner(make_extractor(), **{**options, "random_state": None}, dropout=0.5)
-    free.fit((x, y))
-    result["dropout"] = free.validation_losses_, torch.as_tensor(free.predict(x))
+    own = make_extractor(seed=current_ranks().rank)
+    seeds = set()
+
+    def note(module, *_):
+        if module.training:
+            seeds.add(torch.initial_seed())
+
+    own.register_forward_hook(note)
+    free = FineTuner(own, **{**options, "random_state": None}, dropout=0.5).fit((x, y))
+    result["dropout"] = free.validation_losses_, torch.as_tensor(free.predict(x)), seeds
+    few = FineTuner(make_extractor(), layers=(7, 5), max_epochs=1, random_state=0).fit(
+        (x[:5], y[:5])
+    )
+    result["one to validate"] = few.validation_losses_, torch.as_tensor(few.predict(x))
     return result
 
 
-def main(folder: str) -> None:
-    """Write what this rank found."""
+def run(folder: str) -> dict:
+    """Find all of it on this rank."""
     ranks = join_ranks(CPU)
     gradients = {case: compute_gradients(*case, ranks) for case in CASES}
     fits = fit_all()
     x, y = make_samples()
-    tuner = FineTuner(make_extractor(), max_epochs=1, random_state=0).fit((x[:9], y[:9]))
+    tuner = FineTuner(make_extractor(), max_epochs=1, random_state=0).fit((x[:5], y[:5]))
     tuner.save(f"{folder}/of_rank_{ranks.rank}.pt")
-    torch.save({"gradients": gradients, "fits": fits}, f"{folder}/found_{ranks.rank}.pt")
+    return {"gradients": gradients, "fits": fits}
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main(sys.argv[1])
+    torch.save(run(sys.argv[1]), f"{sys.argv[1]}/found.pt")
