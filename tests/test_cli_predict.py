@@ -39,7 +39,7 @@ def test_rows_accumulate_over_calls(command, tmp_path):
     table = pd.read_csv(tmp_path / "out" / "table.csv")
     assert table["method"].tolist() == ["linear", "nca", "knn-linear"]
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
-        "errors.png", "ranks.png", "rows.csv", "table.csv"
+        "embedding.png", "errors.png", "ranks.png", "rows.csv", "table.csv"
     ]  # fmt: skip
 
 

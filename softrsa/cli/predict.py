@@ -5,11 +5,16 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from softrsa.cli.common import DPI, names, outputs, seed
 from softrsa.errors import DataError, unknown_name
 from softrsa.io import atomic_path
-from softrsa.prediction.tasks import TASKS
+from softrsa.prediction.tasks import TASKS, load_task
+
+if TYPE_CHECKING:
+    from softrsa.prediction.experiment import ExperimentResult
+    from softrsa.prediction.regression_task import RegressionTask
 
 SEARCH = ("search.csv", "search.png")
 ROWS, FILES = "rows.csv", ("table.csv", "errors.png")
@@ -67,29 +72,67 @@ def _predict(arguments: argparse.Namespace) -> None:
     if arguments.search:
         _search(arguments)
         return
-    from softrsa.prediction.experiment import run_experiment, run_surfaces
-    from softrsa.reports.figures import panels
+    from softrsa.prediction import experiment
 
     heads = "all" if arguments.heads == ["all"] else arguments.heads
     shared = {"heads": heads, "path": arguments.out / ROWS, "progress": not arguments.quiet}
     if arguments.data == SURFACES:
-        result = run_surfaces(**shared)
+        result = experiment.run_surfaces(**shared)
+        task = None
     else:
-        result = run_experiment(
-            arguments.data, splits=arguments.splits, seed=arguments.seed, **shared
+        task = load_task(arguments.data, progress=not arguments.quiet)
+        result = experiment.run_experiment(
+            task, splits=arguments.splits, seed=arguments.seed, **shared
         )
     table = result.table
     with outputs(arguments.out, FILES) as paths:
         table.to_csv(paths["table.csv"], index=False)
         result.plot().savefig(paths["errors.png"], dpi=DPI)
     lines = [table.to_string(index=False, float_format=lambda x: f"{x:.2f}")]
+    lines += _compare(result, arguments.out)
+    if task is not None:
+        _plot_embedding(task, result, arguments)
+    if not arguments.quiet:
+        sys.stdout.write("\n".join([*lines, f"Results are in {arguments.out.resolve()}", ""]))
+
+
+def _compare(result: ExperimentResult, out: Path) -> list[str]:
+    """Say what the best step gains over linear methods, and whether methods differ at all."""
+    from softrsa.reports.figures import panels
+
+    lines = []
+    for row in result.best_steps.to_dict("records"):
+        for name, against in (("over_linear", "linear"), ("over_best_linear", "best linear")):
+            if row.get(name) == row.get(name):  # not NaN
+                lines.append(f"{row['task']}: {row['method']} / {against} method = {row[name]:.2f}")
     ranked = result.comparable
     if ranked.shape[0] > 1 and ranked.shape[1] > 2:
         test = result.compare()
         lines.append(f"Friedman p = {test.p:.3g} over {test.n_blocks} splits")
-        with atomic_path(arguments.out / "ranks.png") as path:
+        with atomic_path(out / "ranks.png") as path:
             figure, (ax,) = panels(1)
             test.plot(ax=ax)
             figure.savefig(path, dpi=DPI, bbox_inches="tight")
-    if not arguments.quiet:
-        sys.stdout.write("\n".join([*lines, f"Results are in {arguments.out.resolve()}", ""]))
+    return lines
+
+
+def _plot_embedding(
+    task: RegressionTask, result: ExperimentResult, arguments: argparse.Namespace
+) -> None:
+    """Draw the test samples of the first split as the best neighbor head embeds them."""
+    from softrsa.prediction.experiment import embed_test_samples
+    from softrsa.prediction.network import NEIGHBOR_HEADS
+    from softrsa.reports.figures import panels
+    from softrsa.reports.prediction_figures import plot_embedding
+
+    table = result.table
+    table = table[(table["task"] == task.name) & table["method"].isin(list(NEIGHBOR_HEADS))]
+    if not len(table):
+        return
+    head = str(table.loc[table["mean"].idxmin(), "method"])
+    embedding, labels = embed_test_samples(task, head, split=arguments.seed)
+    with atomic_path(arguments.out / "embedding.png") as path:
+        figure, (ax,) = panels(1)
+        plot_embedding(embedding, labels if labels.ndim == 1 else labels.mean(1), ax=ax)
+        ax.set_title(f"{task.name}: {head}, test samples of split {arguments.seed}", fontsize=9)
+        figure.savefig(path, dpi=DPI, bbox_inches="tight")

@@ -200,6 +200,51 @@ def run_experiment(
     return ExperimentResult(rows)
 
 
+def embed_test_samples(
+    task: RegressionTask,
+    head: str,
+    *,
+    split: int = 0,
+    test_size: float = 0.2,
+    settings: dict[str, Any] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Train a head on a split as `run_experiment` does, and embed the samples it has not seen.
+
+    Parameters
+    ----------
+    task : RegressionTask
+        From `load_task` or `make_task`.
+    head : str
+        Of `NeighborRegressor`.
+    split, test_size, settings
+        As for `run_experiment`; ``split`` is the seed.
+
+    Returns
+    -------
+    embedding : ndarray, shape (n_test, d)
+        Of the test samples.
+    labels : ndarray, shape (n_test,) or (n_test, n_targets)
+        Their labels, from 0 to 1.
+
+    Raises
+    ------
+    UnknownNameError, DataError
+        As `NeighborRegressor.fit`.
+
+    Examples
+    --------
+    >>> embedding, labels = embed_test_samples(
+    ...     load_task("diabetes"), "nca", settings={"max_epochs": 1}
+    ... )
+    >>> embedding.shape, labels.shape
+    ((88, 25), (88,))
+    """
+    train, test = split_samples(task, test_size, split)
+    regressor = _make(head, split, {**PROTOCOL, **(settings or {})})
+    regressor.fit(task.features[train], task.labels[train])
+    return regressor.embed(task.features[test]), task.labels[test]
+
+
 def run_surfaces(
     *,
     heads: str | Sequence[str] = "all",

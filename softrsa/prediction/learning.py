@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from softrsa._threads import one_thread_if
 from softrsa.errors import DataError
 from softrsa.prediction.distributed import ALONE, Ranks
 from softrsa.prediction.heads import LinearHead
@@ -18,6 +19,8 @@ from softrsa.prediction.network import Network, embed_inputs
 from softrsa.prediction.options import LabelScale, Options
 from softrsa.prediction.samples import ArrayInputs, Inputs, Samples
 from softrsa.prediction.training import Recipe, Training
+
+SMALL = 1_000_000  # entries of the tensors of a step up to which one thread is faster
 
 
 class Learner:
@@ -152,7 +155,6 @@ class Learner:
             network.head.center(train.y)
         if not self.frozen:
             self._attach(network)
-        self.ranks.share_state(network)
         if self.ranks.rank:
             torch.manual_seed(seed + self.ranks.rank)  # or all ranks would drop the same units
         options = self.options
@@ -190,7 +192,12 @@ class Learner:
 
     def _run(self, samples: Samples, progress: bool) -> Self:
         epochs = self.options.max_epochs
-        with progress_bar(epochs, progress and not self.ranks.rank) as on_epoch:
+        small = self.options.batch_size * max(self.n_features, self.options.batch_size) <= SMALL
+        alone = self.extractor is None or self.frozen
+        with (
+            progress_bar(epochs, progress and not self.ranks.rank) as on_epoch,
+            one_thread_if(small and alone, self.device),
+        ):
             self.training.run(epochs, on_epoch)
         self.rng_state = torch.get_rng_state()
         self.network = self.training.finished(samples)

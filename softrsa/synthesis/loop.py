@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from softrsa._threads import one_thread_if
 from softrsa.errors import FitError
 from softrsa.synthesis.recording import Recorder
 from softrsa.synthesis.updates import Moving, Update
@@ -93,20 +93,8 @@ def optimize(
     The restarts with the fewest steps move first, so that those stopped by an earlier, lower target
     catch up, and every step number is computed for all at once, as without that stop.
     """
-    with _threads_for(track.now.y):
+    with one_thread_if(track.now.y.numel() <= SMALL, track.now.y.device):
         _take_steps(track, scores_of, goal, recorder, on_step)
-
-
-@contextmanager
-def _threads_for(y: Tensor) -> Iterator[None]:
-    """Use one thread where several would wait for each other more than they work."""
-    before = torch.get_num_threads()
-    try:
-        if y.device.type == "cpu" and y.numel() <= SMALL:
-            torch.set_num_threads(1)
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _take_steps(
