@@ -86,7 +86,11 @@ class FineTuner:
     Under ``torchrun``, or in a process group begun before, `fit` splits each batch over the
     processes, which must all be given the same samples and options; the gradients are those of one
     process with the whole batch, batch norm included. If one process fails the others wait for the
-    timeout of the process group. Only the first shows progress and writes files.
+    timeout of the process group. Only the first shows progress and writes files. Each `predict`
+    runs in its own process alone.
+
+    After each epoch the training samples are embedded anew, to be the neighbors of the held-out
+    ones: an epoch reads every sample twice.
 
     References
     ----------
