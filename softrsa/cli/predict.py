@@ -129,7 +129,7 @@ def _plot_embedding(
     table = table[(table["task"] == task.name) & table["method"].isin(list(NEIGHBOR_HEADS))]
     if not len(table):
         return
-    head = str(table.loc[table["mean"].idxmin(), "method"])
+    head = str(table.sort_values("mean")["method"].iloc[0])
     embedding, labels = embed_test_samples(task, head, split=arguments.seed)
     with atomic_path(arguments.out / "embedding.png") as path:
         figure, (ax,) = panels(1)

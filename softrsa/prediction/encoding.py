@@ -195,14 +195,14 @@ def text_features(texts: Sequence[str]) -> np.ndarray:
     (True, False)
     """
     from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
-    from sklearn.utils.extmath import randomized_svd
+    from sklearn.utils import extmath
 
-    hashing = HashingVectorizer(
-        n_features=HASHED, ngram_range=(1, 2), alternate_sign=False, norm=None
-    )
+    plain: dict[str, Any] = {"alternate_sign": False, "norm": None}  # counts
+    hashing = HashingVectorizer(n_features=HASHED, ngram_range=(1, 2), **plain)
     weighted = TfidfTransformer(sublinear_tf=True).fit_transform(hashing.transform(texts))
     kept = min(DIRECTIONS, len(texts) - 1)
-    left, values, _ = randomized_svd(weighted, kept, n_iter=3, random_state=0)
+    decompose: Any = extmath.randomized_svd  # whose stubs know strings only
+    left, values, _ = decompose(weighted, kept, n_iter=3, random_state=0)
     return (left * values).astype(np.float32)
 
 
