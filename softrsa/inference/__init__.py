@@ -1,5 +1,23 @@
 """How much can be expected, and how sure one may be."""
 
+from softrsa.inference.bootstrap import bootstrap
+from softrsa.inference.comparing import compare_models
+from softrsa.inference.evaluation import evaluate
 from softrsa.inference.noise_ceiling import NoiseCeiling, noise_ceiling
+from softrsa.inference.permutation import CeilingTest, noise_ceiling_test, permutation_test
+from softrsa.inference.result import InferenceResult
+from softrsa.inference.variances import Variances, resampling_variances
 
-__all__ = ["NoiseCeiling", "noise_ceiling"]
+__all__ = [
+    "CeilingTest",
+    "InferenceResult",
+    "NoiseCeiling",
+    "Variances",
+    "bootstrap",
+    "compare_models",
+    "evaluate",
+    "noise_ceiling",
+    "noise_ceiling_test",
+    "permutation_test",
+    "resampling_variances",
+]

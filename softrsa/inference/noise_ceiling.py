@@ -68,7 +68,7 @@ def noise_ceiling(
     >>> ceiling.upper
     tensor([1.0000, 0.5000, 0.5000])
     """
-    entry = _entry(measure)
+    entry = find_measure(measure)
     if pool not in ("normalized", "raw"):
         raise unknown_name("pooling", pool, ("normalized", "raw"))
     check_floating(rsms=rsms)
@@ -90,7 +90,8 @@ def noise_ceiling(
     return NoiseCeiling(lower, entry.function(data, total / n_subjects))
 
 
-def _entry(measure: str | Measure | Callable[[Tensor, Tensor], Tensor]) -> Measure:
+def find_measure(measure: str | Measure | Callable[[Tensor, Tensor], Tensor]) -> Measure:
+    """Find the entry of a measure given by name, entry or function."""
     if isinstance(measure, Measure):
         return measure
     if isinstance(measure, str):

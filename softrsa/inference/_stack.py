@@ -1,0 +1,216 @@
+"""RSMs of models and subjects, brought to the pairs that all of them have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from softrsa._checks import check_floating
+from softrsa._ranks import tied_places
+from softrsa.errors import DataError, ShapeError, StimulusError
+from softrsa.inference.noise_ceiling import find_measure
+from softrsa.measures import Measure
+from softrsa.pairs import expand
+
+FEWEST_STIMULI = 4
+
+
+@dataclass(frozen=True)
+class Stack:
+    """What a resampling computation needs of its input; see `stack_rsms`.
+
+    ``values`` (n_models + n_subjects, n_pairs), float64, holds the entries at (``first``,
+    ``second``): each pair of stimuli once if ``once``, else also its mirror image.
+    """
+
+    entry: Measure
+    values: Tensor
+    first: Tensor
+    second: Tensor
+    once: bool
+    n_models: int
+    n_stimuli: int
+    n_missing: int
+    models: tuple[str, ...]
+    subjects: tuple[str, ...]
+    model_dim: str = "model"
+
+    @property
+    def of_models(self) -> Tensor:
+        """Entries of the models, (n_models, n_pairs)."""
+        return self.values[: self.n_models]
+
+    @property
+    def of_subjects(self) -> Tensor:
+        """Entries of the subjects, (n_subjects, n_pairs)."""
+        return self.values[self.n_models :]
+
+    @property
+    def n_subjects(self) -> int:
+        """How many subjects there are."""
+        return len(self.subjects)
+
+    @cached_property
+    def places(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The order of each row, and of each entry how many are smaller and how many not larger."""
+        ascending, order = self.values.sort(dim=-1, stable=True)
+        first, last = tied_places(ascending)
+        low = torch.empty_like(order).scatter_(-1, order, first)
+        high = torch.empty_like(order).scatter_(-1, order, last + 1)
+        return order, low, high
+
+    def squares(self, values: Tensor) -> Tensor:
+        """Put entries (k, n_pairs) back into squares (k, n, n), 0 where there is none."""
+        square = values.new_zeros(len(values), self.n_stimuli, self.n_stimuli)
+        square[:, self.first, self.second] = values
+        if self.once:
+            square[:, self.second, self.first] = values
+        return square
+
+    def counts_of_pairs(self, counts: Tensor) -> Tensor:
+        """How often each pair occurs (r, n_pairs) where stimuli occur so often (r, n)."""
+        return counts[:, self.first] * counts[:, self.second]
+
+
+def stack_rsms(
+    models: Tensor | xr.DataArray,
+    subjects_rsms: Tensor | xr.DataArray,
+    measure: str | Measure | Callable[[Tensor, Tensor], Tensor],
+    names: Sequence[str] | None = None,
+) -> Stack:
+    """Check models and subjects and bring them to common pairs, in the form the measure takes."""
+    entry = find_measure(measure)
+    model_dim = str(models.dims[0]) if isinstance(models, xr.DataArray) else "model"
+    if entry.takes == "features":
+        raise DataError(f"{entry.name!r} compares features, not RSMs; build RSMs for inference.")
+    if isinstance(models, xr.DataArray) or isinstance(subjects_rsms, xr.DataArray):
+        models, subjects_rsms, found, subjects = _unlabel(models, subjects_rsms)
+        names = names or found
+    else:
+        subjects = [f"subject {i + 1}" for i in range(len(subjects_rsms))]
+    names = names or [f"model {i + 1}" for i in range(len(models))]
+    _check_shapes(models, subjects_rsms)
+    if len(names) != len(models) or len(set(names)) < len(names):
+        raise DataError(
+            f"`names` must hold one different name for each of {len(models)} models, "
+            f"got {list(names)}."
+        )
+    squares = [_square(rsms, entry) for rsms in (models, subjects_rsms)]
+    together = torch.cat(squares)
+    if torch.isinf(together).any():
+        raise DataError("RSMs must be finite, or NaN where a pair is missing; some are infinite.")
+    once = bool(torch.equal(together.nan_to_num(), together.mT.nan_to_num()))
+    n = together.shape[-1]
+    apart = ~torch.eye(n, dtype=torch.bool, device=together.device)
+    held = apart & ~together.isnan().any(0)
+    held = held & held.mT  # a pair goes with its mirror image
+    _check_enough(together, held, [*names, *subjects])
+    first, second = (held.triu() if once else held).nonzero(as_tuple=True)
+    return Stack(
+        entry=entry, values=together[:, first, second], first=first, second=second, once=once,
+        n_models=len(models), n_stimuli=n, n_missing=int((apart & ~held).sum()) // 2,
+        models=tuple(map(str, names)), subjects=tuple(map(str, subjects)),
+        model_dim=model_dim,
+    )  # fmt: skip
+
+
+def _check_shapes(models: Tensor, subjects: Tensor) -> None:
+    check_floating(models=models, subjects_rsms=subjects)
+    for name, rsms in (("models", models), ("subjects_rsms", subjects)):
+        if rsms.ndim not in (2, 3) or (rsms.ndim == 3 and rsms.shape[-1] != rsms.shape[-2]):
+            raise ShapeError(
+                f"`{name}` must be square RSMs (k, n_stimuli, n_stimuli) or condensed ones "
+                f"(k, n_pairs), got shape {tuple(rsms.shape)}; give a single one as `{name}[None]`."
+            )
+        if not len(rsms):
+            raise ShapeError(f"`{name}` must hold at least one RSM, got shape {tuple(rsms.shape)}.")
+    counts = [_n_stimuli(rsms) for rsms in (models, subjects)]
+    if counts[0] != counts[1]:
+        raise ShapeError(
+            f"`models` and `subjects_rsms` must cover the same stimuli, got {counts[0]} "
+            f"({tuple(models.shape)}) and {counts[1]} ({tuple(subjects.shape)})."
+        )
+    if counts[0] < FEWEST_STIMULI:
+        raise ShapeError(
+            f"Inference needs at least {FEWEST_STIMULI} stimuli, got {counts[0]}: of 3, the pairs "
+            "can be put in 6 orders only."
+        )
+
+
+def _n_stimuli(rsms: Tensor) -> int:
+    return rsms.shape[-1] if rsms.ndim == 3 else expand(rsms[:1].detach()).shape[-1]
+
+
+def _square(rsms: Tensor, entry: Measure) -> Tensor:
+    """Squares (k, n, n) in float64 whose off-diagonal entries the measure compares."""
+    rsms = rsms.detach().double()
+    if rsms.ndim == 2:
+        return expand(rsms)
+    if entry.takes in ("pairs", "dissimilarities"):
+        return expand(entry.pairs_of(rsms))
+    return rsms
+
+
+def _check_enough(together: Tensor, held: Tensor, names: Sequence[str]) -> None:
+    if int(held.triu().sum()) >= 3:
+        return
+    n = together.shape[-1]
+    rows, columns = torch.triu_indices(n, n, 1)
+    share = together.isnan()[:, rows, columns].double().mean(1)
+    worst = int(share.argmax())
+    raise DataError(
+        f"A pair missing (NaN) in one RSM is left out of all, and of {n * (n - 1) // 2} pairs "
+        f"fewer than 3 are left. {names[worst]!r} misses most ({share[worst]:.0%}); leave it out."
+    )
+
+
+def _unlabel(
+    models: Tensor | xr.DataArray, subjects: Tensor | xr.DataArray
+) -> tuple[Tensor, Tensor, list[str], list[str]]:
+    """Tensors with stimuli in one order, and the names of models and subjects."""
+    from softrsa.io import check_rdms
+
+    if not (isinstance(models, xr.DataArray) and isinstance(subjects, xr.DataArray)):
+        raise StimulusError(
+            "Models and subjects must both be labelled, or neither: without labels on both sides "
+            "stimuli cannot be matched. Take `torch.as_tensor(array.values)` of both."
+        )
+    left = check_rdms(models, name="models")
+    right = check_rdms(subjects, name="subjects' stack")
+    for array, name in ((left, "models"), (right, "subjects_rsms")):
+        if array.ndim != 3:
+            raise ShapeError(
+                f"`{name}` must have one dimension before `anchor` and `neighbor`, "
+                f"got {array.dims}."
+            )
+    if left.attrs["kind"] != right.attrs["kind"]:
+        raise DataError(
+            f"Models are of kind {left.attrs['kind']!r}, subjects of kind {right.attrs['kind']!r}; "
+            "turn one into the other, e.g. 1 - correlation."
+        )
+    ids = left["anchor"].values
+    strange = np.setxor1d(ids, right["anchor"].values)
+    if strange.size:
+        raise StimulusError(
+            f"Models and subjects must hold the same stimuli; {strange.size} are on one side only, "
+            f"such as {strange[:3].tolist()}. Select the common ones with `.sel`."
+        )
+    right = right.sel(anchor=ids, neighbor=ids)
+    return (
+        torch.as_tensor(np.ascontiguousarray(left.values)),
+        torch.as_tensor(np.ascontiguousarray(right.values)),
+        _leading_names(left),
+        _leading_names(right),
+    )
+
+
+def _leading_names(array: xr.DataArray) -> list[str]:
+    dim = str(array.dims[0])
+    labels = array[dim].values if dim in array.coords else range(1, array.sizes[dim] + 1)
+    return [str(label) if dim in array.coords else f"{dim} {label}" for label in labels]

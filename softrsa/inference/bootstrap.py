@@ -1,0 +1,190 @@
+"""Bootstrap of model scores over stimuli, subjects, or both."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from softrsa.errors import DataError, unknown_name
+from softrsa.inference._scoring import chunks, score, score_once
+from softrsa.inference._stack import Stack, stack_rsms
+from softrsa.inference.evaluation import describe
+from softrsa.inference.result import InferenceResult
+from softrsa.inference.variances import resampling_variances
+from softrsa.measures import Measure
+
+KINDS = {"stimuli": ["stimuli"], "subjects": ["subjects"], "both": ["both", "subjects", "stimuli"]}
+FEWEST_DIFFERENT = 3
+
+
+def bootstrap(
+    models: Tensor | xr.DataArray,
+    subjects_rsms: Tensor | xr.DataArray,
+    measure: str | Measure | Callable[[Tensor, Tensor], Tensor],
+    *,
+    over: Literal["stimuli", "subjects", "both"] = "stimuli",
+    n_resamples: int = 1000,
+    seed: int = 0,
+    ceilings: bool = True,
+    names: Sequence[str] | None = None,
+) -> InferenceResult:
+    """Resample stimuli, subjects or both, and score fixed models on every resample.
+
+    Parameters
+    ----------
+    models : Tensor, shape (n_models, n_stimuli, n_stimuli) or (n_models, n_pairs), or DataArray
+        RSMs or RDMs; see `evaluate`.
+    subjects_rsms : Tensor or DataArray
+        Of each subject, of the same stimuli; see `evaluate`.
+    measure : str, Measure or callable
+        Of RSMs: a name of `softrsa.measures.available`, its entry, or its function.
+    over : {"stimuli", "subjects", "both"}
+        What results should hold for beyond these data: other stimuli, other subjects, or both (the
+        dual bootstrap: the same draws together and each alone, and their variances combined; see
+        `resampling_variances`).
+    n_resamples : int
+        At least 2.
+    seed : int
+        Of the draws; held in the result.
+    ceilings : bool
+        Whether noise ceilings are computed for every resample too. Without, the ceiling counts as
+        known where models are compared with it.
+    names : sequence of str, optional
+        What to call the models.
+
+    Returns
+    -------
+    InferenceResult
+        Raw scores on the data and on every resample, variances, intervals, ceilings.
+
+    Raises
+    ------
+    DTypeError, ShapeError, StimulusError, DataError, UnknownNameError
+        As `evaluate`; DataError also for a single subject where subjects are to be drawn, or fewer
+        than 2 resamples.
+
+    Notes
+    -----
+    A stimulus drawn twice makes no pair with itself. Resamples with fewer than 3 different stimuli
+    (4 for centered Pearson) are NaN and left out of variances, as are those on which a model that
+    is defined on all the data is not, for instance because its RSM is constant there.
+
+    Pearson, cosine, their whitened forms and centered Pearson are matrix products over all
+    resamples, Spearman and rho-a cumulative counts over values sorted once, in chunks of bounded
+    memory; Kendall's tau and soft Spearman are computed one resample after another. All in float64.
+    Values are those of rsatoolbox's ``eval_bootstrap_pattern``, ``eval_bootstrap_rdm`` and
+    ``eval_dual_bootstrap`` for the same draws, except that the score reported is that of the data,
+    not the mean over resamples, and that over subjects the ceiling's variance is not dropped.
+
+    References
+    ----------
+    Schütt et al. (2023), doi:10.7554/eLife.82566.
+
+    Examples
+    --------
+    >>> rng = torch.Generator().manual_seed(0)
+    >>> model = torch.rand(45, generator=rng)
+    >>> subjects = model + torch.rand(6, 45, generator=rng)
+    >>> result = bootstrap(model[None], subjects, "pearson", over="both", n_resamples=200)
+    >>> result.table[["score", "ci_low", "ci_high"]].round(2)
+       score  ci_low  ci_high
+    0   0.73    0.57      0.9
+    """
+    if over not in KINDS:
+        raise unknown_name("way to resample", over, KINDS)
+    if n_resamples < 2:
+        raise DataError(f"`n_resamples` must be at least 2, got {n_resamples}, e.g. 1000.")
+    stack = stack_rsms(models, subjects_rsms, measure, names)
+    if over != "stimuli" and stack.n_subjects < 2:
+        raise DataError(
+            f"A bootstrap over {over} needs at least 2 subjects, got 1. With one subject, "
+            "over='stimuli' and `permutation_test` still tell what holds for that subject."
+        )
+    rng = torch.Generator().manual_seed(seed)
+    stimulus_counts = draw_counts(n_resamples, stack.n_stimuli, rng).to(stack.values)
+    subject_counts = draw_counts(n_resamples, stack.n_subjects, rng).to(stack.values)
+    scores, bounds = resampled(stack, stimulus_counts, subject_counts, over, ceilings=ceilings)
+    settings = {"seed": seed, "over": over, "n_resamples": n_resamples, "procedure": "bootstrap"}
+    return InferenceResult(add_resamples(describe(stack, **settings), scores, bounds, over))
+
+
+def draw_counts(n_resamples: int, n: int, rng: torch.Generator) -> Tensor:
+    """How often each of n things occurs (n_resamples, n) among n draws with replacement."""
+    drawn = torch.randint(n, (n_resamples, n), generator=rng)
+    return torch.zeros(n_resamples, n).scatter_add_(1, drawn, torch.ones(n_resamples, n))
+
+
+def resampled(
+    stack: Stack, stimulus_counts: Tensor, subject_counts: Tensor, over: str, *, ceilings: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Score resamples: (kinds, r, models) and ceilings (kinds, r, 2), kinds as in `KINDS`."""
+    kinds, n = KINDS[over], len(stimulus_counts)
+    scores = stimulus_counts.new_full((len(kinds), n, stack.n_models), torch.nan)
+    bounds = stimulus_counts.new_full((len(kinds), n, 2), torch.nan)
+    everyone = torch.ones_like(subject_counts)
+    weights = {"stimuli": everyone, "both": subject_counts, "subjects": subject_counts}
+    whole = score_once(stack)
+    for part in chunks(stack, n):
+        drawn = whole if over == "subjects" else score(stack, stimulus_counts[part])
+        for k, kind in enumerate(kinds):
+            on, counts = whole if kind == "subjects" else drawn, weights[kind][part]
+            scores[k, part] = (on.scores @ counts[..., None]).squeeze(-1) / stack.n_subjects
+            if ceilings:
+                bounds[k, part] = on.ceilings(counts)
+    if over != "subjects":
+        fewest = max(FEWEST_DIFFERENT, stack.entry.smallest_n)
+        few = (stimulus_counts > 0).sum(1) < fewest
+        scores[:, few] = torch.nan
+        bounds[:, few] = torch.nan
+    return scores.cpu().numpy(), bounds.cpu().numpy()
+
+
+def add_resamples(
+    data: xr.Dataset, scores: np.ndarray, bounds: np.ndarray, over: str
+) -> xr.Dataset:
+    """Add resampled scores and ceilings to a result, and the variances they give."""
+    defined = data["score"].notnull().all("subject").values
+    usable = _finite(scores[:, :, defined])
+    if np.isfinite(bounds).any():
+        usable &= _finite(bounds)
+    n_usable = int(usable.sum())
+    if n_usable < max(2, len(usable) // 2):
+        raise DataError(
+            f"Only {n_usable} of {len(usable)} resamples can be scored: in the others a model or "
+            "subject is constant or too few different stimuli are left. Use more stimuli, or drop "
+            "models with few different values."
+        )
+    variances = resampling_variances(
+        scores[:, usable], bounds[:, usable],
+        n_subjects=data.sizes["subject"] if over != "stimuli" else None,
+        n_stimuli=data.attrs["n_stimuli"] if over != "subjects" else None,
+    )  # fmt: skip
+    to_ceilings = variances.to_ceilings
+    if not np.isfinite(bounds).any():  # the ceiling counts as known
+        to_ceilings = np.repeat(variances.models[:, None], 2, axis=1)
+    added = data.assign(
+        resampled_score=(("kind", "resample", "model"), scores),
+        resampled_ceiling=(("kind", "resample", "bound"), bounds),
+        variance=("model", variances.models),
+        variance_difference=(("model", "other"), variances.differences),
+        variance_to_ceiling=(("model", "bound"), to_ceilings),
+    ).assign_coords(kind=np.array(KINDS[over], dtype=object), other=("other", data["model"].values))
+    if n_usable < len(usable):
+        notes = [
+            *json.loads(data.attrs["warnings"]),
+            f"{len(usable) - n_usable} of {len(usable)} resamples could not be scored and were "
+            "left out.",
+        ]
+        added.attrs["warnings"] = json.dumps(notes)
+    return added
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
+    """Tell which resamples (kinds, r, ...) hold nothing undefined."""
+    return np.array([bool(np.isfinite(values[:, r]).all()) for r in range(values.shape[1])])

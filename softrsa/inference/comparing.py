@@ -1,0 +1,232 @@
+"""Which models differ, which are above chance, and which fall short of the noise ceiling."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+import xarray as xr
+
+from softrsa.errors import DataError, unknown_name
+from softrsa.inference.result import InferenceResult
+
+Alternative = Literal["two-sided", "greater"]
+TESTS = ("t", "wilcoxon", "bootstrap", "percentile")
+CORRECTIONS = (None, "fdr", "fwer")
+
+
+def compare_models(
+    result: InferenceResult,
+    *,
+    test: Literal["t", "wilcoxon", "bootstrap", "percentile"] = "t",
+    correction: Literal["fdr", "fwer"] | None = None,
+) -> InferenceResult:
+    """Test all pairs of models, each model against 0, and against the lower noise ceiling.
+
+    Parameters
+    ----------
+    result : InferenceResult
+        From `evaluate`, `bootstrap`, `permutation_test` or `crossvalidate`.
+    test : {"t", "wilcoxon", "bootstrap", "percentile"}
+        Over subjects: paired t or Wilcoxon's signed ranks; results hold for other subjects and the
+        same stimuli. From resamples, for what was resampled: a t test with the variances of the
+        bootstrap (rsatoolbox's "t-test" of a bootstrapped result), or the share of resamples on the
+        other side of the difference, doubled (rsatoolbox's "bootstrap").
+    correction : {"fdr", "fwer"}, optional
+        Over all pairs of models: the false discovery rate after Benjamini and Hochberg, or the
+        family-wise error rate after Bonferroni and Holm. None by default: `p_corrected` is then
+        `p_difference`.
+
+    Returns
+    -------
+    InferenceResult
+        With `comparisons`, and in the table `p_zero` (one-sided: above 0) and `p_ceiling`
+        (two-sided: different from the lower ceiling); none of these two is corrected. NaN where a
+        score is undefined. The effect size is Cohen's dz: the mean difference over its standard
+        deviation over subjects.
+
+    Raises
+    ------
+    UnknownNameError
+        If there is no such test or correction.
+    DataError
+        If a test over subjects is asked for with a single one, or one from resamples without any.
+
+    Notes
+    -----
+    Over subjects the lower ceiling counts as a known number, as in rsatoolbox: a model can then be
+    called different from it too easily. The bootstrap tests use its variance.
+
+    References
+    ----------
+    Benjamini & Hochberg (1995); Holm (1979); Schütt et al. (2023), doi:10.7554/eLife.82566.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from softrsa.inference import evaluate
+    >>> rng = torch.Generator().manual_seed(0)
+    >>> models = torch.rand(2, 45, generator=rng)
+    >>> subjects = models[0] + torch.rand(6, 45, generator=rng)
+    >>> result = compare_models(evaluate(models, subjects, "pearson"), correction="fdr")
+    >>> bool(result.comparisons["p_corrected"][0] < 0.001)
+    True
+    """
+    if test not in TESTS:
+        raise unknown_name("test", test, TESTS)
+    if correction not in CORRECTIONS:
+        raise unknown_name("correction", correction, CORRECTIONS)
+    _check_possible(result, test)
+    data = result.data
+    scores = data["score"].transpose("model", "subject").values
+    means = scores.mean(1)
+    ceiling = float(data["ceiling"].sel(bound="lower").mean("subject", skipna=False))
+    tester = {
+        "t": _over_subjects, "wilcoxon": _over_subjects, "bootstrap": _by_variance,
+        "percentile": _by_share,
+    }[test]  # fmt: skip
+    p_pairs, p_zero, p_ceiling = tester(result, scores, ceiling, test)
+    np.fill_diagonal(p_pairs, 1.0)
+    added = {
+        "difference": (("model", "other"), means[:, None] - means),
+        "p_difference": (("model", "other"), p_pairs),
+        "p_corrected": (("model", "other"), _corrected(p_pairs, correction)),
+        "effect_size": (("model", "other"), _effect_sizes(scores)),
+        "p_zero": ("model", p_zero),
+        "p_ceiling": ("model", p_ceiling),
+    }
+    compared: xr.Dataset = data.assign(added).assign_coords(other=("other", data["model"].values))
+    compared.attrs |= {"test": test, "correction": correction or "none"}
+    return InferenceResult(compared)
+
+
+def _check_possible(result: InferenceResult, test: str) -> None:
+    n = result.data.sizes["subject"]
+    if test in ("t", "wilcoxon") and n < 2:
+        raise DataError(
+            f"test={test!r} compares over subjects and needs at least 2, got {n}. With one "
+            "subject, test='bootstrap' on a bootstrap over stimuli works."
+        )
+    if test in ("bootstrap", "percentile") and "resampled_score" not in result.data:
+        raise DataError(f"test={test!r} needs resamples: pass a result of `bootstrap`.")
+
+
+def _over_subjects(
+    result: InferenceResult, scores: np.ndarray, ceiling: float, test: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Test over subjects: p of pairs, against 0 and against the ceiling."""
+    del result
+    one_sample = _t_test if test == "t" else _signed_ranks
+    pairs = np.ones((len(scores), len(scores)))
+    for i, j in zip(*np.triu_indices(len(scores), 1), strict=True):
+        pairs[i, j] = pairs[j, i] = one_sample(scores[i] - scores[j], "two-sided")
+    zero = np.array([one_sample(one, "greater") for one in scores])
+    return pairs, zero, np.array([one_sample(one - ceiling, "two-sided") for one in scores])
+
+
+def _t_test(differences: np.ndarray, alternative: Alternative) -> float:
+    from scipy.stats import ttest_1samp
+
+    if np.ptp(differences) <= 1e-14 * np.abs(differences).max():  # equal, but for rounding
+        return np.nan if np.isnan(differences).any() or not differences.any() else 0.0
+    return float(ttest_1samp(differences, 0.0, alternative=alternative).pvalue)
+
+
+def _signed_ranks(differences: np.ndarray, alternative: Alternative) -> float:
+    from scipy.stats import wilcoxon
+
+    if not np.isfinite(differences).all() or not differences.any():
+        return np.nan
+    return float(wilcoxon(differences, alternative=alternative).pvalue)
+
+
+def _by_variance(
+    result: InferenceResult, scores: np.ndarray, ceiling: float, test: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Test with Student's t and the variances of the bootstrap."""
+    del test
+    from scipy.stats import t
+
+    data, means = result.data, scores.mean(1)
+    df = max(result.degrees_of_freedom, 1)
+
+    def upper_tail(differences: np.ndarray, variances: np.ndarray) -> np.ndarray:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return t.sf(differences / np.sqrt(variances), df)
+
+    pairs = 2 * upper_tail(
+        np.abs(means[:, None] - means), data["variance_difference"].values.clip(0)
+    )
+    to_lower = data["variance_to_ceiling"].sel(bound="lower").values.clip(0)
+    at_ceiling = 2 * upper_tail(np.abs(means - ceiling), to_lower)
+    return pairs, upper_tail(means, data["variance"].values), at_ceiling
+
+
+def _by_share(
+    result: InferenceResult, scores: np.ndarray, ceiling: float, test: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Test by the share of resamples on the other side; never below 1 / n_resamples."""
+    del test
+    first = result.data.isel(kind=0)
+    samples = first["resampled_score"].transpose("model", "resample").values
+    bounds = first["resampled_ceiling"].transpose("bound", "resample").values[0]
+    bounds = np.where(np.isfinite(bounds).any(), bounds, ceiling)
+    defined = np.isfinite(scores).all(1)
+    held = np.isfinite(samples[defined]).all(0)
+    samples, bounds = samples[:, held], bounds[held]
+    n = int(held.sum())
+
+    def two_sided(differences: np.ndarray) -> float:
+        if np.isnan(differences).any() or not differences.any():
+            return np.nan
+        below = (differences < 0).sum() / (n - (differences == 0).sum())
+        return float((n - 1) / n * 2 * min(below, 1 - below) + 1 / n)
+
+    pairs = np.array([[two_sided(one - other) for other in samples] for one in samples])
+    zero = ((samples <= 0).sum(1) + 1) / (n + 1)
+    return (
+        pairs,
+        np.where(defined, zero, np.nan),
+        np.array([two_sided(o - bounds) for o in samples]),
+    )
+
+
+def _effect_sizes(scores: np.ndarray) -> np.ndarray:
+    """Cohen's dz of every pair (model, other); NaN with one subject or equal differences."""
+    differences = scores[:, None] - scores
+    if scores.shape[1] < 2:
+        return np.full(differences.shape[:2], np.nan)
+    spread = differences.std(-1, ddof=1)
+    return np.divide(
+        differences.mean(-1), spread, out=np.full(spread.shape, np.nan), where=spread > 0
+    )
+
+
+def _corrected(p: np.ndarray, correction: str | None) -> np.ndarray:
+    """Correct p over the pairs of models that have one."""
+    if correction is None:
+        return p.copy()
+    rows, columns = np.triu_indices(len(p), 1)
+    known = np.isfinite(p[rows, columns])
+    rows, columns = rows[known], columns[known]
+    adjust: Callable[[np.ndarray], np.ndarray] = _holm if correction == "fwer" else _hochberg
+    corrected = p.copy()
+    corrected[rows, columns] = corrected[columns, rows] = adjust(p[rows, columns])
+    return corrected
+
+
+def _hochberg(p: np.ndarray) -> np.ndarray:
+    """Adjust after Benjamini and Hochberg."""
+    from scipy.stats import false_discovery_control
+
+    return false_discovery_control(p) if p.size else p
+
+
+def _holm(p: np.ndarray) -> np.ndarray:
+    """Adjust after Bonferroni and Holm."""
+    order = np.argsort(p)
+    stepped = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)).clip(max=1.0)
+    adjusted = np.empty_like(p)
+    adjusted[order] = stepped
+    return adjusted
