@@ -2,7 +2,9 @@
 
 from softrsa.inference.bootstrap import bootstrap
 from softrsa.inference.comparing import compare_models
+from softrsa.inference.crossvalidation import crossvalidate
 from softrsa.inference.evaluation import evaluate
+from softrsa.inference.flexible import FlexibleModel, weighted_rsm_model
 from softrsa.inference.noise_ceiling import NoiseCeiling, noise_ceiling
 from softrsa.inference.permutation import CeilingTest, noise_ceiling_test, permutation_test
 from softrsa.inference.result import InferenceResult
@@ -10,14 +12,17 @@ from softrsa.inference.variances import Variances, resampling_variances
 
 __all__ = [
     "CeilingTest",
+    "FlexibleModel",
     "InferenceResult",
     "NoiseCeiling",
     "Variances",
     "bootstrap",
     "compare_models",
+    "crossvalidate",
     "evaluate",
     "noise_ceiling",
     "noise_ceiling_test",
     "permutation_test",
     "resampling_variances",
+    "weighted_rsm_model",
 ]

@@ -213,13 +213,13 @@ def noise_ceiling_test(
         raise DataError(f"`n_permutations` must be at least 1, got {n_permutations}, e.g. 1000.")
     rng = torch.Generator().manual_seed(seed)
     squares = rsms.detach().double()
-    subjects = torch.arange(len(squares))[:, None, None]
+    subjects = torch.arange(len(squares), device=rsms.device)[:, None, None]
+    orders = torch.rand(n_permutations, *squares.shape[:2], generator=rng).argsort(-1)
     permuted = []
-    for _ in range(n_permutations):
-        order = torch.rand(squares.shape[:2], generator=rng).argsort(-1).to(rsms.device)
-        mixed = squares[subjects, order[:, :, None], order[:, None]]
-        permuted.append(noise_ceiling(mixed, stack.entry).lower.mean())
+    for some in orders.to(rsms.device).split(max(1, int(CHUNK_BYTES / 8 / (8 * squares.numel())))):
+        mixed = squares[subjects, some[..., :, None], some[..., None, :]]
+        permuted.append(noise_ceiling(mixed, stack.entry).lower.mean(-1))
     lower = float(noise_ceiling(squares, stack.entry).lower.mean())
-    found = torch.stack(permuted).cpu().numpy()
+    found = torch.cat(permuted).cpu().numpy()
     p, _ = _tail_shares(np.array([lower]), found[:, None], two_sided=False)
     return CeilingTest(lower, float(p[0]), found)
