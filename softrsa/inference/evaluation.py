@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Callable, Sequence
+from functools import cache
 from importlib.metadata import version
 
 import numpy as np
@@ -88,14 +89,20 @@ def describe(stack: Stack, **settings: object) -> xr.Dataset:
             "bound": np.array(["lower", "upper"], dtype=object),
         },
     )
-    versions = {name: version(name) for name in ("softrsa", "torch")}
     data.attrs = {
         "softrsa_kind": KIND, "softrsa_schema": SCHEMA, "measure": stack.entry.name,
         "model_dim": stack.model_dim, "n_stimuli": stack.n_stimuli,
         "n_missing_pairs": stack.n_missing, "warnings": json.dumps(_warnings(stack, scores)),
-        "versions": json.dumps(versions | {"python": platform.python_version()}), **settings,
+        "versions": json.dumps(_versions()), **settings,
     }  # fmt: skip
     return data
+
+
+@cache
+def _versions() -> dict[str, str]:
+    """Look up what made a result; reading it from disk takes longer than a small bootstrap."""
+    found = {name: version(name) for name in ("softrsa", "torch")}
+    return found | {"python": platform.python_version()}
 
 
 def _warnings(stack: Stack, scores: Tensor) -> list[str]:
