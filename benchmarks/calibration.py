@@ -1,0 +1,155 @@
+"""Claims about error rates of `softrsa.inference`, by simulation.
+
+Run with ``env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE python benchmarks/calibration.py``; a few
+minutes on one core. Stimuli are points in a latent space, brains weigh its dimensions with weights
+that vary over subjects, RDMs are squared distances with noise added to every pair; each part says
+what is random and what is the truth.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.stats import kstest
+from torch import Tensor
+
+from softrsa.inference import bootstrap, compare_models, evaluate, permutation_test
+
+STIMULI, SUBJECTS, DIMENSIONS = 30, 12, 12
+PAIRS = torch.triu_indices(STIMULI, STIMULI, 1)
+STUDIES = 1000
+RESAMPLES = 300
+
+
+def verdict(claim: str, value: float, low: float, high: float) -> None:
+    """Print a claim line."""
+    word = "pass" if low <= value <= high else "FAIL"
+    print(f"{word}  {claim}: {value:.3f} (wanted {low:g} to {high:g})", flush=True)
+
+
+def distances(points: Tensor, weights: Tensor) -> Tensor:
+    """Weighted squared distances (k, n_pairs) of points (n, d) under weights (k, d)."""
+    gaps = (points[PAIRS[0]] - points[PAIRS[1]]).square()
+    return weights @ gaps.T
+
+
+def study(
+    rng: torch.Generator, points: Tensor | None = None, common: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Two models of half the dimensions each, and subjects who weigh all of them about equally.
+
+    Which half a model has is arbitrary, so over stimuli and subjects both score the same.
+    ``points`` are the stimuli, ``common`` the weights of all subjects, where these are not random.
+    """
+    real = {"dtype": torch.float64, "generator": rng}
+    if points is None:
+        points = torch.randn(STIMULI, DIMENSIONS, **real)
+    halves = torch.zeros(2, DIMENSIONS, dtype=torch.float64)
+    halves[0, ::2] = halves[1, 1::2] = 1.0
+    weights = torch.rand(SUBJECTS, DIMENSIONS, **real) if common is None else common
+    brains = distances(points, weights)
+    noise = torch.randn(brains.shape, **real)
+    return distances(points, halves), brains + 5.0 * noise
+
+
+def coverage(over: str) -> None:
+    """Coverage of the 95 % interval of a model's mean score, and false positives of comparing two.
+
+    Over stimuli and both, the truth is the mean score of fresh stimuli (and subjects), the same for
+    both models; over subjects, that of fresh subjects on the same stimuli.
+    """
+    rng = torch.Generator().manual_seed(1)
+    points = torch.randn(STIMULI, DIMENSIONS, dtype=torch.float64, generator=rng)
+    common = torch.rand(SUBJECTS, DIMENSIONS, dtype=torch.float64, generator=rng)
+    fixed = {"subjects": {"points": points}, "stimuli": {"common": common}}.get(over, {})
+    means, covered, shares, different = [], [], [], []
+    for i in range(STUDIES):
+        result = bootstrap(
+            *study(rng, **fixed), "pearson", over=over, n_resamples=RESAMPLES, seed=i
+        )
+        means.append(result.table["score"].to_numpy())
+        covered.append(result.intervals())
+        shares.append(result.intervals(kind="percentile"))
+        compared = compare_models(result, test="bootstrap")
+        different.append(compared.comparisons["p"][0] < 0.05)
+    truth = np.mean(means, axis=0)
+    for kind, intervals in (("t", np.array(covered)), ("percentile", np.array(shares))):
+        inside = ((intervals[..., 0] <= truth) & (truth <= intervals[..., 1])).mean()
+        if kind == "t":
+            verdict(f"coverage of 95 % t intervals, bootstrap over {over}", inside, 0.93, 0.97)
+        else:
+            print(f"      coverage of percentile intervals, bootstrap over {over}: {inside:.3f}")
+    if over == "both":  # only there do both models score the same in truth
+        claim = "false positives at .05, compare_models(test='bootstrap'), over both"
+        verdict(claim, float(np.mean(different)), 0.04, 0.06)
+
+
+def false_positives_over_subjects(n_studies: int = 2000) -> None:
+    """Compare two models that subjects mix with exchangeable weights: the same mean score."""
+    rng = torch.Generator().manual_seed(2)
+    found = {"t": [], "wilcoxon": []}
+    for _ in range(n_studies):
+        models = torch.randn(2, 190, dtype=torch.float64, generator=rng)
+        models = torch.linalg.qr((models - models.mean(1, keepdim=True)).T).Q.T
+        mixing = torch.rand(SUBJECTS, 2, dtype=torch.float64, generator=rng)
+        noise = torch.randn(SUBJECTS, 190, dtype=torch.float64, generator=rng) / 190**0.5
+        result = evaluate(models, mixing @ models + noise, "pearson")
+        for test, rejected in found.items():
+            p = compare_models(result, test=test).comparisons["p"][0]
+            rejected.append(p < 0.05)
+    for test, rejected in found.items():
+        claim = f"false positives at .05, compare_models(test={test!r}), {n_studies} studies"
+        verdict(claim, float(np.mean(rejected)), 0.04, 0.06)
+
+
+def permutations(n_studies: int = 2000, n_permutations: int = 99) -> None:
+    """Under the null, p is uniform: models and brains of unrelated stimuli."""
+    rng = torch.Generator().manual_seed(3)
+    steps = np.random.default_rng(3)
+    p = []
+    for i in range(n_studies):
+        (model, _), subjects = study(rng)[0], study(rng)[1][:4]
+        result = permutation_test(
+            model[None], subjects, "pearson", n_permutations=n_permutations, seed=i
+        )
+        p.append(result.table["p_permutation"][0])
+    # p takes the values 1 / 100, 2 / 100 ...: spread over the step below, it is uniform on (0, 1)
+    spread = np.array(p) - steps.random(n_studies) / (n_permutations + 1)
+    verdict(
+        f"permutation p uniform over {n_studies} null studies, Kolmogorov-Smirnov p",
+        kstest(spread, "uniform").pvalue, 0.01, 1.0,
+    )  # fmt: skip
+
+
+def main() -> None:
+    """Print where and when, then every claim."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout.strip()
+    torch.set_num_threads(1)
+    machine = f"{platform.machine()}, 1 thread, torch {torch.__version__}"
+    print(f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {machine}, commit {commit or 'unknown'}")
+    print(f"{STUDIES} studies of {SUBJECTS} subjects, {STIMULI} stimuli; {RESAMPLES} resamples")
+    parts = {
+        "permutation": permutations,
+        "tests": false_positives_over_subjects,
+        **{over: lambda o=over: coverage(o) for over in ("subjects", "stimuli", "both")},
+    }
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("parts", nargs="*", help=f"some of {', '.join(parts)}; all by default")
+    for part in parser.parse_args().parts or parts:
+        parts[part]()
+
+
+if __name__ == "__main__":
+    main()
