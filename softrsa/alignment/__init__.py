@@ -8,6 +8,8 @@ from softrsa.alignment.align import (
 )
 from softrsa.alignment.aligner import Aligner
 from softrsa.alignment.folds import Split, random_splits, stimulus_folds
+from softrsa.alignment.identification import identify_regions
+from softrsa.alignment.identification_result import IdentificationResult
 from softrsa.alignment.loss import AlignmentLoss
 from softrsa.alignment.result import AlignmentResult
 from softrsa.alignment.settings import FitSettings
@@ -19,9 +21,11 @@ __all__ = [
     "DegenerateFitWarning",
     "FewStimuliWarning",
     "FitSettings",
+    "IdentificationResult",
     "RowOffsetWarning",
     "Split",
     "align",
+    "identify_regions",
     "random_splits",
     "stimulus_folds",
 ]

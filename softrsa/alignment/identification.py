@@ -1,0 +1,319 @@
+"""Region identification: which region an RDM of a left-out subject is of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import NamedTuple, get_args
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+from tqdm import tqdm
+
+from softrsa._threads import one_thread_if
+from softrsa.alignment.identification_items import (
+    Items,
+    block,
+    checked_items,
+    pair_weights,
+    split_stimuli,
+)
+from softrsa.alignment.identification_result import IdentificationResult
+from softrsa.alignment.matching import Rule, choose, match_scores, products
+from softrsa.alignment.region_statistics import (
+    LEARNED,
+    TRANSFORMS,
+    Statistic,
+    Training,
+    candidates,
+    choose_fixed,
+    learn,
+    scaled_ranks,
+)
+from softrsa.alignment.side_transforms import threshold_grid
+from softrsa.errors import DataError, unknown_name
+
+SMALL = 1_000_000  # entries of all RDMs up to which one thread is faster
+
+
+class Outcome(NamedTuple):
+    """What came of a transform on one fold of the stimuli."""
+
+    predicted: np.ndarray  # (n_items,) numbers of regions, -1 where undefined
+    resampled: np.ndarray  # (n_resamples, n_subjects) accuracies
+    chosen: list[str]  # per subject
+    shares: np.ndarray  # training accuracy per candidate, mean over subjects
+
+
+class Fitting(NamedTuple):
+    """What decides a choice beside the data."""
+
+    rule: Rule
+    grid: int
+    steps: Sequence[int]
+    learning_rate: float
+    penalty: float
+    seed: int
+
+
+def identify_regions(
+    rdms: Tensor | np.ndarray,
+    subjects: Sequence[object],
+    regions: Sequence[object],
+    *,
+    transform: str | Sequence[str] = TRANSFORMS,
+    rule: Rule = "best_match",
+    stimulus_folds: int = 2,
+    grid: int = 10,
+    steps: Sequence[int] = (5, 10, 20, 40, 80),
+    learning_rate: float = 0.2,
+    penalty: float = 1e-3,
+    n_resamples: int = 1000,
+    seed: int = 0,
+    progress: bool = False,
+) -> IdentificationResult:
+    """Identify regions of held-out subjects on held-out stimuli from their RDMs.
+
+    One subject after the other is left out. Each of its RDMs goes to the region whose mean over
+    the other subjects it matches best. What is free in a transform is chosen, or learned, from the
+    other subjects' RDMs of the training stimuli; what is scored are RDMs of the test stimuli alone.
+
+    Parameters
+    ----------
+    rdms : Tensor or array, shape (n_items, n_stimuli, n_stimuli)
+        An RDM of a subject's region, or several (sessions), per item; all of the same stimuli.
+    subjects, regions : sequence, length n_items
+        Whose RDM it is, and of which region.
+    transform : str or sequence of str
+        What is compared, all of it made of the ranks of an RDM's dissimilarities, from 0 to 1:
+        "identity", the ranks (plain RSA); "centered", less row and column means; "geo_topological",
+        between quantiles (l, u); "geodesic", along paths over the edges to the k nearest neighbors;
+        "global" and "instance", SoftSteps with one gate for all stimuli, or one that depends on the
+        profile of each, trained to tell regions apart.
+    rule : {"best_match", "centroid"}
+        Correlation with a region's mean, or Euclidean distance from it, as published.
+    stimulus_folds : int
+        Parts of the stimuli, each the test stimuli once. 1: all stimuli for training and test,
+        which leaves only subjects held out.
+    grid : int
+        Steps of l and u between 0 and 1.
+    steps : sequence of int
+        Numbers of training steps of a SoftStep to choose among, beside none, by leaving out parts
+        of the other subjects.
+    learning_rate, penalty : float
+        Of Adam, and on the squares of a gate's distance from the identity.
+    n_resamples : int
+        Of stimuli, and of subjects, for intervals.
+    seed : int
+        Of folds and resamples.
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    IdentificationResult
+        With `table`, `compare`, `confusion`, `plot`.
+
+    Raises
+    ------
+    ShapeError
+        If shapes do not fit, or there are fewer than 4 stimuli in a fold.
+    DataError
+        If values are missing, an RDM is constant, there is one region, or a region has fewer
+        subjects than needed: 2, 3 where something is chosen, 4 where something is learned.
+    UnknownNameError
+        If a transform or rule is unknown.
+
+    References
+    ----------
+    Lin & Kriegeskorte (2024), PNAS 121(42), doi:10.1073/pnas.2317881121.
+
+    Examples
+    --------
+    >>> points = torch.randn(2, 12, 3, generator=torch.Generator().manual_seed(0))
+    >>> rdms = torch.cdist(points, points).repeat(3, 1, 1)  # 3 subjects who are all alike
+    >>> result = identify_regions(
+    ...     rdms, ["a", "a", "b", "b", "c", "c"], ["V1", "IT"] * 3, transform="identity"
+    ... )
+    >>> result.table[["transform", "accuracy", "chance"]].values.tolist()
+    [['identity', 1.0, 0.5]]
+    """
+    transforms = [transform] if isinstance(transform, str) else list(transform)
+    items = checked_items(rdms, subjects, regions)
+    _check_options(transforms, rule, grid, steps)
+    _check_subjects(transforms, items)
+    n_stimuli = items.rdms.shape[-1]
+    folds = split_stimuli(n_stimuli, stimulus_folds, seed)
+    fitting = Fitting(rule, grid, steps, learning_rate, penalty, seed)
+    outcomes: list[list[Outcome]] = []
+    with (
+        tqdm(total=len(transforms) * len(folds), desc="identify", disable=not progress) as bar,
+        one_thread_if(items.rdms.numel() <= SMALL, items.rdms.device),
+    ):
+        for name in transforms:
+            outcomes.append([])
+            for number, fold in enumerate(folds):
+                weights = pair_weights(len(fold[1]), n_resamples, seed + number)
+                outcomes[-1].append(_evaluate(name, items, fold, weights, fitting))
+                bar.update()
+    settings = {
+        "rule": rule, "stimulus_folds": stimulus_folds, "grid": grid, "steps": list(steps),
+        "penalty": penalty, "learning_rate": learning_rate, "n_resamples": n_resamples,
+        "seed": seed, "n_stimuli": n_stimuli, "softrsa": version("softrsa"),
+    }  # fmt: skip
+    return IdentificationResult(_as_dataset(transforms, items, outcomes, settings, grid))
+
+
+def _evaluate(
+    transform: str,
+    items: Items,
+    fold: tuple[Tensor, Tensor],
+    weights: Tensor,
+    fitting: Fitting,
+) -> Outcome:
+    """Leave one subject out after the other, and match its RDMs of the test stimuli."""
+    train, test = (scaled_ranks(block(items.rdms, stimuli)) for stimuli in fold)
+    predicted = torch.full((len(items.region),), -1)
+    accuracies, chosen, shares = [], [], []
+    seen: dict[object, tuple[Tensor, Tensor]] = {}
+    for subject in range(len(items.subjects)):
+        statistic, share = _choose(transform, train, items, subject, fitting)
+        key = subject if transform in LEARNED else statistic.name
+        if key not in seen:
+            vectors = statistic.function(test)
+            rule = fitting.rule
+            seen[key] = products(vectors, rule), products(vectors, rule, weights)
+        own, references = items.of([subject]), items.references([subject])
+        whole, resampled = (
+            choose(match_scores(gram, references, fitting.rule)[..., own, :]) for gram in seen[key]
+        )
+        predicted[own] = whole
+        accuracies.append((resampled == items.region[own]).double().mean(-1))
+        chosen.append(statistic.name)
+        shares.append(share)
+    return Outcome(
+        predicted.numpy(),
+        torch.stack(accuracies, -1).numpy(),
+        chosen,
+        torch.stack(shares).mean(0).numpy(),
+    )
+
+
+def _choose(
+    transform: str, x: Tensor, items: Items, subject: int, fitting: Fitting
+) -> tuple[Statistic, Tensor]:
+    """Find the best statistic for all subjects but one, and the share that each identifies."""
+    others = [s for s in range(len(items.subjects)) if s != subject]
+    if transform in LEARNED:
+        return _learned(transform, x, items, others, fitting), torch.zeros(0)
+    found = candidates(transform, x.shape[-1], fitting.grid)
+    if len(found) == 1:
+        return found[0], torch.zeros(1)
+    references = items.references([subject])
+    training = Training(x, items.region, references, items.of(others))
+    return choose_fixed(found, training, fitting.rule)
+
+
+def _learned(
+    transform: str, x: Tensor, items: Items, subjects: list[int], fitting: Fitting
+) -> Statistic:
+    """Train on some subjects for as many steps as serve parts of them that are left out."""
+    order = np.random.default_rng(fitting.seed).permutation(subjects)
+    # a part to train on needs two subjects, each of which is matched with the other
+    parts = np.array_split(order, 2 if len(order) > 3 else len(order))
+    everyone = range(len(items.subjects))
+    options = {"learning_rate": fitting.learning_rate, "penalty": fitting.penalty}
+    stops = sorted({0, *fitting.steps})
+    losses = torch.zeros(len(stops))
+    for part in (part.tolist() for part in parts):
+        kept = [s for s in subjects if s not in part]
+        references = items.references([s for s in everyone if s not in kept])
+        training = Training(x, items.region, references, items.of(kept))
+        left_out = training._replace(items=items.of(part))
+        for step, learned in zip(
+            range(stops[-1] + 1), learn(transform, training, **options), strict=False
+        ):
+            if step in stops:
+                with torch.no_grad():
+                    losses[stops.index(step)] += learned.cross_entropy(left_out)
+    n_steps = stops[int(losses.argmin())]
+    references = items.references([s for s in everyone if s not in subjects])
+    training = Training(x, items.region, references, items.of(subjects))
+    path = learn(transform, training, **options)
+    learned = next(learned for step, learned in enumerate(path) if step == n_steps)
+    return Statistic(f"{n_steps} steps", torch.no_grad()(learned.forward))
+
+
+def _check_options(transforms: list[str], rule: str, grid: int, steps: Sequence[int]) -> None:
+    for name in transforms:
+        if name not in TRANSFORMS:
+            raise unknown_name("transform", name, TRANSFORMS)
+    if rule not in get_args(Rule):
+        raise unknown_name("rule", rule, get_args(Rule))
+    if grid < 1 or any(step < 1 for step in steps):
+        raise DataError(f"`grid` and `steps` must be at least 1, got {grid} and {list(steps)}.")
+    if not transforms:
+        raise DataError(f"`transform` is empty; choose among {', '.join(TRANSFORMS)}.")
+
+
+def _check_subjects(transforms: list[str], items: Items) -> None:
+    if len(items.regions) < 2:
+        raise DataError(f"There must be two regions at least, got {items.regions}.")
+    chosen = {"geo_topological", "geodesic"} & set(transforms)
+    least = 4 if set(LEARNED) & set(transforms) else 3 if chosen else 2
+    for number, name in enumerate(items.regions):
+        found = len(items.subject[items.region == number].unique())
+        if found < least:
+            raise DataError(
+                f"Region {name!r} must be there for {least} subjects at least, for the transforms "
+                f"{', '.join(transforms)}; it is for {found}."
+            )
+
+
+def _as_dataset(
+    transforms: list[str],
+    items: Items,
+    outcomes: list[list[Outcome]],
+    settings: dict[str, object],
+    grid: int,
+) -> xr.Dataset:
+    names = np.array([*items.regions, ""])  # the last one for what is undefined
+    data = xr.Dataset(
+        {
+            "predicted": (
+                ("transform", "fold", "item"),
+                names[[[o.predicted for o in folds] for folds in outcomes]],
+            ),
+            "resampled": (
+                ("transform", "resample", "subject"),
+                np.stack([np.mean([o.resampled for o in folds], 0) for folds in outcomes]),
+            ),
+            "chosen": (
+                ("transform", "fold", "subject"),
+                [[o.chosen for o in folds] for folds in outcomes],
+            ),
+        },
+        {
+            "transform": transforms,
+            "subject": items.subjects,
+            "item_subject": ("item", np.array(items.subjects)[items.subject]),
+            "item_region": ("item", names[items.region]),
+        },
+        settings,
+    )
+    if "geo_topological" in transforms:
+        of_grid = outcomes[transforms.index("geo_topological")]
+        shares = np.mean([o.shares for o in of_grid], 0)
+        data["grid_accuracy"] = _on_grid(shares, grid)
+    return data
+
+
+def _on_grid(shares: np.ndarray, grid: int) -> xr.DataArray:
+    """Put the accuracies of candidates (l, u) in a matrix; NaN where l is above u."""
+    values = np.full((grid + 1, grid + 1), np.nan)
+    for (low, high), share in zip(threshold_grid(grid), shares, strict=True):
+        values[round(low * grid), round(high * grid)] = share
+    levels = np.arange(grid + 1) / grid
+    return xr.DataArray(values, {"lower": levels, "upper": levels}, ("lower", "upper"))

@@ -1,0 +1,102 @@
+"""What region identification works on: RDMs of subjects' regions, folds and resamples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from softrsa.errors import DataError, ShapeError
+from softrsa.pairs import condense
+
+LEAST_STIMULI = 4
+
+
+class Items(NamedTuple):
+    """RDMs with the numbers of their subjects and regions."""
+
+    rdms: Tensor  # (n_items, n, n), float64
+    subject: Tensor  # (n_items,)
+    region: Tensor
+    subjects: list[str]
+    regions: list[str]
+
+    def references(self, without: Sequence[int]) -> Tensor:
+        """Which items (n_items, n_regions, n_items) make a region's mean, without some subjects.
+
+        An item's own subject is never among them.
+        """
+        allowed = ~torch.isin(self.subject, torch.tensor(list(without), dtype=torch.long))
+        others = (self.subject[:, None] != self.subject) & allowed
+        of_region = self.region == torch.arange(len(self.regions))[:, None]
+        return (others[:, None, :] & of_region).to(self.rdms)
+
+    def of(self, subjects: Sequence[int]) -> Tensor:
+        """Numbers of the items of these subjects."""
+        wanted = torch.isin(self.subject, torch.tensor(list(subjects), dtype=torch.long))
+        return wanted.nonzero().squeeze(-1)
+
+
+def checked_items(
+    rdms: Tensor | np.ndarray, subjects: Sequence[object], regions: Sequence[object]
+) -> Items:
+    """Check RDMs and number their subjects and regions."""
+    values = torch.as_tensor(rdms).detach().cpu().double()
+    if values.ndim != 3 or values.shape[1] != values.shape[2]:
+        raise ShapeError(
+            f"`rdms` must have shape (n_items, n_stimuli, n_stimuli), got {tuple(values.shape)}."
+        )
+    if not len(values) == len(subjects) == len(regions):
+        raise ShapeError(
+            "There must be a subject and a region for every RDM, got "
+            f"{len(values)} RDMs, {len(subjects)} subjects and {len(regions)} regions."
+        )
+    names = [list(dict.fromkeys(map(str, labels))) for labels in (subjects, regions)]
+    numbers = [
+        torch.tensor([known.index(str(label)) for label in labels], dtype=torch.long)
+        for known, labels in zip(names, (subjects, regions), strict=True)
+    ]
+    pairs = condense(values)
+    for kind, bad in (
+        ("missing values", ~pairs.isfinite().all(-1)),
+        ("the same value for all pairs", pairs.amax(-1) == pairs.amin(-1)),
+    ):
+        if bad.any():
+            i = int(bad.nonzero()[0])
+            raise DataError(
+                f"{int(bad.sum())} RDMs have {kind}, the first that of region {regions[i]!r} of "
+                f"subject {subjects[i]!r}. Leave out the stimuli or the items concerned."
+            )
+    return Items(values, numbers[0], numbers[1], names[0], names[1])
+
+
+def block(rdms: Tensor, stimuli: Tensor) -> Tensor:
+    """Take the rows and columns of some stimuli."""
+    return rdms[:, stimuli[:, None], stimuli]
+
+
+def pair_weights(n_stimuli: int, n_resamples: int, seed: int) -> Tensor:
+    """How often each pair of stimuli is in each resample (n_resamples, n_pairs)."""
+    drawn = np.random.default_rng(seed).integers(0, n_stimuli, (n_resamples, n_stimuli))
+    counts = torch.from_numpy(drawn).new_zeros(n_resamples, n_stimuli)
+    counts.scatter_add_(1, torch.from_numpy(drawn), torch.ones_like(counts))
+    counts = counts.double()
+    return condense(counts.unsqueeze(-1) * counts.unsqueeze(-2))
+
+
+def split_stimuli(n_stimuli: int, n_folds: int, seed: int) -> list[tuple[Tensor, Tensor]]:
+    """Training and test stimuli of every fold."""
+    if n_folds < 1 or n_stimuli // max(n_folds, 1) < LEAST_STIMULI:
+        raise ShapeError(
+            f"Every one of `stimulus_folds` must have {LEAST_STIMULI} of the {n_stimuli} stimuli "
+            f"at least, got {n_folds} folds."
+        )
+    everything = torch.arange(n_stimuli)
+    if n_folds == 1:
+        return [(everything, everything)]
+    order = np.random.default_rng(seed).permutation(n_stimuli)
+    tests = [torch.from_numpy(np.sort(part)) for part in np.array_split(order, n_folds)]
+    return [(everything[~torch.isin(everything, test)], test) for test in tests]

@@ -1,0 +1,170 @@
+"""What `identify_regions` found: accuracies with intervals, confusions, what was chosen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from scipy.stats import ttest_1samp
+
+from softrsa.errors import FileFormatError, FileMissingError, unknown_name
+from softrsa.io import atomic_path
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+SCHEMA = "identification/1"
+INTERVAL = (2.5, 97.5)  # percentiles
+ROUNDING = 1e-9  # of accuracies
+
+
+@dataclass(frozen=True)
+class IdentificationResult:
+    """Region identification by several transforms on the same subjects and stimuli.
+
+    Attributes
+    ----------
+    data : Dataset
+        `predicted` (transform, fold, item), names of regions, "" where undefined; `resampled`
+        (transform, resample, subject), accuracies on resampled stimuli; `chosen` (transform, fold,
+        subject), what the training data chose; `grid_accuracy` (lower, upper), training accuracy of
+        geo-topological statistics. Attributes hold the settings.
+    """
+
+    data: xr.Dataset = field(repr=False)
+
+    @property
+    def chance(self) -> float:
+        """One over the number of regions."""
+        return 1 / len(np.unique(self.data["item_region"]))
+
+    @property
+    def by_subject(self) -> pd.DataFrame:
+        """Accuracy of every subject (rows) and transform (columns), mean over items and folds."""
+        right = self.data["predicted"] == self.data["item_region"]
+        grouped = right.mean("fold").groupby("item_subject").mean()
+        frame = grouped.transpose("item_subject", "transform").to_pandas()
+        return (
+            pd.DataFrame(frame).loc[list(self.data["subject"].values)].rename_axis(index="subject")
+        )
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """Accuracy of every transform against chance.
+
+        Returns
+        -------
+        DataFrame
+            Per transform the mean over subjects, 95 % intervals by bootstrap over subjects and over
+            stimuli, chance, and the p-value of a one-sided t-test over subjects against chance (NaN
+            where all subjects are alike).
+        """
+        accuracy = self.by_subject
+        rows = []
+        for name in accuracy.columns:
+            low, high = np.percentile(self._subject_means(accuracy[name].to_numpy()), INTERVAL)
+            stimuli = self.data["resampled"].sel(transform=name).mean("subject")
+            below, above = np.percentile(stimuli, INTERVAL)
+            differ = np.ptp(accuracy[name]) > ROUNDING
+            p = (
+                ttest_1samp(accuracy[name], self.chance, alternative="greater").pvalue
+                if differ
+                else np.nan
+            )
+            mean = accuracy[name].mean()
+            rows.append((name, mean, low, high, below, above, self.chance, p))
+        return pd.DataFrame(
+            rows,
+            columns=[
+                "transform", "accuracy", "subjects_low", "subjects_high", "stimuli_low",
+                "stimuli_high", "chance", "p",
+            ],
+        )  # fmt: skip
+
+    def compare(self, transform: str, other: str) -> pd.Series:
+        """Compare two transforms, subject by subject and resample by resample.
+
+        Parameters
+        ----------
+        transform, other : str
+            Two of those that were run.
+
+        Returns
+        -------
+        Series
+            `difference` of accuracies, and its 95 % intervals by bootstrap over subjects
+            (`subjects_low`, `subjects_high`) and over stimuli (`stimuli_low`, `stimuli_high`).
+
+        Raises
+        ------
+        UnknownNameError
+            If one was not run.
+        """
+        known = [str(name) for name in self.data["transform"].values]
+        for name in (transform, other):
+            if name not in known:
+                raise unknown_name("transform", name, known)
+        accuracy = self.by_subject
+        difference = (accuracy[transform] - accuracy[other]).to_numpy()
+        low, high = np.percentile(self._subject_means(difference), INTERVAL)
+        resampled = self.data["resampled"].mean("subject")
+        stimuli = resampled.sel(transform=transform) - resampled.sel(transform=other)
+        below, above = np.percentile(stimuli, INTERVAL)
+        return pd.Series(
+            {
+                "difference": difference.mean(), "subjects_low": low, "subjects_high": high,
+                "stimuli_low": below, "stimuli_high": above,
+            }
+        )  # fmt: skip
+
+    def confusion(self, transform: str) -> pd.DataFrame:
+        """Share of the items of a region (rows) that were taken for each region (columns)."""
+        known = [str(name) for name in self.data["transform"].values]
+        if transform not in known:
+            raise unknown_name("transform", transform, known)
+        predicted = self.data["predicted"].sel(transform=transform)
+        true = np.broadcast_to(self.data["item_region"].values, predicted.shape).ravel()
+        table = pd.crosstab(
+            pd.Series(true, name="region"),
+            pd.Series(predicted.values.ravel(), name="predicted"),
+            normalize="index",
+        )
+        names = list(dict.fromkeys(self.data["item_region"].values.tolist()))
+        return table.reindex(index=names, columns=names, fill_value=0.0)
+
+    def plot(self, *, ax: Axes | None = None) -> Axes:
+        """Draw accuracies with both intervals, and chance."""
+        from softrsa.reports.identification_figures import plot_identification
+
+        return plot_identification(self.table, ax=ax)
+
+    def to_netcdf(self, path: str | Path) -> None:
+        """Write everything to one file, which `from_netcdf` reads."""
+        with atomic_path(path) as temporary:
+            self.data.assign_attrs(softrsa_schema=SCHEMA).to_netcdf(temporary)
+
+    @classmethod
+    def from_netcdf(cls, path: str | Path) -> Self:
+        """Read what `to_netcdf` wrote."""
+        path = Path(path)
+        if not path.is_file():
+            raise FileMissingError(f"There is no file {path.resolve()}.")
+        try:
+            with xr.open_dataset(path) as found:
+                data = found.load()
+        except (OSError, ValueError) as error:
+            raise FileFormatError(f"{path} is no netCDF file: {error}") from error
+        if data.attrs.pop("softrsa_schema", None) != SCHEMA:
+            raise FileFormatError(f"{path} was not written by `IdentificationResult.to_netcdf`.")
+        return cls(data)
+
+    def _subject_means(self, values: np.ndarray) -> np.ndarray:
+        """Mean over subjects of as many resamples of them as there are of stimuli."""
+        rng = np.random.default_rng(int(self.data.attrs["seed"]))
+        n = len(values)
+        drawn = rng.integers(0, n, (self.data.sizes["resample"], n))
+        return values[drawn].mean(-1)

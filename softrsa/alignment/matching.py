@@ -1,0 +1,61 @@
+"""Which region an RDM matches best: everything from the products of all pairs of RDMs."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Rule = Literal["best_match", "centroid"]
+
+
+def products(vectors: Tensor, rule: Rule, weights: Tensor | None = None) -> Tensor:
+    """Inner products (..., n_items, n_items) of condensed RDMs (..., n_items, n_pairs).
+
+    For "best_match", of RDMs less their mean, so that correlations follow from them. ``weights``
+    (n_weights, n_pairs) count pairs several times, or not at all; they come first in the result.
+    """
+    if weights is None:
+        x = vectors - vectors.mean(-1, keepdim=True) if rule == "best_match" else vectors
+        return x @ x.mT
+    found = torch.stack([(weights * item) @ vectors.mT for item in vectors], -2)
+    if rule == "best_match":
+        sums = weights @ vectors.mT
+        total = weights.sum(-1)[:, None, None]
+        found = found - sums.unsqueeze(-1) * sums.unsqueeze(-2) / total
+    return found
+
+
+def match_scores(gram: Tensor, references: Tensor, rule: Rule) -> Tensor:
+    """Score of every item with every region's mean over reference items; larger is nearer.
+
+    Parameters
+    ----------
+    gram : Tensor, shape (..., n_items, n_items)
+        From `products` with the same rule.
+    references : Tensor, shape (n_items, n_regions, n_items)
+        1 for the items that make the mean of a region for an item, else 0.
+    rule : {"best_match", "centroid"}
+        Correlation with the mean, or minus the squared Euclidean distance from it.
+
+    Returns
+    -------
+    Tensor, shape (..., n_items, n_regions)
+        NaN where a region has no reference, or an RDM is constant.
+    """
+    references = references.to(gram)
+    count = references.sum(-1)
+    to_mean = torch.einsum("...ij,irj->...ir", gram, references) / count
+    half = torch.einsum("irj,...jk->...irk", references, gram)
+    of_mean = torch.einsum("...irk,irk->...ir", half, references) / count.square()
+    own = gram.diagonal(dim1=-2, dim2=-1).unsqueeze(-1)
+    if rule == "centroid":
+        return 2 * to_mean - own - of_mean
+    return to_mean / (own * of_mean).sqrt()
+
+
+def choose(scores: Tensor) -> Tensor:
+    """Region (..., n_items) of the best score; -1 where a score is not a number."""
+    best = scores.nan_to_num(-torch.inf).argmax(-1)
+    return torch.where(scores.isnan().any(-1), -1, best)

@@ -1,0 +1,93 @@
+"""Figures of region identification: accuracies against chance, and the grid of thresholds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from softrsa.reports.figures import COLORS
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
+    from matplotlib.axes import Axes
+
+KINDS = {
+    "local": [(0, 0), (0, 0.4), (0.2, 0.2)],
+    "global": [(1, 1), (0.6, 1), (0.8, 0.8)],
+    "geometry": [(0, 1), (0, 0.8), (0.2, 1)],
+    "topology": [(0.4, 0.4), (0.4, 0.6), (0.6, 0.6)],
+}  # corners in (l, u); what is left is intermediate
+
+
+def plot_identification(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Draw accuracies with intervals over subjects (thick) and over stimuli (thin).
+
+    Parameters
+    ----------
+    table : DataFrame
+        `IdentificationResult.table`.
+    ax : Axes, optional
+        Where to draw; a new figure by default.
+
+    Returns
+    -------
+    Axes
+        Transforms from left to right; a dashed line at chance.
+    """
+    ax = _axes(ax)
+    at = np.arange(len(table))
+    for low, high, width in (
+        ("stimuli_low", "stimuli_high", 1.2),
+        ("subjects_low", "subjects_high", 3.5),
+    ):
+        ax.vlines(at, table[low], table[high], color=COLORS[0], linewidth=width)
+    ax.plot(at, table["accuracy"], "o", color="black", markersize=4)
+    ax.axhline(table["chance"].iloc[0], color="0.6", linestyle="--", linewidth=0.9)
+    ax.set_xticks(at, table["transform"].str.replace("_", "\n"), fontsize=8)
+    ax.set_xlim(-0.5, len(table) - 0.5)
+    ax.set_ylim(0, 1)
+    ax.set_ylabel("regions identified", fontsize=9)
+    ax.tick_params(labelsize=8)
+    return ax
+
+
+def plot_threshold_grid(accuracy: xr.DataArray, *, ax: Axes | None = None) -> Axes:
+    """Draw the accuracy of each geo-topological statistic, kinds of statistic outlined.
+
+    Parameters
+    ----------
+    accuracy : DataArray, dims (lower, upper)
+        Such as ``result.data["grid_accuracy"]``; NaN where there is no such statistic.
+    ax : Axes, optional
+        Where to draw; a new figure by default.
+
+    Returns
+    -------
+    Axes
+        Lower quantile to the right, upper quantile upwards, with a color bar.
+    """
+    ax = _axes(ax)
+    mesh = ax.pcolormesh(
+        accuracy["lower"], accuracy["upper"], accuracy.transpose("upper", "lower"),
+        cmap="viridis", shading="nearest",
+    )  # fmt: skip
+    ax.figure.colorbar(mesh, ax=ax, label="regions identified")
+    for name, corners in KINDS.items():
+        x, y = np.array([*corners, corners[0]]).T
+        ax.plot(x, y, color="white", linewidth=1.5)
+        ax.plot(x, y, color="black", linewidth=0.7)
+        ax.annotate(name, (x[:-1].mean(), y[:-1].mean()), fontsize=7, ha="center", color="white")
+    ax.set_xlabel("lower quantile l", fontsize=9)
+    ax.set_ylabel("upper quantile u", fontsize=9)
+    ax.tick_params(labelsize=8)
+    return ax
+
+
+def _axes(ax: Axes | None) -> Axes:
+    if ax is not None:
+        return ax
+    from softrsa.reports.figures import panels
+
+    return panels(1)[1][0]
