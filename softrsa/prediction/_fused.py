@@ -156,6 +156,8 @@ def _through_step(
     _distances(part, bounds, u, v)
     torch.div(u, v, out=logit).log_().div_(bounds[:, 2:])
     torch.neg(logit, out=inner).sigmoid_().mul_(by_logit).div_(bounds[:, 2:])
+    # beyond a bound the step is constant; there a distance was clamped, and 1 / distance is huge
+    inner.mul_(torch.minimum(u, v).gt_(torch.finfo(part.dtype).tiny))
     by_bounds[:, 2] = -logit.mul_(inner).sum(-1)
     by_lower, by_upper = torch.div(inner, u, out=u), torch.div(inner, v, out=v)
     by_bounds[:, 0], by_bounds[:, 1] = -by_lower.sum(-1), -by_upper.sum(-1)

@@ -11,6 +11,7 @@ from scipy.stats import rankdata
 
 from softrsa.errors import DataError, DTypeError, ShapeError, UnknownNameError
 from softrsa.prediction import DiffKNNHead, LinearHead, NCAHead, SoftStepNCAHead
+from softrsa.prediction._arguments import find_excluded
 
 D = 3
 HEADS = {
@@ -288,3 +289,23 @@ def test_a_centered_linear_head_predicts_the_mean_label_at_first():
     labels = torch.tensor([[1.0, 2.0], [4.0, 0.0]])
     head = LinearHead(3, 2).center(labels)
     assert head(torch.randn(5, 3)).tolist() == [[2.5, 1.0]] * 5
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.float64, 1e-10)])
+@pytest.mark.parametrize("logits", [(-4.0, 0.0, 4.0), (-1.0, -1.0, 5.0), (-4.0, 4.0, 4.0)])
+def test_the_fast_gradient_is_that_of_the_parts(dtype, tolerance, logits):
+    """Also of entries beyond the bounds, where the step is constant, at transitions near 1."""
+    head = SoftStepNCAHead(3).to(dtype)
+    with torch.no_grad():
+        head.soft_step.gate.bias.copy_(torch.tensor(logits) - torch.tensor([-4.0, 4.0, 4.0]))
+        head.soft_step.gate.weight.normal_(0, 0.3, generator=torch.Generator().manual_seed(1))
+    z = torch.randn(12, 3, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    z, own = z.requires_grad_(), torch.arange(12)
+    fast = head.weights(z, z, exclude=own)
+    plan = head.plan(z, z)
+    parts = NCAHead.weigh(head, plan.block(), z, plan, find_excluded(own, z, z))
+    torch.testing.assert_close(fast, parts, rtol=tolerance, atol=tolerance)
+    inputs = [z, *head.parameters()]
+    found, expected = (torch.autograd.grad(w[:, 0].square().sum(), inputs) for w in (fast, parts))
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance * other.abs().max())
