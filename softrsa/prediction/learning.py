@@ -54,9 +54,13 @@ class Learner:
         *,
         seed: int,
         validation: tuple[Inputs, np.ndarray] | None = None,
+        groups: Tensor | None = None,
         progress: bool = False,
     ) -> Self:
-        """Start anew with inputs and labels; without samples to validate with, hold some out."""
+        """Start anew with inputs and labels; without samples to validate with, hold some out.
+
+        Of groups (n,), numbered from 0, whole ones are held out.
+        """
         least = 4 if validation is None else 2
         if len(samples[1]) < least:
             raise DataError(f"There must be at least {least} samples, got {len(samples[1])}.")
@@ -66,7 +70,7 @@ class Learner:
                 self.ranks.share_state(self.extractor.to(self.device))
             scaled = self._scaled(*samples)
             held_out = None if validation is None else self._scaled(*validation)
-            self._start(scaled, held_out, seed)
+            self._start(scaled, held_out, seed, groups)
             return self._run(scaled, progress)
 
     def go_on(self, samples: tuple[Inputs, np.ndarray], *, progress: bool = False) -> Self:
@@ -137,7 +141,9 @@ class Learner:
             inputs = ArrayInputs(features, self.device)
         return Samples(inputs, y)
 
-    def _start(self, samples: Samples, validation: Samples | None, seed: int) -> None:
+    def _start(
+        self, samples: Samples, validation: Samples | None, seed: int, groups: Tensor | None
+    ) -> None:
         """Make a new network, hold samples out, and begin a training."""
         seed = int(self.ranks.shared(torch.tensor(seed), self.device))
         torch.manual_seed(seed)
@@ -147,6 +153,10 @@ class Learner:
             # two are left to train on at least, one is held out
             n_held_out = min(max(1, ceil(self.options.validation_fraction * n)), n - 2)
             order = torch.randperm(n)
+            if groups is not None:
+                is_held_out = _hold_out_groups(groups, n_held_out)[order]
+                order = torch.cat([order[is_held_out], order[~is_held_out]])
+                n_held_out = int(is_held_out.sum())
             train, validation = samples.pick(order[n_held_out:]), samples.pick(order[:n_held_out])
         self._check_shares(len(train.y))
         self.n_features = self._count_features(samples.inputs)
@@ -206,6 +216,26 @@ class Learner:
         self.network.eval()
         self.losses = list(self.training.losses)
         return self
+
+
+def _hold_out_groups(groups: Tensor, n_wanted: int) -> Tensor:
+    """Choose groups at random, of about so many samples, and mark their samples (n,).
+
+    In random order each group is taken that brings the number nearer to the one wanted; where all
+    are too large the smallest is, which leaves two samples at least of four in two groups.
+    """
+    sizes = groups.bincount()
+    chosen = torch.zeros(len(sizes), dtype=torch.bool)
+    n_held_out = 0
+    for group in torch.randperm(len(sizes)).tolist():
+        size = int(sizes[group])
+        nearer = abs(n_held_out + size - n_wanted) < abs(n_held_out - n_wanted)
+        if nearer and n_held_out + size <= len(groups) - 2:
+            chosen[group] = True
+            n_held_out += size
+    if not n_held_out:
+        chosen[sizes.argmin()] = True
+    return chosen[groups]
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from softrsa.prediction.files import read_file, write_file
 from softrsa.prediction.fine_tuning import resolve_precision
 from softrsa.prediction.learning import Learner
 from softrsa.prediction.options import Options, TrainNeighbors
-from softrsa.prediction.samples import ArrayInputs, Inputs, as_inputs, as_samples
+from softrsa.prediction.samples import ArrayInputs, Inputs, as_inputs, as_samples, group_numbers
 from softrsa.transforms import Family
 
 try:
@@ -154,7 +154,7 @@ class NeighborRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         self.device = device
         self.extractor = extractor
 
-    def fit(self, X: Any, y: Any = None, *, progress: bool = False) -> Self:
+    def fit(self, X: Any, y: Any = None, *, groups: Any = None, progress: bool = False) -> Self:
         """Fit to labelled samples.
 
         Parameters
@@ -164,6 +164,10 @@ class NeighborRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
             of them, or a map-style torch Dataset of (input, label) pairs.
         y : array, shape (n_samples,) or (n_samples, n_targets)
             Labels, in any unit; None with a Dataset.
+        groups : array, shape (n_samples,), optional
+            Number or name of each sample's group, as of a subject, at least 2 groups: whole ones
+            are held out to stop by, chosen at random, of about ``validation_fraction`` of the
+            samples. A resumed `fit` keeps those held out before.
         progress : bool
             Show a progress bar.
 
@@ -177,9 +181,11 @@ class NeighborRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         ValueError
             From scikit-learn, if ``X`` or ``y`` is not usable.
         UnknownNameError, DataError
-            If an option is not known or out of range, or there are fewer than 4 samples.
+            If an option is not known or out of range, or there are fewer than 4 samples, or fewer
+            than 2 groups.
         DTypeError, ShapeError
-            If what the extractor is given or gives is not of a usable type or shape.
+            If ``groups``, or what the extractor is given or gives, is not of a usable type or
+            shape.
         FitError
             If training diverges.
         """
@@ -187,6 +193,7 @@ class NeighborRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         found = getattr(self, "learner_", None) if self.warm_start else None
         resumed = found is not None and hasattr(found, "training")
         samples = self._labelled(X, y, resumed)
+        numbers = None if groups is None else group_numbers(groups, len(samples[1]))
         if found is not None and resumed:
             found.options = options
             self.learner_ = found.go_on(samples, progress=progress)
@@ -195,7 +202,7 @@ class NeighborRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
             learner = self._new_learner(options)
             if self.extractor is not None:
                 learner.ranks = join_ranks(learner.device)
-            self.learner_ = learner.fit(samples, seed=seed, progress=progress)
+            self.learner_ = learner.fit(samples, seed=seed, groups=numbers, progress=progress)
         return self._take_from_learner()
 
     def predict(self, X: Any) -> np.ndarray:

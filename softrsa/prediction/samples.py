@@ -145,6 +145,32 @@ def checked_labels(given: Any, n_inputs: int) -> np.ndarray:
     return labels
 
 
+def group_numbers(given: Any, n_samples: int) -> Tensor:
+    """Give the groups (n_samples,) of samples, at least two, numbers from 0."""
+    groups = np.asarray(given.detach().cpu() if isinstance(given, Tensor) else given)
+    if groups.shape != (n_samples,):
+        raise ShapeError(
+            f"`groups` must have shape ({n_samples},), one name or number for each sample, "
+            f"got {groups.shape}."
+        )
+    try:
+        missing = bool((groups != groups).any())  # noqa: PLR0124  NaN
+        names, numbers = np.unique(groups, return_inverse=True)
+    except TypeError as error:
+        raise DTypeError(
+            f"`groups` must be all numbers or all strings, none missing, got others ({error}); "
+            "convert them."
+        ) from error
+    if missing:
+        raise DataError("`groups` must name the group of each sample, some are NaN; name them.")
+    if len(names) < 2:
+        raise DataError(
+            f"`groups` must name at least 2 groups, one to train on and one to validate with, got "
+            f"{len(names)}; leave `groups` out to hold out samples at random."
+        )
+    return torch.as_tensor(numbers.astype(np.int64))
+
+
 def dataset_length(dataset: Any) -> int:
     """Count the samples of a dataset, which must be map-style."""
     if not hasattr(dataset, "__len__") or isinstance(dataset, IterableDataset):

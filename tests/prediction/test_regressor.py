@@ -14,9 +14,11 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from softrsa.errors import (
     DataError,
+    DTypeError,
     FileFormatError,
     FileMissingError,
     NotFittedError,
+    ShapeError,
     UnknownNameError,
 )
 from softrsa.prediction import NeighborRegressor, grid_error, make_surface
@@ -196,6 +198,69 @@ class TestErrors:
         torch.save({"format": "softrsa.NeighborRegressor/2"}, tmp_path / "part.pt")
         with pytest.raises(FileFormatError, match="damaged: KeyError"):
             NeighborRegressor.load(tmp_path / "part.pt")
+
+
+class TestGroups:
+    @staticmethod
+    def split(regressor, x):
+        """Rows of the samples trained on and held out, found by their standardized inputs."""
+        training = regressor.learner_.training
+        scaled = ((x - x.mean(0)) / x.std(0)).astype(np.float32)
+        find = {row.tobytes(): i for i, row in enumerate(scaled)}
+        parts = (training.train, training.validation)
+        return [[find[row.tobytes()] for row in part.inputs.values.numpy()] for part in parts]
+
+    @pytest.mark.parametrize("seed", range(4))
+    @pytest.mark.parametrize("named", [False, True])
+    def test_no_group_on_both_sides(self, seed, named, samples):
+        x, y = samples
+        groups = np.random.default_rng(seed).integers(12, size=len(x))
+        groups = np.array([f"subject {g}" for g in groups]) if named else groups
+        options = {**QUICK, "max_epochs": 1, "random_state": seed}
+        regressor = NeighborRegressor("nca", **options).fit(x, y, groups=groups)
+        train, held_out = self.split(regressor, x)
+        assert sorted(train + held_out) == list(range(90))
+        assert not set(groups[train]) & set(groups[held_out])
+        assert 7 <= len(held_out) <= 21  # 0.15 of them are 14, a group has 8 or so
+
+    @pytest.mark.parametrize(
+        ("groups", "n_held_out"),
+        [
+            ([0, 0, 1, 1], {2}),
+            ([0, 1, 1, 1], {1}),
+            ([0] * 50 + [1] * 40, {40}),
+            ([3, 1, 2, 0], {1}),
+        ],
+    )
+    def test_few_groups_leave_two_samples_to_train_on(self, groups, n_held_out, samples):
+        n = len(groups)
+        x, y = samples[0][:n], samples[1][:n]
+        regressor = NeighborRegressor("nca", **{**QUICK, "max_epochs": 1})
+        _, held_out = self.split(regressor.fit(x, y, groups=groups), x)
+        assert len(held_out) in n_held_out
+
+    def test_differ_with_the_seed(self, samples):
+        x, y = samples
+        groups = np.arange(90) // 9
+        splits = set()
+        for seed in range(5):
+            options = {**QUICK, "max_epochs": 1, "random_state": seed}
+            fitted = NeighborRegressor("nca", **options).fit(x, y, groups=groups)
+            splits.add(frozenset(self.split(fitted, x)[1]))
+        assert len(splits) > 1
+
+    @pytest.mark.parametrize(
+        ("groups", "error", "message"),
+        [
+            (np.zeros(90), DataError, "at least 2 groups.* got 1; leave `groups` out"),
+            (np.zeros(89), ShapeError, r"must have shape \(90,\).* got \(89,\)"),
+            (np.r_[np.nan, np.ones(89)], DataError, "some are NaN"),
+            (np.array(["a", 1] * 45, dtype=object), DTypeError, "all numbers or all strings"),
+        ],
+    )
+    def test_errors(self, groups, error, message, samples):
+        with pytest.raises(error, match=message):
+            NeighborRegressor("nca", **QUICK).fit(*samples, groups=groups)
 
 
 @pytest.mark.slow
