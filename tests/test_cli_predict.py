@@ -32,7 +32,7 @@ def test_rows_accumulate_over_calls(command, tmp_path):
     )
     assert code == 0
     assert "Friedman p = " in shown
-    assert "over 2 splits" in shown
+    assert "over 2 splits of the same samples" in shown
     rows = pd.read_csv(tmp_path / "out" / "rows.csv")
     pd.testing.assert_frame_equal(rows[:2], before)
     assert len(rows) == 6

@@ -27,10 +27,10 @@ def add_predict(parser: argparse.ArgumentParser) -> None:
     add("--data", required=True, metavar="NAME", help=f"{SURFACES}, {', '.join(TASKS)}")
     add(
         "--heads", type=names, default=["all"], metavar="A,B,...",
-        help="heads of NeighborRegressor, knn-linear and knn-nca (all)",
+        help="heads of NeighborRegressor, ridge, knn-linear and knn-nca (all)",
     )  # fmt: skip
-    add("--splits", type=int, default=10, metavar="N", help="random splits (%(default)s)")
-    add("--seed", type=seed, default=0, metavar="N", help="of the first split (%(default)s)")
+    add("--splits", type=int, metavar="N", help="random splits (10; 3 with --search)")
+    add("--seed", type=seed, metavar="N", help=f"of the first split (0), of {SURFACES} (42)")
     add(
         "--search", action="store_true",
         help="search similarity, embedding and batch size of one head instead",
@@ -51,8 +51,9 @@ def _search(arguments: argparse.Namespace) -> None:
             f"--search takes one head, such as --heads nca; got {', '.join(arguments.heads)}."
         )
     result = search.search_settings(
-        arguments.data, head=arguments.heads[0], splits=arguments.splits, seed=arguments.seed,
-        path=arguments.out / SEARCH[0], progress=not arguments.quiet,
+        arguments.data, head=arguments.heads[0], splits=_given(arguments.splits, 3),
+        seed=_given(arguments.seed, 0), path=arguments.out / SEARCH[0],
+        progress=not arguments.quiet,
     )  # fmt: skip
     with outputs(arguments.out, SEARCH[1:]) as paths:
         result.plot().savefig(paths[SEARCH[1]], dpi=DPI)
@@ -77,18 +78,21 @@ def _predict(arguments: argparse.Namespace) -> None:
     heads = "all" if arguments.heads == ["all"] else arguments.heads
     shared = {"heads": heads, "path": arguments.out / ROWS, "progress": not arguments.quiet}
     if arguments.data == SURFACES:
-        result = experiment.run_surfaces(**shared)
+        if arguments.splits is not None:
+            raise DataError(f"--splits is of data sets; {SURFACES} are not split.")
+        result = experiment.run_surfaces(seed=_given(arguments.seed, 42), **shared)
         task = None
     else:
         task = load_task(arguments.data, progress=not arguments.quiet)
         result = experiment.run_experiment(
-            task, splits=arguments.splits, seed=arguments.seed, **shared
+            task, splits=_given(arguments.splits, 10), seed=_given(arguments.seed, 0), **shared
         )
     table = result.table
     with outputs(arguments.out, FILES) as paths:
         table.to_csv(paths["table.csv"], index=False)
         result.plot().savefig(paths["errors.png"], dpi=DPI)
-    lines = [table.to_string(index=False, float_format=lambda x: f"{x:.2f}")]
+    lines = ["mean squared error x 1000, and its standard deviation over splits:"]
+    lines += [table.to_string(index=False, float_format=lambda x: f"{x:.2f}")]
     lines += _compare(result, arguments.out)
     if task is not None:
         _plot_embedding(task, result, arguments)
@@ -104,11 +108,13 @@ def _compare(result: ExperimentResult, out: Path) -> list[str]:
     for row in result.best_steps.to_dict("records"):
         for name, against in (("over_linear", "linear"), ("over_best_linear", "best linear")):
             if row.get(name) == row.get(name):  # not NaN
-                lines.append(f"{row['task']}: {row['method']} / {against} method = {row[name]:.2f}")
+                found = f"{row['method']} / {against} method = {row[name]:.2f}"
+                lines.append(f"{row['task']}: {found} (best head by test error)")
     ranked = result.comparable
     if ranked.shape[0] > 1 and ranked.shape[1] > 2:
         test = result.compare()
-        lines.append(f"Friedman p = {test.p:.3g} over {test.n_blocks} splits")
+        blocks = "splits of the same samples" if ranked.index.nlevels > 1 else "data sets"
+        lines.append(f"Friedman p = {test.p:.3g} over {test.n_blocks} {blocks}")
         with atomic_path(out / "ranks.png") as path:
             figure, (ax,) = panels(1)
             test.plot(ax=ax)
@@ -125,14 +131,22 @@ def _plot_embedding(
     from softrsa.reports.figures import panels
     from softrsa.reports.prediction_figures import plot_embedding
 
+    drawn, rows = arguments.out / "embedding.png", arguments.out / ROWS
+    if drawn.exists() and drawn.stat().st_mtime >= rows.stat().st_mtime:
+        return  # of the rows as they are
     table = result.table
     table = table[(table["task"] == task.name) & table["method"].isin(list(NEIGHBOR_HEADS))]
     if not len(table):
         return
     head = str(table.sort_values("mean")["method"].iloc[0])
-    embedding, labels = embed_test_samples(task, head, split=arguments.seed)
-    with atomic_path(arguments.out / "embedding.png") as path:
+    split = _given(arguments.seed, 0)
+    embedding, labels = embed_test_samples(task, head, split=split)
+    with atomic_path(drawn) as path:
         figure, (ax,) = panels(1)
         plot_embedding(embedding, labels if labels.ndim == 1 else labels.mean(1), ax=ax)
-        ax.set_title(f"{task.name}: {head}, test samples of split {arguments.seed}", fontsize=9)
+        ax.set_title(f"{task.name}: {head}, test samples of split {split}", fontsize=9)
         figure.savefig(path, dpi=DPI, bbox_inches="tight")
+
+
+def _given(value: int | None, default: int) -> int:
+    return default if value is None else value

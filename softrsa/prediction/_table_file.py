@@ -10,13 +10,16 @@ import pandas as pd
 from softrsa.errors import FileFormatError
 from softrsa.io import atomic_path
 
+TEXT = ("task", "method", "head", "similarity", "settings", "softrsa")  # columns of names
+
 
 def read_rows(path: str | Path | None, columns: Sequence[str], kind: str) -> pd.DataFrame:
     """Read the rows known so far, none where there is no file; ``kind`` is of what for errors."""
     if path is None or not Path(path).exists():
         return pd.DataFrame(columns=list(columns))
     try:
-        rows = pd.read_csv(path)
+        # names such as "None" or "2024" are names
+        rows = pd.read_csv(path, dtype=dict.fromkeys(TEXT, str), keep_default_na=False)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise FileFormatError(f"{path} is no table of {kind}: {error}") from error
     if list(rows.columns) != list(columns):
@@ -28,7 +31,12 @@ def read_rows(path: str | Path | None, columns: Sequence[str], kind: str) -> pd.
 
 
 def add_row(rows: pd.DataFrame, row: Sequence[object], path: str | Path | None) -> pd.DataFrame:
-    """Add a row, and write all of them where there is a file: whole, or not at all."""
+    """Add a row to those of the file, where there is one, and write it: whole, or not at all.
+
+    Rows that another run has written meanwhile are kept.
+    """
+    if path is not None:
+        rows = read_rows(path, list(rows.columns), "this run")
     added = pd.DataFrame([row], columns=rows.columns)
     rows = pd.concat([rows, added], ignore_index=True) if len(rows) else added
     if path is not None:

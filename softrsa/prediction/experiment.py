@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 from sklearn.linear_model import RidgeCV
-from sklearn.model_selection import GridSearchCV
+from sklearn.model_selection import GridSearchCV, GroupKFold
 from sklearn.neighbors import KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -21,6 +21,7 @@ from tqdm import tqdm
 from softrsa.errors import DataError, unknown_name
 from softrsa.prediction._table_file import add_row, read_rows
 from softrsa.prediction.network import HEADS, LINEAR_HEADS, NEIGHBOR_HEADS
+from softrsa.prediction.options import Options
 from softrsa.prediction.ranking import RankTest, friedman_nemenyi
 from softrsa.prediction.regression_task import RegressionTask
 from softrsa.prediction.regressor import NeighborRegressor
@@ -68,7 +69,8 @@ class ExperimentResult:
         DataFrame
             One row per task and method, in the order of the methods, with the number of splits.
             `over_linear` is the mean error over that of the linear head as torch starts it, the
-            papers' baseline; `over_best_linear` over the least of the linear methods.
+            papers' baseline; `over_best_linear` over the least of the linear methods. Both are of
+            the splits that the two methods share, NaN if there are none.
         """
         wide = self.rows.pivot_table(index=["task", "split"], columns="method", values="mse")
         frames = []
@@ -76,18 +78,21 @@ class ExperimentResult:
             methods = [name for name in ORDER if name in part and part[name].notna().any()]
             errors = part[methods]
             frame = pd.DataFrame({"mean": errors.mean() * SCALE, "sd": errors.std() * SCALE})
-            linear = [name for name in methods if name in LINEAR]
-            if "linear" in linear:
-                frame["over_linear"] = frame["mean"] / frame["mean"]["linear"]
-            if linear:
-                frame["over_best_linear"] = frame["mean"] / frame["mean"][linear].min()
+            ratios = pd.DataFrame({n: _ratios(errors, n) for n in methods if n in LINEAR})
+            if "linear" in ratios:
+                frame["over_linear"] = ratios["linear"]
+            if len(ratios.columns):
+                frame["over_best_linear"] = ratios.max(axis=1, skipna=False)
             frame["n_splits"] = errors.count()
             frames.append(frame.rename_axis("method").reset_index().assign(task=task))
         table = pd.concat(frames, ignore_index=True)
         return table[["task", *table.columns.drop("task")]]
 
     def compare(self, *, alpha: float = 0.05) -> RankTest:
-        """Compare methods over all tasks and splits with Friedman's and Nemenyi's tests.
+        """Compare methods with Friedman's and Nemenyi's tests.
+
+        Blocks are tasks, of which errors are averaged over splits; with one task they are its
+        splits, which share samples, so that p is too small.
 
         Parameters
         ----------
@@ -97,19 +102,24 @@ class ExperimentResult:
         Returns
         -------
         RankTest
-            Over splits that every method has been run on.
+            From the splits that every method has been run on.
         """
         return friedman_nemenyi(self.comparable, alpha=alpha)
 
     @property
     def comparable(self) -> pd.DataFrame:
-        """Errors by task and split (rows that every method has been run on) and method."""
+        """Errors by block (row), a task or a split of the only one, and method."""
         wide = self.rows.pivot_table(index=["task", "split"], columns="method", values="mse")
-        return wide[[name for name in ORDER if name in wide]].dropna()
+        wide = wide[[name for name in ORDER if name in wide]].dropna()
+        one_task = len(wide.index.unique("task")) < 2
+        return wide if one_task else wide.groupby("task", sort=False).mean()
 
     @property
     def best_steps(self) -> pd.DataFrame:
-        """Of each task the SoftStep or DiffKNN head with the least mean error: its table row."""
+        """Of each task the SoftStep or DiffKNN head with the least mean error: its table row.
+
+        The choice is by test error, so its ratio is a little too good.
+        """
         table = self.table[self.table["method"].isin(STEPS)]
         return table.loc[table.groupby("task", sort=False)["mean"].idxmin()].reset_index(drop=True)
 
@@ -164,7 +174,7 @@ def run_experiment(
     Raises
     ------
     UnknownNameError
-        If a task or head is unknown.
+        If a task, head or setting is unknown; `head` and `random_state` are no settings.
     DataError
         If there is nothing to run, ``test_size`` leaves no samples on one side, or the file has
         rows of this task made with other settings.
@@ -184,7 +194,7 @@ def run_experiment(
         raise DataError(f"`splits` must be at least 1, got {splits}.")
     task = load_task(task, progress=progress) if isinstance(task, str) else task
     rows = read_rows(path, COLUMNS, "an experiment")
-    settings = {**PROTOCOL, **(settings or {})}
+    settings = {**PROTOCOL, **_checked_settings(settings)}
     shown = repr(sorted({**settings, "test_size": test_size}.items()))
     known = _known(rows, task.name, shown, path)
     wanted = [
@@ -240,8 +250,7 @@ def embed_test_samples(
     ((88, 25), (88,))
     """
     train, test = split_samples(task, test_size, split)
-    regressor = _make(head, split, {**PROTOCOL, **(settings or {})})
-    regressor.fit(task.features[train], task.labels[train])
+    regressor = _fit(head, split, {**PROTOCOL, **_checked_settings(settings)}, task, train)
     return regressor.embed(task.features[test]), task.labels[test]
 
 
@@ -282,7 +291,7 @@ def run_surfaces(
     """
     methods = _checked(heads, SURFACE_METHODS)
     rows = read_rows(path, COLUMNS, "an experiment")
-    shown = repr(sorted((settings or {}).items()))
+    shown = repr(sorted(_checked_settings(settings).items()))
     known = {name: _known(rows, name, shown, path) for name in SURFACES}
     wanted = [(s, m) for s in SURFACES for m in methods if (seed, m) not in known[s]]
     for name, method in tqdm(wanted, desc="surfaces", disable=not progress, unit="fit"):
@@ -305,6 +314,15 @@ def _surface_regressor(
     return NeighborRegressor(method, random_state=seed, **settings).fit(data.points, data.labels)
 
 
+def _ratios(errors: pd.DataFrame, reference: str) -> pd.Series:
+    """Mean error of each method over that of the reference, on the splits they share."""
+    found = {}
+    for name in errors:
+        shared = errors[list({name, reference})].dropna()
+        found[name] = shared[name].mean() / shared[reference].mean() if len(shared) else np.nan
+    return pd.Series(found)
+
+
 def _known(
     rows: pd.DataFrame, task: str, settings: str, path: str | Path | None
 ) -> set[tuple[int, str]]:
@@ -317,6 +335,14 @@ def _known(
             f"{settings}. Name another file."
         )
     return set(zip(rows["split"], rows["method"], strict=True))
+
+
+def _checked_settings(settings: dict[str, Any] | None) -> dict[str, Any]:
+    allowed = [field.name for field in fields(Options) if field.name != "head"] + ["device"]
+    for name in settings or {}:
+        if name not in allowed:
+            raise unknown_name("setting", name, allowed)
+    return settings or {}
 
 
 def _checked(heads: str | Sequence[str], methods: Sequence[str]) -> list[str]:
@@ -346,9 +372,7 @@ def _run(
         body = KNN_ON.get(method, method)
         if (split, body) not in fitted:
             fitted = {key: value for key, value in fitted.items() if key[0] == split}
-            fitted[split, body] = _make(body, split, settings).fit(
-                task.features[train], task.labels[train]
-            )
+            fitted[split, body] = _fit(body, split, settings, task, train)
         predict = _knn(fitted[split, body], task, train) if method in KNN_ON else None
         predicted = (predict or fitted[split, body].predict)(task.features[test])
         error = float(np.mean((predicted - task.labels[test]) ** 2))
@@ -359,10 +383,16 @@ def _run(
         )  # fmt: skip
 
 
-def _make(method: str, seed: int, settings: dict[str, Any]) -> Any:
+def _fit(
+    method: str, seed: int, settings: dict[str, Any], task: RegressionTask, train: np.ndarray
+) -> Any:
+    """Fit a head, or ridge regression, to development samples; groups stop it whole."""
+    features, labels = task.features[train], task.labels[train]
     if method == "ridge":
-        return make_pipeline(StandardScaler(), RidgeCV(RIDGE))
-    return NeighborRegressor(method, random_state=seed, **settings)
+        return make_pipeline(StandardScaler(), RidgeCV(RIDGE)).fit(features, labels)
+    groups = None if task.groups is None else task.groups[train]
+    regressor = NeighborRegressor(method, random_state=seed, **settings)
+    return regressor.fit(features, labels, groups=groups)
 
 
 def _knn(
@@ -370,8 +400,10 @@ def _knn(
 ) -> Callable[[np.ndarray], np.ndarray]:
     """K nearest neighbors on standardized embeddings, k, norm and weighting by 4 folds."""
     scaler = StandardScaler().fit(regressor.embed(task.features[train]))
-    search = GridSearchCV(KNeighborsRegressor(), KNN, cv=4, scoring="neg_mean_squared_error")
-    search.fit(scaler.transform(regressor.embed(task.features[train])), task.labels[train])
+    folds, groups = (4, None) if task.groups is None else (GroupKFold(4), task.groups[train])
+    search = GridSearchCV(KNeighborsRegressor(), KNN, cv=folds, scoring="neg_mean_squared_error")
+    embedding = scaler.transform(regressor.embed(task.features[train]))
+    search.fit(embedding, task.labels[train], groups=groups)
     return lambda features: search.predict(scaler.transform(regressor.embed(features)))
 
 

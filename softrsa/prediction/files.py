@@ -9,10 +9,20 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
+import numpy as np
 import torch
 
 from softrsa.errors import FileFormatError, FileMissingError
 from softrsa.io import atomic_path
+
+
+def as_plain(value: Any) -> Any:
+    """Make Python's own types of NumPy's scalars, and lists of sequences of them."""
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, (tuple, list)):
+        return [as_plain(item) for item in value]
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def write_file(path: str | Path, content: dict[str, Any]) -> None:

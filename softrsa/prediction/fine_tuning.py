@@ -20,7 +20,7 @@ from softrsa.prediction.distributed import (
     join_ranks,
     rank_device,
 )
-from softrsa.prediction.files import read_file, write_file
+from softrsa.prediction.files import as_plain, read_file, write_file
 from softrsa.prediction.learning import Learner, own_randomness
 from softrsa.prediction.network import Network
 from softrsa.prediction.options import Options, TrainNeighbors
@@ -233,12 +233,15 @@ class FineTuner:
         return float(np.mean(1 - missed / np.where(spread > 0, spread, np.nan)))
 
     def save(self, path: str | Path) -> None:
-        """Write the fitted network to one file, readable with `load` and safe to receive."""
+        """Write the fitted network to one file, readable with `load` and safe to receive.
+
+        Of options changed since `fit` those of the fit are written, but for device and workers.
+        """
         learner = self._fitted()
         if current_ranks().rank == 0:
-            names = [f.name for f in fields(self) if f.init and f.name != "extractor"]
-            params = {name: getattr(self, name) for name in names}
-            params["layers"] = list(self.layers)
+            # attributes set since `fit` are not those of this network
+            params = {**learner.params, "device": self.device, "n_workers": self.n_workers}
+            params = {name: as_plain(value) for name, value in params.items()}
             write_file(path, {"format": FORMAT, "params": params, **learner.state()})
 
     @classmethod
@@ -296,7 +299,10 @@ class FineTuner:
         attached.float().precision = resolve_precision(self.precision, device)
         if rate == 0:
             attached.requires_grad_(False)
-        return Learner(options, device, attached, extractor_learning_rate=rate, ranks=ranks)
+        learner = Learner(options, device, attached, extractor_learning_rate=rate, ranks=ranks)
+        names = [f.name for f in fields(self) if f.init and f.name != "extractor"]
+        learner.params = {name: getattr(self, name) for name in names} | {"layers": options.layers}
+        return learner
 
     def _inputs(self, inputs: object) -> Inputs:
         return as_inputs(inputs, self._fitted().device, self.n_workers)

@@ -45,6 +45,7 @@ class Learner:
         self.options, self.device, self.ranks = options, device, ranks
         self.extractor, self.extractor_learning_rate = extractor, extractor_learning_rate
         self.frozen = extractor is not None and extractor_learning_rate == 0
+        self.params: dict[str, Any] = {}  # all the estimator was told, without the device
         self.losses: list[float] = []
         self.rng_state: Tensor | None = None
 
@@ -74,12 +75,42 @@ class Learner:
             return self._run(scaled, progress)
 
     def go_on(self, samples: tuple[Inputs, np.ndarray], *, progress: bool = False) -> Self:
-        """Train more on the same samples."""
+        """Train more on the same samples, on the device where they lie now."""
+        training = self.training
+        before = len(training.train.y) + len(training.validation.y)
+        if len(samples[1]) != before:
+            raise DataError(
+                f"With `warm_start=True` the samples must be those of the last `fit`, got "
+                f"{len(samples[1])} instead of {before}; set `warm_start=False` to start anew."
+            )
+        training.recipe = training.recipe._replace(patience=self.options.patience)
         with own_randomness(self.device):
             scaled = self._scaled(*samples)
             if self.rng_state is not None:
                 torch.set_rng_state(self.rng_state)
             return self._run(scaled, progress)
+
+    def move_training(self, device: torch.device) -> None:
+        """Bring what is trained, its samples and the optimizer's state to a device."""
+        training = self.training
+        found = training.train.y.device
+        if found.type != device.type and self.extractor is not None:
+            raise DataError(
+                f"An extractor goes on training on the type of device it began on, `{found.type}`, "
+                f"got `{device.type}`; its precision depends on it. Set `device` back, or "
+                "`warm_start=False` to start anew."
+            )
+        self.move(device)
+        if found == device:
+            return
+        training.network.to(device)
+        training.train, training.validation = (
+            Samples(samples.inputs.to(device), samples.y.to(device))
+            for samples in (training.train, training.validation)
+        )
+        if training.optimizer is not None:
+            state = training.optimizer.state_dict()  # loading it brings it to the parameters
+            training.optimizer.load_state_dict(state)
 
     def move(self, device: torch.device) -> Self:
         """Go to a device, to predict there."""

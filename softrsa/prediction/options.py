@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from softrsa.prediction.heads import LinearHead
 from softrsa.prediction.network import HEADS, LINEAR_HEADS, NEIGHBOR_HEADS, Network, make_body
 from softrsa.transforms import Family
 
+FREE = ("max_epochs", "patience", "device", "warm_start")  # what a resumed training may have anew
 TrainNeighbors = Literal["batch", "bank"]
 
 
@@ -39,7 +40,8 @@ class Options:
     @classmethod
     def of(cls, estimator: object) -> Options:
         """Take and check the options of an estimator."""
-        options = cls(*(getattr(estimator, field.name) for field in fields(cls)))
+        found = {field.name: getattr(estimator, field.name) for field in fields(cls)}
+        options = cls(**{**found, "layers": tuple(found["layers"])})
         options.check()
         return options
 
@@ -70,6 +72,18 @@ class Options:
         make = NEIGHBOR_HEADS[self.head]
         head = make(width, self.family, self.similarity, self.temperature)
         return Network(body, head)
+
+
+def check_resumed(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuse to go on with a training that other parameters were begun with."""
+    changed = [name for name, value in now.items() if name not in FREE and value != before[name]]
+    if changed:
+        found = ", ".join(f"`{name}` from {before[name]!r} to {now[name]!r}" for name in changed)
+        raise DataError(
+            f"With `warm_start=True` `fit` goes on with the same network, of whose parameters only "
+            f"{', '.join(f'`{name}`' for name in FREE)} may change; changed were {found}. Set them "
+            "back, or `warm_start=False` to start anew."
+        )
 
 
 @dataclass(frozen=True)

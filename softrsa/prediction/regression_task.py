@@ -33,8 +33,8 @@ class RegressionTask:
     ShapeError
         If arrays do not have a row per sample.
     DataError
-        If features or labels are not finite, or more than one of ``groups``, ``strata`` and
-        ``test`` is given.
+        If features or labels are not finite, more than one of ``groups``, ``strata`` and ``test``
+        is given, or ``test`` does not leave samples on both sides.
 
     Examples
     --------
@@ -65,10 +65,18 @@ class RegressionTask:
         if len(given) > 1:
             raise DataError(f"A task is split in one way; got {' and '.join(given)}.")
         for name, value in given.items():
-            if len(value) != len(self.labels):
+            array = np.asarray(value)
+            object.__setattr__(self, name, array)
+            if array.shape != (len(self.labels),):
                 raise ShapeError(
-                    f"`{name}` must hold a value per sample: {len(self.labels)}, got {len(value)}."
+                    f"`{name}` must hold a value per sample: {len(self.labels)}, got shape "
+                    f"{array.shape}."
                 )
+        if self.test is not None and (self.test.dtype != bool or len(np.unique(self.test)) != 2):
+            raise DataError(
+                "`test` must be true for some samples and false for others, got "
+                f"{self.test.dtype} with the values {np.unique(self.test)[:5].tolist()}."
+            )
 
 
 def make_task(

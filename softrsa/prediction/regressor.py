@@ -13,10 +13,10 @@ from torch import nn
 from softrsa.errors import DataError, FileMissingError, NotFittedError
 from softrsa.prediction.attaching import attach
 from softrsa.prediction.distributed import current_ranks, join_ranks, rank_device
-from softrsa.prediction.files import read_file, write_file
+from softrsa.prediction.files import as_plain, read_file, write_file
 from softrsa.prediction.fine_tuning import resolve_precision
 from softrsa.prediction.learning import Learner
-from softrsa.prediction.options import Options, TrainNeighbors
+from softrsa.prediction.options import Options, TrainNeighbors, check_resumed
 from softrsa.prediction.samples import ArrayInputs, Inputs, as_inputs, as_samples, group_numbers
 from softrsa.transforms import Family
 
@@ -78,7 +78,8 @@ class NeighborRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         Share of the samples held out to stop by, in (0, 1).
     warm_start : bool
         Whether `fit` goes on with up to ``max_epochs`` more epochs where the last one stopped. The
-        samples must be the same.
+        samples must be the same, and so must all parameters but ``max_epochs``, ``patience`` and
+        ``device``.
     random_state : int, RandomState or None
         Seed of weights, batches and held-out samples.
     device : str
@@ -114,6 +115,7 @@ class NeighborRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
     """
 
     n_features_in_: int
+    feature_names_in_: np.ndarray
 
     def __init__(  # noqa: PLR0913  scikit-learn reads the parameters here
         self,
@@ -182,7 +184,8 @@ class NeighborRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
             From scikit-learn, if ``X`` or ``y`` is not usable.
         UnknownNameError, DataError
             If an option is not known or out of range, or there are fewer than 4 samples, or fewer
-            than 2 groups.
+            than 2 groups, or a resumed `fit` has other parameters or another number of samples or
+            features.
         DTypeError, ShapeError
             If ``groups``, or what the extractor is given or gives, is not of a usable type or
             shape.
@@ -192,10 +195,13 @@ class NeighborRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         options = Options.of(self)
         found = getattr(self, "learner_", None) if self.warm_start else None
         resumed = found is not None and hasattr(found, "training")
+        if found is not None and resumed:
+            check_resumed(found.params, self._told(options))
         samples = self._labelled(X, y, resumed)
         numbers = None if groups is None else group_numbers(groups, len(samples[1]))
         if found is not None and resumed:
-            found.options = options
+            found.move_training(rank_device(self.device))
+            found.options, found.params = options, self._told(options)
             self.learner_ = found.go_on(samples, progress=progress)
         else:
             seed = check_random_state(self.random_state).randint(2**31 - 1)
@@ -248,17 +254,21 @@ class NeighborRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
     def save(self, path: str | Path) -> None:
         """Write the fitted regressor to one file, readable with `load` and safe to receive.
 
-        The file has the weights of an extractor, but not its code: `load` must be given it.
+        The file has the weights of an extractor, but not its code: `load` must be given it. Of
+        parameters changed since `fit` those of the fit are written, but for ``device``.
         """
         learner = self._fitted()
-        params = {name: value for name, value in self.get_params().items() if name != "extractor"}
-        params["layers"] = list(self.layers)
-        if not isinstance(self.random_state, (int, type(None))):
+        params = {**learner.params, "device": self.device}
+        extracts = params.pop("extractor") is not None
+        params = {name: as_plain(value) for name, value in params.items()}
+        if not isinstance(params["random_state"], (int, type(None))):
             params["random_state"] = None
-        content = {"format": FORMAT, "params": params, "extracts": self.extractor is not None}
-        if self.extractor is None:
+        content = {"format": FORMAT, "params": params, "extracts": extracts}
+        if not extracts:
             scale = {"mean": self.input_mean_, "scale": self.input_scale_}
             content["inputs"] = {name: torch.as_tensor(value) for name, value in scale.items()}
+            if hasattr(self, "feature_names_in_"):
+                content["feature_names"] = [str(name) for name in self.feature_names_in_]
         if current_ranks().rank == 0:
             write_file(path, {**content, **learner.state()})
 
@@ -301,15 +311,22 @@ class NeighborRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
             self.n_features_in_ = content["sizes"][0]
             self.input_mean_ = content["inputs"]["mean"].numpy()
             self.input_scale_ = content["inputs"]["scale"].numpy()
+            if "feature_names" in content:
+                self.feature_names_in_ = np.array(content["feature_names"], dtype=object)
         return self._take_from_learner()
 
     def _new_learner(self, options: Options) -> Learner:
-        device = rank_device(self.device)
-        if self.extractor is None:
-            return Learner(options, device)
-        attached = attach(self.extractor).float()
-        attached.precision = resolve_precision("auto", device)
-        return Learner(options, device, attached)
+        device, attached = rank_device(self.device), None
+        if self.extractor is not None:
+            attached = attach(self.extractor).float()
+            attached.precision = resolve_precision("auto", device)
+        learner = Learner(options, device, attached)
+        learner.params = self._told(options)
+        return learner
+
+    def _told(self, options: Options) -> dict[str, Any]:
+        """All parameters, with layers that no one changes."""
+        return {**self.get_params(deep=False), "layers": options.layers}
 
     def _take_from_learner(self) -> Self:
         self.network_ = self.learner_.network
@@ -321,8 +338,22 @@ class NeighborRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         """Check samples and standardize arrays; the scales are kept when resumed."""
         if self.extractor is not None:
             return as_samples(X, rank_device(self.device), labels=y)
+        shape = np.shape(X) if resumed else ()
+        if len(shape) == 2 and shape[1] != self.n_features_in_:
+            raise DataError(
+                f"With `warm_start=True` the samples must be those of the last `fit`, of "
+                f"{self.n_features_in_} features, got {shape[1]}; set `warm_start=False` to start "
+                "anew."
+            )
         X, y = _validated(
-            self, X, y, dtype=np.float64, y_numeric=True, multi_output=True, ensure_min_samples=4
+            self,
+            X,
+            y,
+            reset=not resumed,
+            dtype=np.float64,
+            y_numeric=True,
+            multi_output=True,
+            ensure_min_samples=4,
         )
         if not resumed:
             self.input_mean_, spread = X.mean(0), X.std(0)
@@ -337,7 +368,7 @@ class NeighborRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         return ArrayInputs(torch.as_tensor(z, dtype=torch.float32, device=device), device)
 
     def _inputs(self, x: Any) -> Inputs:
-        if self.extractor is not None:
+        if self._fitted().extractor is not None:
             return as_inputs(x, rank_device(self.device))
         return self._standardized(_validated(self, x, dtype=np.float64, reset=False))
 

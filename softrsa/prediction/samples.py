@@ -28,6 +28,10 @@ class Inputs(Protocol):
         """Take some of them."""
         ...
 
+    def to(self, device: torch.device) -> Inputs:
+        """Give batches on a device."""
+        ...
+
 
 class Samples(NamedTuple):
     """Inputs and their scaled labels (n, n_targets)."""
@@ -56,6 +60,10 @@ class ArrayInputs:
     def pick(self, rows: Tensor) -> ArrayInputs:
         """Take some of them."""
         return ArrayInputs(_rows(self.values, rows), self.device)
+
+    def to(self, device: torch.device) -> ArrayInputs:
+        """Lie on a device, and give batches there."""
+        return ArrayInputs(_moved(self.values, device), device)
 
 
 class DatasetInputs:
@@ -88,6 +96,10 @@ class DatasetInputs:
         """Take some of them."""
         chosen = self.rows[rows.numpy()]
         return DatasetInputs(self.dataset, self.device, self.n_workers, chosen)
+
+    def to(self, device: torch.device) -> DatasetInputs:
+        """Give batches on a device."""
+        return DatasetInputs(self.dataset, device, self.n_workers, self.rows)
 
 
 def as_inputs(inputs: object, device: torch.device, n_workers: int = 0) -> Inputs:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from softrsa.errors import DataError, unknown_name
 from softrsa.prediction._plans import PLANS
 from softrsa.prediction._table_file import add_row, read_rows
-from softrsa.prediction.experiment import SCALE, split_samples
+from softrsa.prediction.experiment import PROTOCOL, SCALE, split_samples
 from softrsa.prediction.network import NEIGHBOR_HEADS
 from softrsa.prediction.regression_task import RegressionTask
 from softrsa.prediction.regressor import NeighborRegressor
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 CHOICES = ["similarity", "embedding", "batch_size"]
 KEY = ["task", "split", "head", *CHOICES, "test_size", "settings"]  # what a fit depends on
 COLUMNS = (*KEY, "validation_mse", "test_mse", "seconds", "n_train", "n_test", "softrsa")
+PATIENCE = {"patience": PROTOCOL["patience"]}
 HIDDEN = (200,)  # widths of the body's layers before the embedding, as in the papers
 
 
@@ -134,7 +135,8 @@ def search_settings(
         A CSV file to keep the rows in: those already in it are not run again, and every row is
         written as soon as it is known, so a killed search goes on where it was.
     settings : dict, optional
-        Other options of `NeighborRegressor`; of ``layers``, all but the last are used.
+        Other options of `NeighborRegressor`, beside ``patience=10`` of the papers; of ``layers``,
+        all but the last are used.
     progress : bool
         Show a progress bar.
 
@@ -162,12 +164,12 @@ def search_settings(
     >>> len(found.table), found.best["layers"]
     (2, (200, 5))
     """
-    fixed = {"head": head, **(settings or {})}
+    fixed = {"head": head, **PATIENCE, **(settings or {})}
     _check(settings or {}, head, splits)
     choices = _combinations(similarities, embeddings, batch_sizes)
     task = load_task(task, progress=progress) if isinstance(task, str) else task
     rows = read_rows(path, COLUMNS, "a search")
-    shown = repr(sorted((settings or {}).items()))
+    shown = repr(sorted({**PATIENCE, **(settings or {})}.items()))
     keys = {
         (task.name, split, head, *choice, test_size, shown): (split, choice)
         for split in range(seed, seed + splits)
@@ -232,7 +234,9 @@ def _run(
         train, test = split_samples(task, test_size, split)
         start = time.perf_counter()
         options = {**fixed, **_options(choice, fixed), "random_state": split}
-        regressor = NeighborRegressor(**options).fit(task.features[train], task.labels[train])
+        groups = None if task.groups is None else task.groups[train]
+        regressor = NeighborRegressor(**options)
+        regressor.fit(task.features[train], task.labels[train], groups=groups)
         error = np.mean((regressor.predict(task.features[test]) - task.labels[test]) ** 2)
         seconds = time.perf_counter() - start
         validation = min(regressor.validation_losses_)

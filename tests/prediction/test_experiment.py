@@ -5,9 +5,16 @@ import pandas as pd
 import pytest
 from sklearn.neighbors import KNeighborsRegressor
 
-from softrsa.errors import DataError, FileFormatError, UnknownNameError
+from softrsa.errors import DataError, FileFormatError, ShapeError, UnknownNameError
 from softrsa.prediction import experiment
-from softrsa.prediction.experiment import METHODS, PROTOCOL, run_experiment, split_samples
+from softrsa.prediction._table_file import add_row, read_rows
+from softrsa.prediction.experiment import (
+    METHODS,
+    PROTOCOL,
+    ExperimentResult,
+    run_experiment,
+    split_samples,
+)
 from softrsa.prediction.regression_task import label_strata, make_task
 from softrsa.prediction.regressor import NeighborRegressor
 
@@ -59,11 +66,11 @@ def test_a_killed_run_goes_on_where_it_was(task, tmp_path, monkeypatch):
     fits = []
 
     class Watched(NeighborRegressor):
-        def fit(self, x, y):
+        def fit(self, x, y, **options):
             fits.append((self.head, self.random_state))
             if len(fits) == 3:
                 raise KeyboardInterrupt
-            return super().fit(x, y)
+            return super().fit(x, y, **options)
 
     monkeypatch.setattr(experiment, "NeighborRegressor", lambda *a, **k: _watched(Watched, a, k))
     options = {"heads": ["linear", "nca"], "splits": 2, "settings": QUICK, "path": path}
@@ -91,6 +98,48 @@ def test_a_file_is_of_one_protocol(task, tmp_path):
         run_experiment(task, **options, settings={"patience": 7})
 
 
+def test_ratios_are_of_shared_splits_and_blocks_are_tasks():
+    rows = [("a", 0, "linear", 4.0), ("a", 0, "nca", 2.0), ("a", 1, "nca", 9.0)]
+    rows += [("a", 1, "ridge", 3.0), ("b", 0, "linear", 1.0), ("b", 0, "nca", 3.0)]
+    rows += [("a", 0, "ridge", 5.0), ("b", 0, "ridge", 2.0), ("c", 0, "nca", 1.0)]
+    frame = pd.DataFrame(rows, columns=["task", "split", "method", "mse"])
+    result = ExperimentResult(frame)
+    table = result.table.set_index(["task", "method"])
+    assert table["over_linear"]["a", "nca"] == pytest.approx(2 / 4)
+    assert table["over_best_linear"]["a", "nca"] == pytest.approx((2 + 9) / (5 + 3))
+    assert np.isnan(table["over_linear"]["c", "nca"])
+    assert result.comparable.index.tolist() == ["a", "b"]
+    assert result.comparable.loc["a"].tolist() == [4.0, 5.0, 2.0]  # of split 0, which all have
+    assert ExperimentResult(frame[frame["task"] == "a"]).comparable.index.tolist() == [("a", 0)]
+
+
+def test_two_runs_on_one_file_keep_each_others_rows(task, tmp_path):
+    path = tmp_path / "rows.csv"
+    empty = read_rows(path, ("task", "mse"), "a test")
+    add_row(empty, ("2024", 1.0), path)
+    assert add_row(empty, ("None", 2.0), path)["task"].tolist() == ["2024", "None"]
+    assert read_rows(path, ("task", "mse"), "a test").values.tolist() == [["2024", 1], ["None", 2]]
+
+
+@pytest.mark.parametrize("settings", [{"head": "nca"}, {"random_state": 1}, {"epochs": 3}])
+def test_settings_are_options_of_the_regressor(task, settings):
+    with pytest.raises(UnknownNameError, match=f"setting '{next(iter(settings))}'"):
+        run_experiment(task, settings=settings)
+
+
+@pytest.mark.parametrize(
+    ("test", "error", "message"),
+    [
+        (np.array([0, 1, 1]), DataError, r"false for others, got int64 with the values \[0, 1\]"),
+        ([True, True, True], DataError, r"got bool with the values \[True\]"),
+        ([True, False], ShapeError, r"a value per sample: 3, got shape \(2,\)"),
+    ],
+)
+def test_a_test_set_leaves_samples_on_both_sides(test, error, message):
+    with pytest.raises(error, match=message):
+        make_task("toy", "A toy", np.zeros((3, 2)), np.arange(3), test=test)
+
+
 def test_ridge_finds_a_linear_label():
     x = np.random.default_rng(0).normal(size=(200, 3)) * [1.0, 10.0, 0.1]
     line = make_task("line", "A line", x, x @ [3.0, 0.2, -20.0] + 5)
@@ -113,6 +162,23 @@ def test_knn_searches_the_embeddings_of_its_head(task):
     ]
     errors = [np.mean((c.predict((b - mean) / sd) - task.labels[test]) ** 2) for c in choices]
     assert min(abs(error - e) for e in errors) < 1e-6
+
+
+def test_groups_stop_training_whole(task, monkeypatch):
+    seen = []
+
+    class Watched(NeighborRegressor):
+        def fit(self, x, y, *, groups):
+            seen.append(groups)
+            return super().fit(x, y, groups=groups)
+
+    monkeypatch.setattr(experiment, "NeighborRegressor", Watched)
+    groups = np.arange(120) // 10
+    grouped = make_task("toy", "A toy", task.features, task.labels, groups)
+    run_experiment(grouped, heads=["nca", "knn-nca"], splits=1, settings=QUICK)
+    train, _ = split_samples(grouped, 0.2, 0)
+    assert len(seen) == 1
+    assert (seen[0] == groups[train]).all()
 
 
 def test_groups_stay_together():
