@@ -349,3 +349,16 @@ class TestErrors:
 class Stream(IterableDataset):
     def __iter__(self):
         return iter([])
+
+
+def test_saved_are_plain_options_of_the_fit(samples, network, tmp_path):
+    options = {**QUICK, "layers": tuple(np.array([6, 4])), "random_state": np.int64(3)}
+    tuner = FineTuner(network, "nca", **options, learning_rate=np.float64(1e-3)).fit(samples)
+    expected = tuner.predict(samples[0])
+    tuner.head, tuner.layers, tuner.n_workers = "linear", (3,), 1
+    tuner.save(tmp_path / "tuner.pt")
+    loaded = FineTuner.load(tmp_path / "tuner.pt", network)
+    assert (loaded.head, loaded.layers, loaded.n_workers) == ("nca", (6, 4), 1)
+    assert type(loaded.learning_rate) is float
+    loaded.n_workers = 0
+    np.testing.assert_array_equal(loaded.predict(samples[0]), expected)

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -77,12 +78,92 @@ class TestEveryHead:
         assert loaded.get_params() == fitted.get_params()
         assert loaded.validation_losses_ == fitted.validation_losses_
 
+    def test_saved_with_numpy_scalars(self, head, samples, tmp_path):
+        x, y = samples
+        options = {"learning_rate": np.logspace(-4, -3, 2)[0], "layers": tuple(np.array([6, 4]))}
+        options |= {"random_state": np.int64(3), "temperature": np.float32(0.5)}
+        fitted = NeighborRegressor(head, max_epochs=1, **options).fit(x, y)
+        fitted.save(tmp_path / "regressor.pt")
+        loaded = NeighborRegressor.load(tmp_path / "regressor.pt")
+        np.testing.assert_array_equal(loaded.predict(x), fitted.predict(x))
+        assert loaded.get_params() == fitted.get_params()
+        assert type(loaded.random_state) is int
+
     def test_units_of_inputs_and_labels_do_not_matter(self, head, samples):
         x, y = samples
         plain = NeighborRegressor(head, **QUICK).fit(x, y).predict(x)
         other = NeighborRegressor(head, **QUICK).fit(8 * x - 2, 4 * y + 32).predict(8 * x - 2)
         # powers of two leave float64 as it is, the shift does not; eight epochs amplify rounding
         np.testing.assert_allclose(other, 4 * plain + 32, rtol=1e-3)
+
+
+def test_saved_with_names_of_features(samples, tmp_path):
+    pd = pytest.importorskip("pandas")
+    table, y = pd.DataFrame(samples[0], columns=list("abcd")), samples[1]
+    fitted = NeighborRegressor("nca", **QUICK).fit(table, y)
+    fitted.save(tmp_path / "regressor.pt")
+    loaded = NeighborRegressor.load(tmp_path / "regressor.pt")
+    assert loaded.feature_names_in_.tolist() == list("abcd")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        np.testing.assert_array_equal(loaded.predict(table), fitted.predict(table))
+    with pytest.raises(ValueError, match="feature names should match"):
+        loaded.predict(table.rename(columns={"a": "z"}))
+
+
+def test_saved_with_the_parameters_of_the_fit(samples, tmp_path):
+    x, y = samples
+    fitted = NeighborRegressor("nca", **QUICK).fit(x, y)
+    expected = fitted.predict(x)
+    fitted.set_params(head="linear", layers=(3,), device="cpu").save(tmp_path / "regressor.pt")
+    loaded = NeighborRegressor.load(tmp_path / "regressor.pt")
+    assert (loaded.head, loaded.layers, loaded.device) == ("nca", (16, 4), "cpu")
+    np.testing.assert_array_equal(loaded.predict(x), expected)
+
+
+class TestResumed:
+    @pytest.mark.parametrize(
+        ("changed", "message"),
+        [
+            ({"head": "linear"}, "`head` from 'nca' to 'linear'"),
+            ({"layers": (16, 5)}, r"`layers` from \(16, 4\) to \(16, 5\)"),
+            ({"learning_rate": 0.5, "dropout": 0.1}, "`dropout` from .* `learning_rate` from"),
+            ({"random_state": 7}, "`random_state` from 0 to 7"),
+            ({"validation_fraction": 0.5}, "`validation_fraction` from"),
+        ],
+    )
+    def test_refuses_other_parameters(self, changed, message, samples):
+        regressor = NeighborRegressor("nca", **QUICK, warm_start=True).fit(*samples)
+        before = regressor.predict(samples[0])
+        with pytest.raises(DataError, match=message):
+            regressor.set_params(**changed).fit(*samples)
+        assert regressor.n_iter_ == 8
+        np.testing.assert_array_equal(regressor.predict(samples[0]), before)
+        regressor.set_params(warm_start=False).fit(*samples)
+
+    def test_refuses_layers_changed_in_place(self, samples):
+        layers = [8, 4]
+        options = {**QUICK, "layers": layers}
+        regressor = NeighborRegressor("nca", **options, warm_start=True).fit(*samples)
+        layers[0] = 9
+        with pytest.raises(DataError, match=r"from \(8, 4\) to \(9, 4\)"):
+            regressor.fit(*samples)
+
+    def test_refuses_other_samples(self, samples):
+        x, y = samples
+        regressor = NeighborRegressor("nca", **QUICK, warm_start=True).fit(x, y)
+        with pytest.raises(DataError, match="got 80 instead of 90"):
+            regressor.fit(x[:80], y[:80])
+        with pytest.raises(DataError, match="of 4 features, got 3"):
+            regressor.fit(x[:, :3], y)
+        assert regressor.n_features_in_ == 4
+        assert regressor.fit(x, y).n_iter_ == 16
+
+    def test_takes_another_patience(self, samples):
+        regressor = NeighborRegressor("nca", **QUICK, warm_start=True).fit(*samples)
+        regressor.set_params(patience=1, max_epochs=1).fit(*samples)
+        assert regressor.learner_.training.recipe.patience == 1
+        assert regressor.n_iter_ == 9
 
 
 @pytest.mark.parametrize("head", NEIGHBOR_HEADS)
