@@ -52,6 +52,14 @@ def test_surfaces_are_named_like_a_data_set(command, tmp_path):
     assert found == pytest.approx([2.7, 14.7, 3.0], abs=0.06)
 
 
+def test_the_papers_have_no_temperature(command, tmp_path):
+    options = ("--data", "diabetes", "--heads", "nca", "--splits", 1)
+    assert command(*options, "--preset", "papers", "--quiet")[0] == 0
+    (settings,) = pd.read_csv(tmp_path / "out" / "rows.csv")["settings"]
+    assert "('temperature', None)" in settings
+    assert "temperature" in command(*options)[2]  # another protocol in the same file
+
+
 @pytest.mark.parametrize(
     ("arguments", "found"),
     [

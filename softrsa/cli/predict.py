@@ -30,6 +30,10 @@ def add_predict(parser: argparse.ArgumentParser) -> None:
         help="heads of NeighborRegressor, ridge, knn-linear and knn-nca (all)",
     )  # fmt: skip
     add("--splits", type=int, metavar="N", help="random splits (10; 3 with --search)")
+    add(
+        "--preset", choices=("softrsa", "papers"), default="softrsa",
+        help="with a learned temperature, or without, as in the papers (%(default)s)",
+    )  # fmt: skip
     add("--seed", type=seed, metavar="N", help=f"of the first split (0), of {SURFACES} (42)")
     add(
         "--search", action="store_true",
@@ -80,10 +84,12 @@ def _predict(arguments: argparse.Namespace) -> None:
     if arguments.data == SURFACES:
         if arguments.splits is not None:
             raise DataError(f"--splits is of data sets; {SURFACES} are not split.")
+        shared["settings"] = {} if arguments.preset == "softrsa" else {"temperature": None}
         result = experiment.run_surfaces(seed=_given(arguments.seed, 42), **shared)
         task = None
     else:
         task = load_task(arguments.data, progress=not arguments.quiet)
+        shared["settings"] = experiment.PRESETS[arguments.preset]
         result = experiment.run_experiment(
             task, splits=_given(arguments.splits, 10), seed=_given(arguments.seed, 0), **shared
         )
@@ -126,7 +132,7 @@ def _plot_embedding(
     task: RegressionTask, result: ExperimentResult, arguments: argparse.Namespace
 ) -> None:
     """Draw the test samples of the first split as the best neighbor head embeds them."""
-    from softrsa.prediction.experiment import embed_test_samples
+    from softrsa.prediction.experiment import PRESETS, embed_test_samples
     from softrsa.prediction.network import NEIGHBOR_HEADS
     from softrsa.reports.figures import panels
     from softrsa.reports.prediction_figures import plot_embedding
@@ -140,7 +146,9 @@ def _plot_embedding(
         return
     head = str(table.sort_values("mean")["method"].iloc[0])
     split = _given(arguments.seed, 0)
-    embedding, labels = embed_test_samples(task, head, split=split)
+    embedding, labels = embed_test_samples(
+        task, head, split=split, settings=PRESETS[arguments.preset]
+    )
     with atomic_path(drawn) as path:
         figure, (ax,) = panels(1)
         plot_embedding(embedding, labels if labels.ndim == 1 else labels.mean(1), ax=ax)

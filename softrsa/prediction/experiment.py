@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PROTOCOL = {"batch_size": 32, "patience": 10}  # as in the papers
+PAPERS = {**PROTOCOL, "temperature": None}  # no learned temperature, as there
+PRESETS = {"softrsa": PROTOCOL, "papers": PAPERS}
 RIDGE = tuple(10.0**power for power in range(-3, 7))
 KNN = {"n_neighbors": [3, 5, 7], "p": [1, 2], "weights": ["uniform", "distance"]}
 KNN_ON = {"knn-linear": "linear", "knn-nca": "nca"}  # whose embeddings they search
@@ -162,7 +164,8 @@ def run_experiment(
         A CSV file to keep the rows in: those already in it are not run again, and every row is
         written as soon as it is known, so a killed run goes on where it was.
     settings : dict, optional
-        Options of `NeighborRegressor`, beside ``batch_size=32, patience=10`` of the papers.
+        Options of `NeighborRegressor`, beside ``batch_size=32, patience=10`` of the papers, which
+        have no ``temperature`` (None) either.
     progress : bool
         Show a progress bar.
 

@@ -18,6 +18,7 @@ from softrsa.prediction.encoding import Encoder, text_features
 from softrsa.prediction.published import load_published
 from softrsa.prediction.regression_task import RegressionTask, make_task
 
+SENTENCE_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 V4_LAYER, V4_CHANNELS, V4_GRID = "_blocks.7", 80, 3  # maps, averaged over 3 x 3 places
 PATCH, REACH, PIXELS, TILES = 11, 64, 4000, (5, 8)  # of the stereo pair, in pixels
 
@@ -39,7 +40,9 @@ def load_task(
     `macaque-v4`          EfficientNet-Lite0 features of 1200 images to the mean rate of 89
                           neurons
     `macaque-v4-neurons`  the same to the rate of each neuron
-    `emobank`             10 062 sentences to their valence
+    `emobank`             10 062 sentences to their valence; features are those of a sentence
+                          encoder (all-MiniLM-L6-v2) if sentence-transformers is installed, else
+                          `text_features`
     ====================  ==================================================================
 
     Those of the papers need files that you put in place; ``softrsa.datasets.card(name)`` says
@@ -129,7 +132,16 @@ def _emobank(*, encode: Encoder | None, **_: Any) -> Loaded:
     if table is None:
         raise DataError("The data set 'emobank' holds no table.")
     sentences = table["text"].tolist()
-    return np.asarray((encode or text_features)(sentences)), table["V"].to_numpy(), None
+    return np.asarray((encode or _encode)(sentences)), table["V"].to_numpy(), None
+
+
+def _encode(sentences: list[str]) -> np.ndarray:
+    """Embed sentences with a pretrained encoder if sentence-transformers is there, else count."""
+    try:
+        from sentence_transformers import SentenceTransformer  # type: ignore[import-not-found]
+    except ImportError:
+        return text_features(sentences)
+    return np.asarray(SentenceTransformer(SENTENCE_ENCODER).encode(sentences))
 
 
 def _v4_population(*, progress: bool, **_: Any) -> Loaded:

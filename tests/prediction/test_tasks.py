@@ -1,5 +1,8 @@
 """Regression tasks: shapes, scales and what keeps a split honest."""
 
+import sys
+import types
+
 import numpy as np
 import pytest
 from scipy.stats import spearmanr
@@ -9,7 +12,7 @@ from skimage.data import stereo_motorcycle
 from softrsa import datasets
 from softrsa.errors import DataError, ShapeError, UnknownNameError
 from softrsa.prediction.regression_task import label_strata, make_task
-from softrsa.prediction.tasks import _v4_features, load_task
+from softrsa.prediction.tasks import SENTENCE_ENCODER, _v4_features, load_task
 
 
 @pytest.mark.parametrize(
@@ -77,7 +80,7 @@ def test_a_task_is_split_in_one_way():
     x, y = np.ones((4, 2)), np.arange(4)
     with pytest.raises(DataError, match="split in one way; got strata and test"):
         make_task("mine", "Mine", x, y, strata=y, test=y > 2)
-    with pytest.raises(ShapeError, match="`test` must hold a value per sample: 4, got 3"):
+    with pytest.raises(ShapeError, match=r"`test` must hold a value per sample: 4, got shape \(3,\)"):
         make_task("mine", "Mine", x, y, test=y[:3] > 1)
 
 
@@ -87,3 +90,18 @@ def test_bins_of_labels_hold_about_equally_many():
     assert np.bincount(strata).tolist() == [10] * 10
     assert strata[labels.argmax()] == 9
     assert len(np.unique(label_strata(np.array([5, 5, 5, 5, 1])))) <= 2
+
+
+def test_sentences_are_encoded_by_what_is_installed(monkeypatch):
+    class Encoder:
+        def __init__(self, name):
+            self.name = name
+
+        def encode(self, sentences):
+            return [[len(sentence), len(self.name)] for sentence in sentences]
+
+    module = types.SimpleNamespace(SentenceTransformer=Encoder)
+    monkeypatch.setitem(sys.modules, "sentence_transformers", module)
+    features = load_task("emobank").features
+    assert features.shape == (10062, 2)
+    assert (features[:, 1] == len(SENTENCE_ENCODER)).all()
