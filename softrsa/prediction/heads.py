@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,14 @@ from softrsa.prediction._arguments import check_neighbors, check_options, find_e
 from softrsa.prediction._chunks import Source, predict_in_chunks
 from softrsa.prediction._plans import PLANS, Plan
 from softrsa.prediction._rows import Excluded
+
+
+def _in_own_type(queries: Tensor) -> AbstractContextManager[object]:
+    """Switch autocast off: weights are not to be rounded to less than what they are made from."""
+    kind = queries.device.type
+    if kind == "meta" or not torch.is_autocast_enabled(kind):
+        return nullcontext()
+    return torch.autocast(kind, enabled=False)
 
 
 class LinearHead(nn.Module):
@@ -49,7 +58,8 @@ class LinearHead(nn.Module):
         """Predict labels (m,) or (m, n_targets) of queries (m, d); nothing else is read."""
         del neighbors, labels, exclude
         check_floating(queries=queries)
-        result = self.linear(queries)
+        with _in_own_type(queries):
+            result = self.linear(queries)
         return result.squeeze(-1) if self.n_targets is None else result
 
     @torch.no_grad()
@@ -61,10 +71,15 @@ class LinearHead(nn.Module):
 
     @torch.no_grad()
     def predict(
-        self, queries: Tensor, neighbors: Tensor | None = None, labels: Tensor | None = None
+        self,
+        queries: Tensor,
+        neighbors: Tensor | None = None,
+        labels: Tensor | None = None,
+        *,
+        exclude: Tensor | None = None,
     ) -> Tensor:
-        """Predict labels without gradient."""
-        return self(queries, neighbors, labels)
+        """Predict labels without gradient, as `forward` does."""
+        return self(queries, neighbors, labels, exclude=exclude)
 
 
 class NCAHead(nn.Module):
@@ -101,7 +116,8 @@ class NCAHead(nn.Module):
     -----
     At least one neighbor always keeps a weight: every step is 1 for the most similar one. Weights
     that a step makes 0 are exactly 0. Where all neighbors of a query are equally similar, their
-    weights are equal. Gradients are finite where rows coincide.
+    weights are equal. Gradients are finite where rows coincide. `torch.autocast` has no effect
+    within a head.
 
     References
     ----------
@@ -174,7 +190,8 @@ class NCAHead(nn.Module):
             If ``exclude`` has a number outside -1, ..., n - 1.
         """
         check_neighbors(queries, neighbors, labels)
-        return self.weights(queries, neighbors, exclude=exclude) @ labels
+        with _in_own_type(queries):
+            return self.weights(queries, neighbors, exclude=exclude) @ labels
 
     def weights(
         self, queries: Tensor, neighbors: Tensor, *, exclude: Tensor | None = None
@@ -182,8 +199,9 @@ class NCAHead(nn.Module):
         """Weight of each neighbor (m, n), each row with the sum 1; 0 for the excluded one."""
         check_neighbors(queries, neighbors)
         excluded = find_excluded(exclude, queries, neighbors)
-        plan = self.plan(queries, neighbors)
-        return self.weigh(plan.block(), queries, plan, excluded)
+        with _in_own_type(queries):
+            plan = self.plan(queries, neighbors)
+            return self.weigh(plan.block(), queries, plan, excluded)
 
     def weigh(self, s: Tensor, queries: Tensor, plan: Plan, excluded: Excluded | None) -> Tensor:
         """Weights from similarities (m, n)."""
@@ -266,15 +284,16 @@ class NCAHead(nn.Module):
             if value is not None and value < 1:
                 raise DataError(f"`{name}` must be at least 1, got {value}.")
         excluded = find_excluded(exclude, queries, neighbors)
-        return predict_in_chunks(
-            self,
-            queries,
-            neighbors,
-            labels,
-            excluded=excluded,
-            n_candidates=n_candidates,
-            block_bytes=block_bytes,
-        )
+        with _in_own_type(queries):
+            return predict_in_chunks(
+                self,
+                queries,
+                neighbors,
+                labels,
+                excluded=excluded,
+                n_candidates=n_candidates,
+                block_bytes=block_bytes,
+            )
 
     def extra_repr(self) -> str:
         """Show the similarity and the temperature."""
