@@ -120,7 +120,8 @@ def soft_step_s2(s: Tensor, upper: Tensor, transition: Tensor) -> Tensor:
     Notes
     -----
     The exponent keeps the form exp(logit t). At ``s = 0``, where the slope may be infinite, and at
-    and above ``upper`` no gradient is passed, so it is finite everywhere.
+    and above ``upper`` no gradient is passed, and just above 0 it is cut off before it leaves the
+    range of the type: it is finite everywhere.
 
     References
     ----------
@@ -162,11 +163,35 @@ def log_soft_step_s2(s: Tensor, upper: Tensor, transition: Tensor) -> Tensor:
     check_floating(SHORT_FLOATS, s=s)
     wide, (upper, transition) = _widen(s, upper, transition)
     below, above = wide <= 0, wide >= upper
-    ratio = (wide / upper).masked_fill(below | above, 0.5)  # any value whose log is finite
+    beyond = below | above
+    # there any value whose log is finite, before the division: its gradient would be 0 times inf
+    log_ratio = _LogRatio.apply(torch.where(beyond, 0.5, wide), torch.where(beyond, 1.0, upper))
     # the clamp keeps exp(logit t) finite; 1 - eps is the last number below 1
     steepness = torch.logit(transition, eps=torch.finfo(wide.dtype).eps).exp()
-    log_step = (upper - wide) * steepness * ratio.log()
+    log_step = (upper - wide) * steepness * log_ratio
     return log_step.masked_fill(below, -torch.inf).masked_fill(above, 0.0).to(s.dtype)
+
+
+class _LogRatio(torch.autograd.Function):
+    """log(s / b) of positive numbers of one shape, with a gradient that is finite everywhere."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(s: Tensor, b: Tensor) -> Tensor:
+        return (s / b).log_()
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx, *grad_outputs: Tensor) -> tuple[Tensor, Tensor]:
+        s, b = ctx.saved_tensors
+        kind = torch.finfo(s.dtype)
+        most = kind.max * kind.eps  # leaves room for what it is multiplied with further on
+        grad = grad_outputs[0]
+        return (grad / s).clamp(-most, most), (-grad / b).clamp(-most, most)
 
 
 def _run_step(s: Tensor, lower: Tensor, upper: Tensor, transition: Tensor, *, log: bool) -> Tensor:

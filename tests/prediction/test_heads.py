@@ -309,3 +309,39 @@ def test_the_fast_gradient_is_that_of_the_parts(dtype, tolerance, logits):
     found, expected = (torch.autograd.grad(w[:, 0].square().sum(), inputs) for w in (fast, parts))
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance * other.abs().max())
+
+
+@pytest.mark.parametrize("name", ["linear", *HEADS])
+@pytest.mark.parametrize("similarity", ["l2", "dot"])
+def test_autocast_has_no_effect(name, similarity, rng):
+    x, y, labels = (tensor.float() for tensor in data(rng, 40, 50))
+    x, y = 5 * x, 5 * y
+    linear = name == "linear"
+    head = LinearHead(D, 2) if linear else made(name, rng, similarity=similarity).float()
+    calls = [lambda: head(x, y, labels), lambda: head.predict(x, y, labels)]
+    calls += [] if linear else [lambda: head.weights(x, y, exclude=torch.arange(40))]
+    for call in calls:
+        expected = call()
+        with torch.autocast("cpu", torch.bfloat16):
+            found = call()
+        assert found.dtype == torch.float32
+        assert torch.equal(found, expected)
+
+
+def test_linear_head_takes_exclude_in_prediction(rng):
+    x, _, _ = data(rng)
+    head = LinearHead(D).double()
+    assert torch.equal(head.predict(x, exclude=EXCLUDE), head(x).detach())
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_second_family_gradient_is_finite_for_distant_embeddings(seed):
+    rng = torch.Generator().manual_seed(seed)
+    head = SoftStepNCAHead(25, family="s2")
+    with torch.no_grad():
+        for parameter in head.soft_step.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=rng))
+    x = (80 * torch.randn(60, 25, generator=rng)).requires_grad_()
+    head(x, x, torch.rand(60, generator=rng), exclude=torch.arange(60)).square().sum().backward()
+    assert x.grad.isfinite().all()
+    assert all(parameter.grad.isfinite().all() for parameter in head.parameters())

@@ -224,6 +224,28 @@ def test_second_family_gradient_is_finite_at_zero_and_at_the_bound(dtype, t):
     assert (s.grad[0], s.grad[3], s.grad[4]) == (0, 0, 0)
 
 
+@pytest.mark.parametrize("form", [soft_step_s2, log_soft_step_s2])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("b", [1e-30, 1e-38, 1e-42, 0.0, 1.0])
+@pytest.mark.parametrize("t", [0.0, 0.5, 1.0])
+def test_second_family_gradient_is_finite_at_any_bound(form, dtype, b, t):
+    kind = torch.finfo(dtype)
+    values = [0.0, kind.smallest_normal * kind.eps, kind.tiny, 1e-38, 1e-31, 1e-20, 0.5, 1.0]
+    s = torch.tensor(values, dtype=torch.float64).to(dtype).requires_grad_()
+    b, t = (x.requires_grad_() for x in scalar(b, t, dtype=dtype))
+    step = form(s, b, t)
+    step[step.isfinite()].sum().backward()
+    assert all(x.grad.isfinite().all() for x in (s, b, t))
+
+
+def test_second_family_gradient_at_a_small_bound():
+    """Against derivatives by hand, where s / b**2 is out of range."""
+    s, b, t = (torch.tensor(x, requires_grad=True) for x in (1e-31, 1e-30, 0.5))
+    log_soft_step_s2(s, b, t).backward()
+    assert s.grad.item() == pytest.approx(np.log(10) + 9, rel=1e-5)
+    assert b.grad.item() == pytest.approx(-np.log(10) - 0.9, rel=1e-5)
+
+
 @pytest.mark.parametrize("form", [soft_step, log_soft_step])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.int64, torch.complex64])
 def test_number_types_are_named(form, dtype):
