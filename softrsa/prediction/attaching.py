@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from softrsa.errors import DataError, DTypeError, ShapeError, unknown_name
 
-Pool = Literal["mean", "first"]
+Pool = Literal["mean", "first", "channels_first"]
 CLASSIFIERS = ("fc", "_fc", "classifier", "head", "heads", "last_linear")
 OUTPUTS = ("last_hidden_state", "pooler_output", "image_embeds", "text_embeds", "logits")
 
@@ -47,7 +47,19 @@ class Attached(nn.Module):
         return pool_features(_tensor_of(output), self.pool, mask)
 
     def _call(self, inputs: Tensor | Mapping[str, Tensor]) -> object:
-        return self.module(**inputs) if isinstance(inputs, Mapping) else self.module(inputs)
+        try:
+            return self.module(**inputs) if isinstance(inputs, Mapping) else self.module(inputs)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            tensors = [inputs] if isinstance(inputs, Tensor) else inputs.values()
+            if not any(tensor.dtype == torch.uint8 for tensor in tensors):
+                raise
+            raise DTypeError(
+                f"The extractor must be able to compute with its inputs, of type uint8 ({error}). "
+                "Convert images to float and scale them as in its training, for instance "
+                "`images.float() / 255`."
+            ) from error
 
     def _reach(self, inputs: Tensor | Mapping[str, Tensor], layer: str) -> object:
         """Run until the layer has its output; what comes after it is not computed."""
@@ -91,7 +103,8 @@ def attach(
     Of an output object the first there is of ``last_hidden_state``, ``pooler_output``,
     ``image_embeds``, ``text_embeds`` and ``logits`` is taken, of a tuple the first tensor. Maps
     (n, channels, height, width) are averaged over places, tokens (n, n_tokens, n_features) pooled,
-    features (n, n_features) left as they are.
+    features (n, n_features) left as they are. The output (n, channels, length) of 1-D convolutions
+    looks like tokens: it needs ``pool="channels_first"``.
 
     Parameters
     ----------
@@ -104,9 +117,11 @@ def attach(
         Submodule to leave out. "auto": the last linear layer in the last child named ``fc``,
         ``_fc``, ``classifier``, ``head``, ``heads`` or ``last_linear``; none if there is no such
         child. None: none. With ``layer``, none is left out.
-    pool : {"mean", "first"}
+    pool : {"mean", "first", "channels_first"}
         Of tokens: their mean, over those with a 1 in the inputs' ``attention_mask`` if there is
-        one, or the first, which is the class token of many transformers.
+        one, or the first, which is the class token of many transformers. "channels_first": the
+        output has its features before its places, as that of 1-D convolutions (n, channels,
+        length), whose mean over the length is taken, in the same way.
 
     Returns
     -------
@@ -183,6 +198,8 @@ def pool_features(output: Tensor, pool: Pool, mask: Tensor | None = None) -> Ten
         )
     if pool == "first":
         return output[:, 0]
+    if pool == "channels_first":
+        output = output.mT
     if mask is None:
         return output.mean(1)
     if mask.shape != output.shape[:2]:

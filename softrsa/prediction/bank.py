@@ -22,7 +22,8 @@ class NeighborBank(nn.Module):
 
     Notes
     -----
-    Both are in the state dict, and a bank of any size takes them from there.
+    Both are in the state dict, and a bank of any size takes them from there, in the number type
+    they have there.
 
     Examples
     --------
@@ -57,7 +58,8 @@ class NeighborBank(nn.Module):
         Parameters
         ----------
         body : Module
-            From samples (m, ...) to embeddings (m, n_features); it comes back in its own mode.
+            From samples (m, ...) to embeddings (m, n_features); it and all its parts come
+            back in their own modes.
         samples : Tensor, shape (n, ...)
             What the neighbors are made of.
         labels : Tensor, shape (n,) or (n, n_targets)
@@ -84,12 +86,13 @@ class NeighborBank(nn.Module):
             )
         if batch_size < 1:
             raise DataError(f"`batch_size` must be at least 1, got {batch_size}.")
-        training = body.training
+        modes = [(module, module.training) for module in body.modules()]
         body.eval()
         try:
             embeddings = torch.cat([body(part) for part in samples.split(batch_size)])
         finally:
-            body.train(training)
+            for module, training in modes:
+                module.training = training
         return self.fill(embeddings, labels)
 
     def fill(self, embeddings: Tensor, labels: Tensor) -> NeighborBank:
@@ -109,8 +112,9 @@ class NeighborBank(nn.Module):
 
 
 def _make_room(module: nn.Module, state_dict: dict[str, Any], prefix: str, *others: object) -> None:
-    """Give the buffers the sizes of those that are about to be loaded."""
+    """Give the buffers the sizes and types of those that are about to be loaded."""
     del others
     for name, buffer in list(module.named_buffers(recurse=False)):
         if prefix + name in state_dict:
-            setattr(module, name, buffer.new_empty(state_dict[prefix + name].shape))
+            found = state_dict[prefix + name]
+            setattr(module, name, buffer.new_empty(found.shape, dtype=found.dtype))

@@ -65,6 +65,11 @@ class Learner:
         least = 4 if validation is None else 2
         if len(samples[1]) < least:
             raise DataError(f"There must be at least {least} samples, got {len(samples[1])}.")
+        if validation is not None and not len(validation[1]):
+            raise DataError(
+                "`validation` must have at least one sample, got none; leave it out to hold some "
+                "of the samples out."
+            )
         self.scale = LabelScale.of(samples[1])
         with own_randomness(self.device):
             if self.extractor is not None:

@@ -148,7 +148,8 @@ def checked_labels(given: Any, n_inputs: int) -> np.ndarray:
             f"Labels must have shape ({n_inputs},) or ({n_inputs}, n_targets) for {n_inputs} "
             f"inputs, got {labels.shape}."
         )
-    bad = ~np.isfinite(labels.reshape(len(labels), -1)).all(1)
+    finite = np.isfinite(labels)
+    bad = ~(finite.all(1) if finite.ndim == 2 else finite)
     if bad.any():
         raise DataError(
             f"Labels must be finite, {bad.sum()} are not, first that of sample {bad.argmax()}; "

@@ -97,6 +97,14 @@ def test_tokens(answer, rng):
     assert torch.equal(attach(network, pool="first")(inputs), tokens[:, 0])
 
 
+def test_one_dimensional_convolutions(rng):
+    network = nn.Sequential(nn.Conv1d(2, 6, 3), nn.ReLU())
+    x = torch.randn(4, 2, 9, generator=rng)
+    found = attach(network, pool="channels_first")(x)
+    assert found.shape == (4, 6)
+    torch.testing.assert_close(found, network(x).mean(-1))
+
+
 def test_pooled_outputs_of_objects(rng):
     ids = torch.randint(50, (3, 5), generator=rng)
     for name in ("pooler_output", "image_embeds", "logits"):

@@ -31,6 +31,22 @@ def test_state_dict_of_another_size_within_another_module(rng):
     assert other["bank"].embeddings.dtype == torch.float64
 
 
+def test_state_dict_keeps_the_number_type(rng):
+    bank = NeighborBank().fill(torch.randn(5, 3, generator=rng).double(), torch.arange(5))
+    loaded = NeighborBank()
+    loaded.load_state_dict(bank.state_dict())
+    assert loaded.embeddings.dtype == torch.float64
+    assert loaded.labels.dtype == torch.int64
+    assert torch.equal(loaded.embeddings, bank.embeddings)
+
+
+def test_each_part_of_the_body_keeps_its_mode():
+    body = nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 2), nn.Dropout()).train()
+    body[0].eval()  # a frozen batch norm
+    NeighborBank().refresh(body, torch.ones(4, 2), torch.ones(4))
+    assert [module.training for module in body.modules()] == [True, False, True, True]
+
+
 def test_errors():
     bank = NeighborBank()
     with pytest.raises(NotFittedError, match="call `refresh` first"):

@@ -362,3 +362,29 @@ def test_saved_are_plain_options_of_the_fit(samples, network, tmp_path):
     assert type(loaded.learning_rate) is float
     loaded.n_workers = 0
     np.testing.assert_array_equal(loaded.predict(samples[0]), expected)
+
+
+def test_bytes_are_refused_unless_the_network_takes_them(samples, network):
+    x, y = (255 * samples[0].sigmoid()).to(torch.uint8), samples[1]
+    with pytest.raises(DTypeError, match=r"uint8 .*Convert images to float and scale"):
+        FineTuner(network, "nca", **QUICK).fit((x, y))
+
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.network = network
+
+        def forward(self, images):
+            return self.network(images.float() / 255)
+
+    tuner = FineTuner(Scaled(), "nca", **QUICK, classifier="network.fc").fit((x, y))
+    assert np.isfinite(tuner.predict(x)).all()
+
+
+def test_empty_validation_and_no_samples(samples, network):
+    x, y = samples
+    for empty in ((x[:0], y[:0]), Items([])):
+        with pytest.raises(DataError, match="`validation` must have at least one sample"):
+            FineTuner(network, "nca", **QUICK).fit(samples, validation=empty)
+    with pytest.raises(DataError, match="at least 4 samples, got 0"):
+        FineTuner(network, "nca", **QUICK).fit((x[:0], y[:0]))
