@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from softrsa.cli.common import DPI, names, outputs, seed
 from softrsa.errors import DataError, unknown_name
@@ -108,8 +108,6 @@ def _predict(arguments: argparse.Namespace) -> None:
 
 def _compare(result: ExperimentResult, out: Path) -> list[str]:
     """Say what the best step gains over linear methods, and whether methods differ at all."""
-    from softrsa.reports.figures import panels
-
     lines = []
     for row in result.best_steps.to_dict("records"):
         for name, against in (("over_linear", "linear"), ("over_best_linear", "best linear")):
@@ -121,9 +119,8 @@ def _compare(result: ExperimentResult, out: Path) -> list[str]:
         test = result.compare()
         blocks = "splits of the same samples" if ranked.index.nlevels > 1 else "data sets"
         lines.append(f"Friedman p = {test.p:.3g} over {test.n_blocks} {blocks}")
+        figure: Any = test.plot().figure
         with atomic_path(out / "ranks.png") as path:
-            figure, (ax,) = panels(1)
-            test.plot(ax=ax)
             figure.savefig(path, dpi=DPI, bbox_inches="tight")
     return lines
 

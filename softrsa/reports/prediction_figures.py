@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from softrsa.prediction.ranking import RankTest
 
 
+WIDE = 7.2  # inches
+
+
 def plot_critical_distance(test: RankTest, *, ax: Axes | None = None) -> Axes:
     """Draw mean ranks on a line, best to the left, and bars over methods that do not differ.
 
@@ -30,12 +33,13 @@ def plot_critical_distance(test: RankTest, *, ax: Axes | None = None) -> Axes:
     Axes
         Names on both sides, the better half left; the critical distance is drawn above.
     """
+    ranks = test.mean_ranks.sort_values()
+    k = len(ranks)
     if ax is None:
         from softrsa.reports.figures import panels
 
-        ax = panels(1)[1][0]
-    ranks = test.mean_ranks.sort_values()
-    k = len(ranks)
+        figure, (ax,) = panels(1)
+        figure.set_size_inches(WIDE, 1.4 + 0.15 * k)  # names stand on both sides of the axis
     ax.set_xlim(1 - 0.02 * k, k + 0.02 * k)
     half = -(-k // 2)
     groups = _groups(ranks.to_numpy(), test.critical_distance)
