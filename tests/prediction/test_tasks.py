@@ -80,7 +80,7 @@ def test_a_task_is_split_in_one_way():
     x, y = np.ones((4, 2)), np.arange(4)
     with pytest.raises(DataError, match="split in one way; got strata and test"):
         make_task("mine", "Mine", x, y, strata=y, test=y > 2)
-    with pytest.raises(ShapeError, match=r"`test` must hold a value per sample: 4, got shape \(3,\)"):
+    with pytest.raises(ShapeError, match=r"value per sample: 4, got shape \(3,\)"):
         make_task("mine", "Mine", x, y, test=y[:3] > 1)
 
 
