@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 import pandas as pd
 import xarray as xr
-from scipy.stats import ttest_1samp
 
 from softrsa.errors import FileFormatError, FileMissingError, unknown_name
 from softrsa.io import atomic_path
@@ -63,6 +62,8 @@ class IdentificationResult:
             stimuli, chance, and the p-value of a one-sided t-test over subjects against chance (NaN
             where all subjects are alike).
         """
+        from scipy.stats import ttest_1samp
+
         accuracy = self.by_subject
         rows = []
         for name in accuracy.columns:
