@@ -151,8 +151,8 @@ def run_experiment(
         A name that `load_task` knows, or your own from `make_task`.
     heads : "all" or sequence of str
         Heads of `NeighborRegressor`; "ridge" regression of the features, its penalty chosen by
-        leave-one-out; and "knn-linear" or "knn-nca": k nearest neighbors, chosen by
-        cross-validation, on the embeddings of the linear or the NCA head.
+        leave-one-out, or by folds of whole groups; and "knn-linear" or "knn-nca": k nearest
+        neighbors, chosen by cross-validation, on the embeddings of the linear or the NCA head.
     splits : int
         Random splits into development and test samples, as the task says: groups stay together,
         strata are split in proportion, a fixed test set stays the same.
@@ -391,9 +391,10 @@ def _fit(
 ) -> Any:
     """Fit a head, or ridge regression, to development samples; groups stop it whole."""
     features, labels = task.features[train], task.labels[train]
-    if method == "ridge":
-        return make_pipeline(StandardScaler(), RidgeCV(RIDGE)).fit(features, labels)
     groups = None if task.groups is None else task.groups[train]
+    if method == "ridge":
+        folds = None if groups is None else list(GroupKFold(4).split(features, groups=groups))
+        return make_pipeline(StandardScaler(), RidgeCV(RIDGE, cv=folds)).fit(features, labels)
     regressor = NeighborRegressor(method, random_state=seed, **settings)
     return regressor.fit(features, labels, groups=groups)
 

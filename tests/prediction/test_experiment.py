@@ -224,3 +224,13 @@ def test_mistakes_are_named(task, tmp_path):
     with pytest.raises(FileFormatError, match=r"expected the columns task.*, found a, b"):
         run_experiment(task, path=other)
     assert other.read_text() == "a,b\n1,2\n"
+
+
+def test_ridge_chooses_its_penalty_by_whole_groups():
+    """Features that only tell groups apart predict other samples of a group, and no other group."""
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(40), 6)
+    x = rng.normal(size=(40, 60))[groups] + 0.1 * rng.normal(size=(240, 60))
+    grouped = make_task("toy", "A toy", x, rng.normal(size=40)[groups], groups)
+    error = run_experiment(grouped, heads="ridge", splits=3).rows["mse"].mean()
+    assert error < 1.2 * grouped.labels.var()
