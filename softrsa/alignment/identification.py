@@ -187,7 +187,7 @@ def _evaluate(
             seen[key] = products(vectors, rule), products(vectors, rule, weights)
         own, references = items.of([subject]), items.references([subject])
         whole, resampled = (
-            choose(match_scores(gram, references, fitting.rule)[..., own, :]) for gram in seen[key]
+            choose(match_scores(gram, references, fitting.rule, own)) for gram in seen[key]
         )
         predicted[own] = whole
         accuracies.append((resampled == items.region[own]).double().mean(-1))

@@ -27,8 +27,8 @@ def products(vectors: Tensor, rule: Rule, weights: Tensor | None = None) -> Tens
     return found
 
 
-def match_scores(gram: Tensor, references: Tensor, rule: Rule) -> Tensor:
-    """Score of every item with every region's mean over reference items; larger is nearer.
+def match_scores(gram: Tensor, references: Tensor, rule: Rule, items: Tensor) -> Tensor:
+    """Score some items with every region's mean over reference items; larger is nearer.
 
     Parameters
     ----------
@@ -38,18 +38,20 @@ def match_scores(gram: Tensor, references: Tensor, rule: Rule) -> Tensor:
         1 for the items that make the mean of a region for an item, else 0.
     rule : {"best_match", "centroid"}
         Correlation with the mean, or minus the squared Euclidean distance from it.
+    items : Tensor of int, shape (m,)
+        Numbers of the items to score.
 
     Returns
     -------
-    Tensor, shape (..., n_items, n_regions)
+    Tensor, shape (..., m, n_regions)
         NaN where a region has no reference, or an RDM is constant.
     """
-    references = references.to(gram)
+    references = references.to(gram).index_select(0, items)
     count = references.sum(-1)
-    to_mean = torch.einsum("...ij,irj->...ir", gram, references) / count
+    to_mean = torch.einsum("...ij,irj->...ir", gram.index_select(-2, items), references) / count
     half = torch.einsum("irj,...jk->...irk", references, gram)
     of_mean = torch.einsum("...irk,irk->...ir", half, references) / count.square()
-    own = gram.diagonal(dim1=-2, dim2=-1).unsqueeze(-1)
+    own = gram.diagonal(dim1=-2, dim2=-1).index_select(-1, items).unsqueeze(-1)
     if rule == "centroid":
         return 2 * to_mean - own - of_mean
     return to_mean / (own * of_mean).sqrt()

@@ -93,8 +93,8 @@ class LearnedStatistic(nn.Module):
     def cross_entropy(self, data: Training) -> Tensor:
         """Mean over items, from correlations with the regions' means times a learned number."""
         gram = products(self(data.x), "best_match")
-        scores = match_scores(gram, data.references, "best_match")
-        logits = scores.index_select(0, data.items) * self.log_scale.exp()
+        scores = match_scores(gram, data.references, "best_match", data.items)
+        logits = scores * self.log_scale.exp()
         return nn.functional.cross_entropy(logits, data.region.index_select(0, data.items))
 
 
@@ -125,7 +125,7 @@ def choose_fixed(found: list[Statistic], data: Training, rule: Rule) -> tuple[St
     shares, margins = [], []
     for statistic in found:
         gram = products(statistic.function(data.x), rule)
-        scores = match_scores(gram, data.references, rule).index_select(0, data.items)
+        scores = match_scores(gram, data.references, rule, data.items)
         true = data.region.index_select(0, data.items).unsqueeze(-1)
         own = scores.gather(-1, true).squeeze(-1)
         other = scores.scatter(-1, true, -torch.inf).amax(-1)

@@ -72,7 +72,9 @@ def test_weights_count_pairs_as_often(rule):
 def test_an_undefined_score_is_no_choice():
     gram = products(torch.tensor([[1.0, 2.0, 3.0], [2.0, 2.0, 2.0], [1.0, 3.0, 2.0]]), "best_match")
     references = torch.tensor([[[0, 0, 1]], [[0, 0, 1]], [[1, 0, 0]]])
-    assert choose(match_scores(gram, references, "best_match")).tolist() == [0, -1, 0]
+    found = match_scores(gram, references, "best_match", torch.arange(3))
+    assert choose(found).tolist() == [0, -1, 0]
+    assert choose(match_scores(gram, references, "best_match", torch.tensor([1]))).tolist() == [-1]
 
 
 @pytest.mark.parametrize("transform", TRANSFORMS)
