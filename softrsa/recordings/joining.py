@@ -1,0 +1,96 @@
+"""Two sources brought to the same stimuli, by id."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import pandas as pd
+import xarray as xr
+
+from softrsa.errors import StimulusError, unknown_name
+from softrsa.io.labels import check_distinct
+from softrsa.io.wording import counted, listed
+
+
+def join_stimuli(
+    a: xr.DataArray, b: xr.DataArray, *, how: Literal["exact", "intersection"] = "exact"
+) -> tuple[xr.DataArray, xr.DataArray]:
+    """Bring two arrays to the same stimuli in the same order, by stimulus id.
+
+    Parameters
+    ----------
+    a, b : DataArray
+        Recordings or activations (stimulus, unit) or stacks (..., anchor, neighbor), in any mix.
+    how : {"exact", "intersection"}
+        ``"exact"`` wants the same ids on both sides; ``"intersection"`` keeps the shared ones.
+
+    Returns
+    -------
+    tuple of DataArray
+        ``a`` and ``b``, both in the order of ``a``. Where an intersection left stimuli out, their
+        ids are in ``attrs["stimuli_left_out"]`` of the array that had them.
+
+    Raises
+    ------
+    ValueError
+        If ``how`` is something else.
+    StimulusError
+        If ids repeat, or differ under ``"exact"``, or fewer than 2 are shared.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> a = xr.DataArray(np.eye(2), dims=("stimulus", "unit"), coords={"stimulus": ["x", "y"]})
+    >>> b = xr.DataArray(np.eye(2), dims=("stimulus", "unit"), coords={"stimulus": ["y", "x"]})
+    >>> join_stimuli(a, b)[1].values
+    array([[0., 1.],
+           [1., 0.]])
+    """
+    if how not in ("exact", "intersection"):
+        raise unknown_name("way to join (`how`)", how, ("exact", "intersection"))
+    ids_a, ids_b = _stimuli(a, "first array"), _stimuli(b, "second array")
+    only_a, only_b = ids_a[~ids_a.isin(ids_b)], ids_b[~ids_b.isin(ids_a)]
+    if how == "exact" and (len(only_a) or len(only_b)):
+        raise StimulusError(
+            f"The stimuli differ. {_only('first', only_a)} {_only('second', only_b)}"
+            f"{_hint(ids_a, ids_b)} To keep those that both have, ask for the intersection "
+            "(`how` of join_stimuli, `join` of align, --join of the command)."
+        )
+    shared = ids_a[ids_a.isin(ids_b)]
+    if len(shared) < 2:
+        raise StimulusError(
+            f"The two arrays share {counted(len(shared), 'stimulus', 'stimuli')}, at least 2 are "
+            f"needed. {_only('first', only_a)} {_only('second', only_b)}{_hint(ids_a, ids_b)}"
+        )
+    return _take(a, ids_a, shared, only_a), _take(b, ids_b, shared, only_b)
+
+
+def _stimuli(array: xr.DataArray, name: str) -> pd.Index:
+    """Read the distinct stimulus ids of a recording or a stack."""
+    dim = "anchor" if "anchor" in array.dims else "stimulus"
+    if dim not in array.indexes:
+        raise StimulusError(f"The {name} has no stimulus ids along `{dim}`.")
+    ids = array.indexes[dim]
+    check_distinct(ids, name)
+    return ids
+
+
+def _take(array: xr.DataArray, ids: pd.Index, wanted: pd.Index, left_out: pd.Index) -> xr.DataArray:
+    """Reorder an array to the wanted ids and note what that leaves out."""
+    dims = ("anchor", "neighbor") if "anchor" in array.dims else ("stimulus",)
+    if not ids.equals(wanted):
+        array = array.sel(dict.fromkeys(dims, wanted.to_numpy()))
+    if len(left_out):
+        array = array.assign_attrs(stimuli_left_out=left_out.tolist())
+    return array
+
+
+def _only(side: str, ids: pd.Index) -> str:
+    """Say which ids only one side has."""
+    return f"Only in the {side}: {listed(ids) or 'none'}."
+
+
+def _hint(a: pd.Index, b: pd.Index) -> str:
+    """Point out numbers on one side and strings on the other."""
+    kinds = {pd.api.types.is_integer_dtype(ids.dtype) for ids in (a, b)}
+    return " One side has integers and the other strings." if len(kinds) == 2 else ""
