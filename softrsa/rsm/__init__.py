@@ -2,8 +2,10 @@
 
 from softrsa.rsm.build import build_rsms, to_rsm
 from softrsa.rsm.crossnobis import crossnobis
+from softrsa.rsm.poisson import poisson_cv, poisson_kl
 from softrsa.rsm.scaling import SCALINGS, scale_similarities
 from softrsa.rsm.similarity import SIMILARITIES, condensed_similarity, similarity_matrix
+from softrsa.rsm.unbalanced import crossnobis_unbalanced
 
 __all__ = [
     "SCALINGS",
@@ -11,6 +13,9 @@ __all__ = [
     "build_rsms",
     "condensed_similarity",
     "crossnobis",
+    "crossnobis_unbalanced",
+    "poisson_cv",
+    "poisson_kl",
     "scale_similarities",
     "similarity_matrix",
     "to_rsm",

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from softrsa._checks import check_floating
+from softrsa._checks import check_broadcast, check_floating
 from softrsa.errors import DataError, DTypeError, ShapeError, unknown_name
 from softrsa.rsm._plans import PLANS
 
@@ -39,17 +39,23 @@ def check_arguments(
     if (precision is None) == (similarity == "mahalanobis"):
         verb = "needs a" if precision is None else "takes no"
         raise DataError(f"`similarity={similarity!r}` {verb} `precision`.")
-    if precision is not None and precision.shape != (x.shape[-1], x.shape[-1]):
-        raise ShapeError(
-            f"`precision` must have shape {(x.shape[-1], x.shape[-1])} for {x.shape[-1]} units, "
-            f"got {tuple(precision.shape)}."
-        )
+    if precision is not None:
+        _check_precision(x, precision)
     if bandwidth is not None and similarity != "rbf":
         raise DataError(f"`similarity={similarity!r}` takes no `bandwidth`, got {bandwidth!r}.")
     if isinstance(bandwidth, str) and bandwidth != "median":
         raise unknown_name("bandwidth", bandwidth, ["median"])
     if isinstance(bandwidth, (int, float)) and not 0 < bandwidth < math.inf:
         raise DataError(f"`bandwidth` must be positive and finite, got {bandwidth!r}.")
+
+
+def _check_precision(x: Tensor, precision: Tensor) -> None:
+    if precision.shape[-2:] != (x.shape[-1], x.shape[-1]):
+        raise ShapeError(
+            f"`precision` must have shape {(x.shape[-1], x.shape[-1])} for {x.shape[-1]} units, "
+            f"got {tuple(precision.shape)}."
+        )
+    check_broadcast(2, x=x, precision=precision)
 
 
 def _check_pair(x: Tensor, y: Tensor) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import combinations
 
 import torch
 from torch import Tensor
 
-from softrsa._checks import check_floating
+from softrsa._checks import check_broadcast, check_floating
 from softrsa.errors import DataError, ShapeError
+from softrsa.rsm._folds import across_folds, check_folds, distances
 
 
 def crossnobis(x_folds: Tensor, precision: Tensor | None = None) -> Tensor:
@@ -24,10 +26,10 @@ def crossnobis(x_folds: Tensor, precision: Tensor | None = None) -> Tensor:
     x_folds : Tensor, shape (..., n_folds, n_stimuli, n_units)
         Responses, float32 or float64, in any unit; each fold a mean of trials of its own. At least
         two folds.
-    precision : Tensor, shape (n_units, n_units) or (..., n_folds, n_units, n_units), optional
+    precision : Tensor, shape (n_units, n_units) or (..., n_folds or 1, n_units, n_units), optional
         :math:`P`, the inverse of the noise covariance between units; symmetric. One per fold
-        makes :math:`P_{fg}` the inverse of the mean of the two folds' covariances. The identity by
-        default.
+        makes :math:`P_{fg}` the inverse of the mean of the two folds' covariances; leading
+        dimensions, of regions or time bins, say, broadcast. The identity by default.
 
     Returns
     -------
@@ -46,8 +48,9 @@ def crossnobis(x_folds: Tensor, precision: Tensor | None = None) -> Tensor:
 
     Notes
     -----
-    Differentiable; summed in float64. Without a precision per fold the folds are multiplied with
-    the sum of the others, so the time grows with their number, not with that of their pairs.
+    Differentiable; summed in float64. Without a precision per fold the sum over pairs of folds is
+    closed: each fold is whitened once, and the products of folds with themselves are taken from
+    those of their sum. For stimuli that some folds lack see `crossnobis_unbalanced`.
 
     References
     ----------
@@ -61,33 +64,21 @@ def crossnobis(x_folds: Tensor, precision: Tensor | None = None) -> Tensor:
     tensor([[0.0000, 2.5000],
             [2.5000, 0.0000]])
     """
-    _check(x_folds, precision)
+    check_folds(x_folds)
+    check_precision(x_folds, precision)
     n_folds, _, n_units = x_folds.shape[-3:]
     # distances do not see the mean over stimuli; without it fewer digits are lost
-    folds = [fold.double() - fold.double().mean(-2, keepdim=True) for fold in x_folds.unbind(-3)]
-    if precision is None or precision.ndim == 2:
-        products = _one_precision(folds, precision)
-        n_pairs = n_folds * (n_folds - 1)
-    else:
-        products = _precision_per_fold(folds, precision.double())
+    x = x_folds.double() - x_folds.mean(-2, keepdim=True, dtype=torch.float64)
+    if precision is not None and precision.ndim > 2 and precision.shape[-3] == n_folds:
+        products = _precision_per_fold(x.unbind(-3), precision.double())
         n_pairs = n_folds * (n_folds - 1) // 2
-    twice = products + products.mT
-    own = twice.diagonal(dim1=-2, dim2=-1)
-    squares = (own.unsqueeze(-1) + own.unsqueeze(-2)) / 2 - twice
-    return (squares / (n_pairs * n_units)).to(x_folds.dtype)
+    else:
+        products = across_folds(x if precision is None else x @ precision.double(), x)
+        n_pairs = n_folds * (n_folds - 1)
+    return (distances(products) / (n_pairs * n_units)).to(x_folds.dtype)
 
 
-def _one_precision(folds: list[Tensor], precision: Tensor | None) -> Tensor:
-    """Inner products of each fold with the sum of the others."""
-    total = torch.stack(folds).sum(0)
-    products = torch.zeros((), dtype=total.dtype, device=total.device)
-    for fold in folds:
-        weighted = fold if precision is None else fold @ precision.double()
-        products = products + weighted @ (total - fold).mT
-    return products
-
-
-def _precision_per_fold(folds: list[Tensor], precision: Tensor) -> Tensor:
+def _precision_per_fold(folds: Sequence[Tensor], precision: Tensor) -> Tensor:
     """Inner products of each pair of folds, under the inverse of their mean covariance."""
     covariance, failed = torch.linalg.inv_ex(precision)
     if bool(failed.any()):
@@ -101,22 +92,18 @@ def _precision_per_fold(folds: list[Tensor], precision: Tensor) -> Tensor:
     return products
 
 
-def _check(x_folds: Tensor, precision: Tensor | None) -> None:
-    check_floating(x_folds=x_folds)
-    if x_folds.ndim < 3 or 0 in x_folds.shape[-2:]:
-        raise ShapeError(
-            "`x_folds` must have shape (..., n_folds, n_stimuli, n_units) with at least one of "
-            f"each, got {tuple(x_folds.shape)}."
-        )
-    n_folds, _, n_units = x_folds.shape[-3:]
-    if n_folds < 2:
-        raise ShapeError(f"Cross-validation needs at least 2 folds, got {n_folds}.")
+def check_precision(x_folds: Tensor, precision: Tensor | None) -> None:
+    """Check that a precision is of these units, and one for all folds or one for each."""
     if precision is None:
         return
     check_floating(precision=precision)
+    n_folds, _, n_units = x_folds.shape[-3:]
     square = precision.shape[-2:] == (n_units, n_units)
-    if not square or (precision.ndim > 2 and precision.shape[-3] != n_folds):
+    if not square or (precision.ndim > 2 and precision.shape[-3] not in (1, n_folds)):
         raise ShapeError(
             f"`precision` must have shape {(n_units, n_units)}, or {(n_folds, n_units, n_units)} "
-            f"for one per fold, got {tuple(precision.shape)}."
+            f"for one per fold, got {tuple(precision.shape)}. Where leading dimensions have one "
+            f"for all folds each, give it the shape (..., 1, {n_units}, {n_units})."
         )
+    if precision.ndim > 2:
+        check_broadcast(3, x_folds=x_folds, precision=precision)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -48,8 +50,8 @@ def similarity_matrix(
     bandwidth : float or "median", optional
         :math:`\sigma` of `rbf`, in units of the Euclidean distance. None means "median": of the
         distances between different rows (all rows of ``x`` to all of ``y``), per matrix.
-    precision : Tensor, shape (n_units, n_units), optional
-        :math:`P` of `mahalanobis`, which needs it.
+    precision : Tensor, shape (..., n_units, n_units), optional
+        :math:`P` of `mahalanobis`, which needs it; leading dimensions broadcast with ``x``'s.
 
     Returns
     -------
@@ -92,6 +94,8 @@ def similarity_matrix(
     tensor([[-4.6667, -2.0000]])
     """
     check_arguments(x, y, similarity, bandwidth, precision)
+    if precision is not None and precision.ndim > 2:
+        return _each_precision(similarity_matrix, x, y, precision)
     if y is not None:
         lead = torch.broadcast_shapes(x.shape[:-2], y.shape[:-2])
         x, y = x.expand(*lead, -1, -1), y.expand(*lead, -1, -1)
@@ -147,6 +151,8 @@ def condensed_similarity(
     n = x.shape[-2]
     if n < 2:
         raise ShapeError(f"`x` needs at least 2 stimuli to make a pair, got {n}.")
+    if precision is not None and precision.ndim > 2:
+        return _each_precision(condensed_similarity, x, None, precision)
     make = plan_maker(similarity, precision)
     if _needs_grad(x, precision):
         result = condense(whole(x, None, make))
@@ -154,6 +160,20 @@ def condensed_similarity(
         result = x.new_empty(*x.shape[:-2], n * (n - 1) // 2)
         fill(result, x, None, make, write_condensed)
     return rbf_from_distances(result, bandwidth, dims=1) if similarity == "rbf" else result
+
+
+def _each_precision(
+    compute: Callable[..., Tensor], x: Tensor, y: Tensor | None, precision: Tensor
+) -> Tensor:
+    """Compute Mahalanobis similarities one precision after the other."""
+    given = [x, precision] if y is None else [x, precision, y]
+    lead = torch.broadcast_shapes(*(tensor.shape[:-2] for tensor in given))
+    flat = [tensor.expand(*lead, -1, -1).flatten(0, -3) for tensor in given]
+    results = [
+        compute(one, *other, similarity="mahalanobis", precision=matrix)
+        for one, matrix, *other in zip(*flat, strict=True)
+    ]
+    return torch.stack(results).unflatten(0, lead)
 
 
 def _needs_grad(*tensors: Tensor | None) -> bool:
