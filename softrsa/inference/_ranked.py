@@ -10,86 +10,126 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from softrsa._ranks import tied_places
 from softrsa.inference._stack import Stack
 
 MEASURES = ("spearman", "rho_a")
+PART = 2**18  # entries of subjects' RSMs at a time: so many stay in the processor's cache
 EXACT_IN_FLOAT32 = 2**22  # up to here all half-integers, hence all average ranks, are exact
 
 
 def ranked_scores(stack: Stack, counts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Scores (r, models, subjects) of resamples in which stimuli occur so often (r, n_stimuli).
 
-    Also twice the subjects' ranks less their mean (r, subjects, n_pairs), float64, and how often
-    each pair occurs (r, n_pairs).
+    Also twice the subjects' ranks less their mean (r, subjects, q), float64, over the q pairs that
+    occur, and how often each does (r, q).
     """
     dtype = torch.float32 if stack.n_stimuli**2 < 2 * EXACT_IN_FLOAT32 else torch.float64
     weights = stack.counts_of_pairs(counts.to(dtype))
-    total = weights.sum(1, keepdim=True)
-    ranks = counts.new_empty(len(weights), *stack.values.shape)
-    order, low, high = stack.places
-    for k in range(len(stack.values)):
-        before = _cumulated(weights.index_select(1, order[k]))
-        # twice the rank less its mean, of ranks (before + up to + 1) / 2
-        twice = before.index_select(1, low[k]).add_(before.index_select(1, high[k]))
-        ranks[:, k] = twice.sub_(total)
-    weights = weights.double()
-    subjects = ranks[:, stack.n_models :].clone()
-    ranks *= weights.sqrt()[:, None]
-    models, others = ranks[:, : stack.n_models], ranks[:, stack.n_models :]
-    return _correlation(models, others, weights, stack), subjects, weights
+    at, times = _occurring(weights)
+    ranks = weights.new_empty(len(stack.values), *at.shape)
+    for k, (order, ends, group) in enumerate(stack.places):
+        upto = weights.index_select(1, order).cumsum(-1)
+        upto = upto if ends is None else upto.index_select(1, ends)
+        twice = upto.clone()  # twice the rank less 1/2: before + up to
+        twice[:, 1:] += upto[:, :-1]
+        index = group.index_select(0, at.flatten()).view(at.shape)
+        torch.gather(twice, 1, index, out=ranks[k])
+    ranks = ranks.sub_(weights.sum(-1, keepdim=True)).double().transpose(0, 1)
+    times = times.double()
+    models, subjects = ranks[:, : stack.n_models], ranks[:, stack.n_models :]
+    return _correlation(models, subjects, times, stack), subjects, times
 
 
-def _cumulated(weights: Tensor) -> Tensor:
-    """Sum of the weights before each place, and of all at the end."""
-    before = weights.new_zeros(*weights.shape[:-1], weights.shape[-1] + 1)
-    torch.cumsum(weights, dim=-1, out=before[..., 1:])
-    return before
+def _occurring(weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Places (r, q) of the pairs with a weight (r, p), filled up to as many, and their weights."""
+    there = weights > 0
+    count = there.sum(1)
+    longest = int(count.max())
+    held = torch.arange(longest, device=weights.device) < count[:, None]
+    places = torch.zeros(held.shape, dtype=torch.long, device=weights.device)
+    places.view(-1)[_true(held)] = _true(there).remainder_(weights.shape[1])
+    return places, weights.gather(1, places) * held
 
 
 def _correlation(left: Tensor, right: Tensor, weights: Tensor, stack: Stack) -> Tensor:
-    """Correlate (r, a, p) and (r, b, p), twice the ranks times the root of the weights (r, p)."""
-    cross = left @ right.mT
+    """Correlate (r, a, p) and (r, b, p), twice the centered ranks, of pairs with weights (r, p)."""
+    weighted = right * weights[:, None]
+    cross = left @ weighted.mT
     if stack.entry.name == "rho_a":
         n = weights.sum(1)
         return cross * (3 / (n**3 - n))[:, None, None]
     # ranks of a constant deviate by exactly 0: the result is NaN there
-    return cross / left.norm(dim=-1)[:, :, None] / right.norm(dim=-1)[:, None]
+    own = (left.square() @ weights[..., None]).sqrt()
+    return cross / own / weighted.mul_(right).sum(-1).sqrt()[:, None]
 
 
 def ranked_ceilings(
     stack: Stack, deviations: Tensor, weights: Tensor, subject_counts: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Lower and upper ceilings (r, n_subjects) where subjects occur so often (r, n_subjects)."""
-    lower, upper = [], []
-    n = len(subject_counts)
-    resamples = deviations.expand(n, -1, -1), weights.expand(n, -1), subject_counts
-    for ranks, pairs, occurring in zip(*resamples, strict=True):
-        present = pairs.nonzero().squeeze(1)
-        own, times = ranks[:, present], pairs[present]
-        everyone = occurring @ own
-        others = everyone - occurring[:, None] * own
-        pooled = _weighted_ranks(torch.cat([others, everyone[None]]), times)
-        root = times.sqrt()
-        found = _correlation((pooled * root)[None], (own * root)[None], times[None], stack)[0]
-        lower.append(found[:-1].diagonal())
-        upper.append(found[-1])
-    return torch.stack(lower), torch.stack(upper)
+    lower, upper = torch.empty_like(subject_counts), torch.empty_like(subject_counts)
+    size = max(1, PART // deviations[0].numel())
+    for start in range(0, len(subject_counts), size):
+        part = slice(start, start + size)
+        same = slice(1) if len(weights) == 1 else part  # one resample of stimuli serves for all
+        own, times = deviations[same], weights[same]
+        # who is in each mean: the others of every subject, and last everyone
+        everyone = subject_counts[part, None]
+        members = torch.cat([everyone - torch.diag_embed(everyone[:, 0]), everyone], 1)
+        pooled = _weighted_ranks(members @ own, times, everyone.sum(-1).max())
+        found = _correlation(pooled, own, times, stack)
+        lower[part] = found[:, :-1].diagonal(dim1=1, dim2=2)
+        upper[part] = found[:, -1]
+    return lower, upper
 
 
-def _weighted_ranks(means: Tensor, weights: Tensor) -> Tensor:
-    """Rank sums (k, p) of doubled ranks anew where pairs occur so often (p,): doubled, centered."""
-    n_pairs = means.shape[1]
+def _weighted_ranks(sums: Tensor, weights: Tensor, most: Tensor) -> Tensor:
+    """Rank sums (r, k, p), of at most ``most`` doubled ranks each, anew: doubled, centered.
+
+    Pairs occur so often (r or 1, p).
+    """
+    n_pairs = sums.shape[-1]
     # these sums are whole numbers; the place in their last digits tells the order once sorted
-    keys = _ascending(means.long() * n_pairs + torch.arange(n_pairs, device=means.device))
-    order = keys.remainder(n_pairs)
-    before = _cumulated(weights[order])
-    first, last = tied_places(keys.div(n_pairs, rounding_mode="floor"))
-    ranks = before.gather(1, first) + before.gather(1, last + 1) - weights.sum()
-    return torch.empty_like(ranks).scatter_(1, order, ranks)
+    bits = n_pairs.bit_length()
+    fits = float(most * weights.sum(-1).max()) < 2 ** (31 - bits)
+    keys = sums.to(torch.int32 if fits else torch.int64)
+    keys = keys.bitwise_left_shift_(bits).bitwise_or_(
+        torch.arange(n_pairs, dtype=keys.dtype, device=keys.device)
+    )
+    keys = _ascending(keys)
+    order = (keys & (2**bits - 1)).long()
+    weights = weights[:, None].expand_as(sums).gather(-1, order)
+    ranks = _middles(keys.bitwise_right_shift_(bits), weights)
+    return torch.empty_like(ranks).scatter_(-1, order, ranks)
+
+
+def _middles(ascending: Tensor, weights: Tensor) -> Tensor:
+    """Weight below each value plus weight up to it, less all: equal values have it in common."""
+    upto = weights.cumsum(-1)
+    middles = (2 * upto).sub_(weights)
+    repeats = torch.zeros_like(ascending, dtype=torch.bool)
+    torch.eq(ascending[..., 1:], ascending[..., :-1], out=repeats[..., 1:])
+    repeated = _true(repeats)  # each equals the entry before
+    if len(repeated):
+        apart = repeated.diff() > 1
+        starts = torch.cat([apart.new_ones(1), apart])
+        ends = torch.cat([apart, apart.new_ones(1)])
+        first, last = repeated[starts] - 1, repeated[ends]
+        flat, sums, own = middles.view(-1), upto.view(-1), weights.reshape(-1)
+        shared = sums[first] - own[first] + sums[last]
+        flat[first] = shared
+        flat[repeated] = shared.repeat_interleave(last - first)
+    return middles.sub_(upto[..., -1:])
+
+
+def _true(mask: Tensor) -> Tensor:
+    """Places of what is true, of the mask laid out flat."""
+    if mask.device.type == "cpu":  # NumPy finds them several times as fast as torch
+        return torch.from_numpy(np.flatnonzero(mask.numpy()))
+    return mask.flatten().nonzero().squeeze(1)
 
 
 def _ascending(keys: Tensor) -> Tensor:
-    if keys.device.type == "cpu":  # NumPy sorts integers several times as fast as torch
+    if keys.device.type == "cpu":  # and sorts integers several times as fast
         return torch.from_numpy(np.sort(keys.numpy(), axis=-1))
     return keys.sort(dim=-1).values

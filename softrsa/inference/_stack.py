@@ -12,7 +12,6 @@ import xarray as xr
 from torch import Tensor
 
 from softrsa._checks import check_floating
-from softrsa._ranks import tied_places
 from softrsa.errors import DataError, ShapeError, StimulusError
 from softrsa.inference.noise_ceiling import find_measure
 from softrsa.measures import Measure
@@ -57,13 +56,17 @@ class Stack:
         return len(self.subjects)
 
     @cached_property
-    def places(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The order of each row, and of each entry how many are smaller and how many not larger."""
+    def places(self) -> list[tuple[Tensor, Tensor | None, Tensor]]:
+        """Of each row its order, where groups of equal entries end, and each entry's group.
+
+        The ends are None where no two entries are equal.
+        """
         ascending, order = self.values.sort(dim=-1, stable=True)
-        first, last = tied_places(ascending)
-        low = torch.empty_like(order).scatter_(-1, order, first)
-        high = torch.empty_like(order).scatter_(-1, order, last + 1)
-        return order, low, high
+        starts = torch.ones_like(ascending, dtype=torch.bool)
+        starts[:, 1:] = ascending[:, 1:] != ascending[:, :-1]
+        group = torch.empty_like(order).scatter_(-1, order, starts.cumsum(-1) - 1)
+        ends = [None if one.all() else one.roll(-1).nonzero()[:, 0] for one in starts]
+        return list(zip(order, ends, group, strict=True))
 
     def squares(self, values: Tensor) -> Tensor:
         """Put entries (k, n_pairs) back into squares (k, n, n), 0 where there is none."""
