@@ -8,7 +8,7 @@ import xarray as xr
 
 
 def mean_by_stimulus(trials: xr.DataArray) -> xr.DataArray:
-    """Average checked (trial, unit) rows that share a stimulus, in order of first appearance."""
+    """Average checked (trial, unit, ...) rows that share a stimulus, in order of appearance."""
     codes, ids = pd.factorize(trials["stimulus"].values)
     order = np.argsort(codes, kind="stable")
     counts = np.bincount(codes)
@@ -16,8 +16,8 @@ def mean_by_stimulus(trials: xr.DataArray) -> xr.DataArray:
     sums = np.add.reduceat(trials.values[order], starts, axis=0, dtype=np.float64)
     coords = {name: coord for name, coord in trials.coords.items() if "trial" not in coord.dims}
     return xr.DataArray(
-        (sums / counts[:, None]).astype(trials.dtype),
-        dims=("stimulus", "unit"),
+        (sums / counts.reshape(-1, *[1] * (trials.ndim - 1))).astype(trials.dtype),
+        dims=("stimulus", *trials.dims[1:]),
         coords={**coords, "stimulus": ids},
         attrs=trials.attrs,
         name=trials.name,

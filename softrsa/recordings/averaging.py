@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import xarray as xr
 
-from softrsa.io.schema import check_trials
 from softrsa.io.trials import mean_by_stimulus
+from softrsa.recordings._trials import checked_trials
 
 
 def average_trials(trials: xr.DataArray) -> xr.DataArray:
@@ -13,12 +13,12 @@ def average_trials(trials: xr.DataArray) -> xr.DataArray:
 
     Parameters
     ----------
-    trials : DataArray, dims (trial, unit)
+    trials : DataArray, dims (trial, unit) or (trial, unit, time)
         Responses in any unit, with a coordinate `stimulus` on `trial`.
 
     Returns
     -------
-    DataArray, dims (stimulus, unit)
+    DataArray, dims (stimulus, unit) or (stimulus, unit, time)
         Means, computed in float64 and returned in the number type of the trials; stimuli in order
         of first appearance, unit coordinates and attributes kept.
 
@@ -37,4 +37,4 @@ def average_trials(trials: xr.DataArray) -> xr.DataArray:
     >>> average_trials(trials).to_series().to_dict()
     {('face', 0): 2.0, ('house', 0): 4.0}
     """
-    return mean_by_stimulus(check_trials(trials, name="trials"))
+    return mean_by_stimulus(checked_trials(trials))

@@ -1,0 +1,63 @@
+"""Labelled trials, of one time or several, as tensors and groups."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import torch
+import xarray as xr
+from torch import Tensor
+
+from softrsa.errors import DataError, unknown_name
+from softrsa.io.schema import check_trials
+from softrsa.io.wording import counted
+
+
+def checked_trials(trials: xr.DataArray, *, name: str = "trials") -> xr.DataArray:
+    """Check trials, time by time where there are several; dims (trial, unit) or with time last."""
+    if "time" not in getattr(trials, "dims", ()) or not trials.sizes["time"]:
+        return check_trials(trials, name=name)
+    first = check_trials(trials.isel(time=0, drop=True), name=name)
+    for i, label in enumerate(trials["time"].values.tolist()):
+        check_trials(trials.isel(time=i, drop=True), name=f"{name} at time {label!r}")
+    trials = trials.astype(first.dtype, copy=False).transpose("trial", "unit", "time")
+    return trials.assign_coords(stimulus=first["stimulus"])
+
+
+def as_tensor(trials: xr.DataArray) -> Tensor:
+    """Give (trial, unit) or (time, trial, unit) values without copying where that is possible."""
+    values = trials.values
+    tensor = torch.from_numpy(values if values.flags.writeable else values.copy())
+    return tensor.movedim(-1, 0) if "time" in trials.dims else tensor
+
+
+def groups(trials: xr.DataArray, coordinate: str) -> tuple[Tensor, list]:
+    """Give trials the number of their label, in order of first appearance; and the labels."""
+    present = [str(name) for name, coord in trials.coords.items() if coord.dims == ("trial",)]
+    if coordinate not in present:
+        raise unknown_name("trial coordinate", coordinate, present)
+    labels = trials[coordinate].values
+    absent = pd.isna(labels)
+    if absent.any():
+        raise DataError(
+            f"{counted(int(absent.sum()), 'trial')} of {len(labels)} have no {coordinate}. Label "
+            f'them or leave them out: `trials.sel(trial=trials["{coordinate}"].notnull())`.'
+        )
+    codes, names = pd.factorize(labels)
+    return torch.from_numpy(codes.astype(np.int64)), np.asarray(names).tolist()
+
+
+def group_means(x: Tensor, codes: Tensor, n_groups: int) -> tuple[Tensor, Tensor]:
+    """Average (..., trial, unit) rows in float64; NaN for groups without. Also their numbers."""
+    counts = torch.bincount(codes, minlength=n_groups)
+    sums = x.new_zeros(*x.shape[:-2], n_groups, x.shape[-1], dtype=torch.float64)
+    sums.index_add_(-2, codes, x.double())
+    return sums / counts.unsqueeze(-1), counts
+
+
+def residuals(x: Tensor, codes: Tensor) -> tuple[Tensor, int]:
+    """Take the mean of its group from each row; also the degrees of freedom that are left."""
+    first = torch.from_numpy(np.unique(codes.numpy(), return_index=True)[1])
+    shifted = x.double() - x[..., first[codes], :].double()  # constant groups are exactly 0
+    means, _ = group_means(shifted, codes, len(first))
+    return shifted - means[..., codes, :], len(codes) - len(first)
