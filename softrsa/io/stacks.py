@@ -11,7 +11,7 @@ from softrsa.io.wording import listed
 
 __all__ = ["check_rdms"]
 
-LEADING = ("layer", "region", "subject", "session")
+LEADING = ("layer", "region", "subject", "session", "time")
 KINDS = ("rdm", "rsm")
 
 
@@ -22,8 +22,8 @@ def check_rdms(rdms: xr.DataArray, *, name: str = "RDM stack") -> xr.DataArray:
     ----------
     rdms : DataArray, dims (..., anchor, neighbor) in any order
         Dissimilarities or similarities, float32 or float64. `anchor` and `neighbor` hold the same
-        distinct stimulus ids; leading dimensions are named layer, region, subject or session. A
-        matrix that is NaN throughout was not recorded. ``attrs["kind"]`` is ``"rdm"`` or
+        distinct stimulus ids; leading dimensions are named layer, region, subject, session or time.
+        A matrix that is NaN throughout was not recorded. ``attrs["kind"]`` is ``"rdm"`` or
         ``"rsm"``; without it, a diagonal of zeros means RDM and one of ones RSM.
     name : str
         What to call the stack in messages.

@@ -26,9 +26,14 @@ def checked_trials(trials: xr.DataArray, *, name: str = "trials") -> xr.DataArra
 
 def as_tensor(trials: xr.DataArray) -> Tensor:
     """Give (trial, unit) or (time, trial, unit) values without copying where that is possible."""
-    values = trials.values
-    tensor = torch.from_numpy(values if values.flags.writeable else values.copy())
+    tensor = share_or_copy(trials.values)
     return tensor.movedim(-1, 0) if "time" in trials.dims else tensor
+
+
+def share_or_copy(values: np.ndarray) -> Tensor:
+    """Give a tensor of the same memory, or a copy of what torch cannot share."""
+    shared = values.flags.writeable and min(values.strides, default=0) >= 0
+    return torch.from_numpy(values if shared else values.copy())
 
 
 def groups(trials: xr.DataArray, coordinate: str) -> tuple[Tensor, list]:
@@ -57,7 +62,7 @@ def group_means(x: Tensor, codes: Tensor, n_groups: int) -> tuple[Tensor, Tensor
 
 def residuals(x: Tensor, codes: Tensor) -> tuple[Tensor, int]:
     """Take the mean of its group from each row; also the degrees of freedom that are left."""
-    first = torch.from_numpy(np.unique(codes.numpy(), return_index=True)[1])
+    first = torch.from_numpy(np.unique(codes.cpu().numpy(), return_index=True)[1]).to(x.device)
     shifted = x.double() - x[..., first[codes], :].double()  # constant groups are exactly 0
     means, _ = group_means(shifted, codes, len(first))
     return shifted - means[..., codes, :], len(codes) - len(first)

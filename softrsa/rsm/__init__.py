@@ -2,6 +2,7 @@
 
 from softrsa.rsm.build import build_rsms, to_rsm
 from softrsa.rsm.crossnobis import crossnobis
+from softrsa.rsm.estimate import build_rdms
 from softrsa.rsm.poisson import poisson_cv, poisson_kl
 from softrsa.rsm.scaling import SCALINGS, scale_similarities
 from softrsa.rsm.similarity import SIMILARITIES, condensed_similarity, similarity_matrix
@@ -10,6 +11,7 @@ from softrsa.rsm.unbalanced import crossnobis_unbalanced
 __all__ = [
     "SCALINGS",
     "SIMILARITIES",
+    "build_rdms",
     "build_rsms",
     "condensed_similarity",
     "crossnobis",

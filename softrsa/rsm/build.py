@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import product
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -14,7 +13,8 @@ from softrsa._checks import resolve_device
 from softrsa.errors import DataError
 from softrsa.io import check_rdms, check_recording
 from softrsa.io.wording import counted, listed
-from softrsa.recordings import split_units
+from softrsa.recordings._trials import share_or_copy
+from softrsa.rsm._stacking import stack_parts, where
 from softrsa.rsm.similarity import similarity_matrix
 
 
@@ -30,7 +30,7 @@ def build_rsms(
 
     Parameters
     ----------
-    array : DataArray, dims (stimulus, unit)
+    array : DataArray, dims (stimulus, unit) or (stimulus, unit, time)
         Responses or activations with stimulus ids, float32 or float64, in any unit.
     by : str or sequence of str, optional
         Coordinates on `unit` whose labels get an RSM each, such as ``"layer"`` or
@@ -44,7 +44,7 @@ def build_rsms(
 
     Returns
     -------
-    DataArray, dims (\*by, anchor, neighbor)
+    DataArray, dims (\*by, [time,] anchor, neighbor)
         RSMs, exactly symmetric, with ``attrs["kind"] = "rsm"`` and the name of the similarity.
         Labels are in order of first appearance; a combination without units is NaN.
 
@@ -76,26 +76,20 @@ def build_rsms(
     array([[ 0., -1.],
            [-1.,  0.]])
     """
+    if "time" in getattr(array, "dims", ()):
+        return _each_time(array, by, similarity, device, dtype)
     array = check_recording(array)
     names = (by,) if isinstance(by, str) else tuple(by or ())
     target = resolve_device(device)
-    parts = dict(_parts(array, names))
-    ids = array["stimulus"].values
-    coords = {name: _distinct(labels[i] for labels in parts) for i, name in enumerate(names)}
-    combinations = list(product(*coords.values()))
     kind = torch.from_numpy(np.empty(0, array.dtype)).dtype if dtype is None else dtype
-    stack = torch.full((len(combinations), len(ids), len(ids)), torch.nan, dtype=kind)
-    for place, labels in zip(stack, combinations, strict=True):
-        if labels in parts:
-            named = dict(zip(names, labels, strict=True))
-            place.copy_(_rsm(parts[labels], named, similarity, target, kind))
-    return xr.DataArray(
-        stack.reshape(*map(len, coords.values()), len(ids), len(ids)).numpy(),
-        dims=(*names, "anchor", "neighbor"),
-        coords={**coords, "anchor": ids, "neighbor": ids},
-        name="similarity",
-        attrs={"kind": "rsm", "similarity": similarity},
+    stack = stack_parts(
+        array,
+        names,
+        array["stimulus"].values,
+        lambda part, named: _rsm(part, named, similarity, target, kind),
+        kind,
     )
+    return stack.rename("similarity").assign_attrs(kind="rsm", similarity=similarity)
 
 
 def to_rsm(stack: xr.DataArray) -> xr.DataArray:
@@ -135,22 +129,20 @@ def to_rsm(stack: xr.DataArray) -> xr.DataArray:
     return (1 - stack).assign_attrs({**stack.attrs, "kind": "rsm"}).rename("similarity")
 
 
-Labels = tuple[str, ...]
-
-
-def _parts(
-    array: xr.DataArray, names: Sequence[str], labels: Labels = ()
-) -> Iterator[tuple[Labels, xr.DataArray]]:
-    """Split by one coordinate after the other."""
-    if not names:
-        yield labels, array
-        return
-    for label, part in split_units(array, names[0]).items():
-        yield from _parts(part, names[1:], (*labels, label))
-
-
-def _distinct(labels: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(labels))
+def _each_time(
+    array: xr.DataArray,
+    by: str | Sequence[str] | None,
+    similarity: str,
+    device: str | torch.device,
+    dtype: torch.dtype | None,
+) -> xr.DataArray:
+    """Build the stack of each time; `time` becomes the last leading dimension."""
+    options = {"by": by, "similarity": similarity, "device": device, "dtype": dtype}
+    stacks = [
+        build_rsms(array.isel(time=i, drop=True), **options) for i in range(array.sizes["time"])
+    ]
+    stack = xr.concat(stacks, array["time"])
+    return stack.transpose(*stacks[0].dims[:-2], "time", "anchor", "neighbor")
 
 
 def _rsm(
@@ -161,19 +153,17 @@ def _rsm(
     dtype: torch.dtype,
 ) -> Tensor:
     """Compute one RSM of checked values."""
-    where = "".join(f", {name} {label!r}" for name, label in labels.items())
-    values = part.values
-    x = torch.from_numpy(values if values.flags.writeable else values.copy())
-    _check_rows(x, part["stimulus"].values, similarity, where)
+    x = share_or_copy(part.values)
+    _check_rows(x, part["stimulus"].values, similarity, where(labels))
     x = x.to(device=device, dtype=dtype)
     return similarity_matrix(x, similarity=similarity)
 
 
-def _check_rows(x: Tensor, ids: np.ndarray, similarity: str, where: str) -> None:
+def _check_rows(x: Tensor, ids: np.ndarray, similarity: str, place: str) -> None:
     """Refuse responses whose similarity is undefined."""
     if similarity == "correlation" and x.shape[-1] == 1:
         raise DataError(
-            f"`correlation` needs at least 2 units, got 1{where}. Use 'l2', or join units."
+            f"`correlation` needs at least 2 units, got 1{place}. Use 'l2', or join units."
         )
     low, high = torch.aminmax(x, dim=-1)
     bad = {"correlation": low == high, "cosine": (low == 0) & (high == 0)}.get(similarity)
@@ -182,5 +172,5 @@ def _check_rows(x: Tensor, ids: np.ndarray, similarity: str, where: str) -> None
         what = "constant" if similarity == "correlation" else "zero in all units"
         raise DataError(
             f"The responses to {counted(len(found), 'stimulus', 'stimuli')} ({listed(found)}) are "
-            f"{what}{where}, so `{similarity}` is undefined. Leave them out, or use 'l2'."
+            f"{what}{place}, so `{similarity}` is undefined. Leave them out, or use 'l2'."
         )

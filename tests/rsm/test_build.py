@@ -60,10 +60,9 @@ def test_by_one_coordinate_and_by_none(recording):
 
 def test_order_of_stimuli_and_dimensions_does_not_matter(recording):
     rsms = build_rsms(recording, by="region")
-    moved = build_rsms(recording[[3, 1, 4, 0, 2]].T, by="region")
-    xr.testing.assert_allclose(
-        moved.sel(anchor=STIMULI, neighbor=STIMULI), rsms, rtol=0, atol=1e-14
-    )
+    for other in (recording[[3, 1, 4, 0, 2]].T, recording[::-1]):
+        moved = build_rsms(other, by="region").sel(anchor=STIMULI, neighbor=STIMULI)
+        xr.testing.assert_allclose(moved, rsms, rtol=0, atol=1e-14)
 
 
 def test_type_follows_the_input_or_the_wish(recording):
