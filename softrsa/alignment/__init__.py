@@ -13,6 +13,7 @@ from softrsa.alignment.identification_result import IdentificationResult
 from softrsa.alignment.loss import AlignmentLoss
 from softrsa.alignment.result import AlignmentResult
 from softrsa.alignment.settings import FitSettings
+from softrsa.alignment.thresholds import threshold_correlations
 
 __all__ = [
     "Aligner",
@@ -28,4 +29,5 @@ __all__ = [
     "identify_regions",
     "random_splits",
     "stimulus_folds",
+    "threshold_correlations",
 ]

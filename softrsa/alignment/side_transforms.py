@@ -6,16 +6,15 @@ import torch
 from torch import Tensor, nn
 
 from softrsa.measures import Measure
+from softrsa.pairs import expand
 from softrsa.rsm import scale_similarities
 from softrsa.transforms import (
     GeoTopological,
     SoftStep,
     StepParameters,
     double_center,
-    geo_topological,
+    geo_topological_grid,
 )
-
-GRID_ENTRIES = 2_000_000  # of all thresholds tried together; bounds memory, not results
 
 
 class Identity(nn.Module):
@@ -97,12 +96,13 @@ def best_threshold(
     ``model`` is (1, n, n), ``brain`` (n_subjects, n, n).
     """
     grid = threshold_grid(steps)
-    chunk = max(1, GRID_ENTRIES // brain.numel())
+    low, high = torch.tensor(grid, dtype=torch.float64).T
     scores = []
-    for start in range(0, len(grid), chunk):
-        low, high = (
-            torch.tensor(grid[start : start + chunk], dtype=brain.dtype).to(brain).T[:, :, None]
-        )
-        sides = [1 - geo_topological(1 - rsms, low, high) for rsms in (model, brain)]
-        scores.append(measure.between(sides[0], sides[1]).mean(-1))
+    for part in geo_topological_grid(1 - torch.cat([model, brain]), low, high):
+        if measure.takes in ("vectors", "pairs"):
+            of_model, of_brain = (1 - part).split([1, len(brain)], dim=1)
+            scores.append(measure(of_model, of_brain).mean(-1))
+        else:
+            of_model, of_brain = (1 - expand(part)).split([1, len(brain)], dim=1)
+            scores.append(measure.between(of_model, of_brain).mean(-1))
     return grid[int(torch.cat(scores).nan_to_num(-torch.inf).argmax())]

@@ -6,10 +6,10 @@ sorted once, the rank of a pair is read off the cumulative counts of pairs befor
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from softrsa._ranks import in_order, runs_of_equals, true_places
 from softrsa.inference._stack import Stack
 
 MEASURES = ("spearman", "rho_a")
@@ -47,7 +47,7 @@ def _occurring(weights: Tensor) -> tuple[Tensor, Tensor]:
     longest = int(count.max())
     held = torch.arange(longest, device=weights.device) < count[:, None]
     places = torch.zeros(held.shape, dtype=torch.long, device=weights.device)
-    places.view(-1)[_true(held)] = _true(there).remainder_(weights.shape[1])
+    places.view(-1)[true_places(held)] = true_places(there).remainder_(weights.shape[1])
     return places, weights.gather(1, places) * held
 
 
@@ -96,7 +96,7 @@ def _weighted_ranks(sums: Tensor, weights: Tensor, most: Tensor) -> Tensor:
     keys = keys.bitwise_left_shift_(bits).bitwise_or_(
         torch.arange(n_pairs, dtype=keys.dtype, device=keys.device)
     )
-    keys = _ascending(keys)
+    keys = in_order(keys)
     order = (keys & (2**bits - 1)).long()
     weights = weights[:, None].expand_as(sums).gather(-1, order)
     ranks = _middles(keys.bitwise_right_shift_(bits), weights)
@@ -107,29 +107,13 @@ def _middles(ascending: Tensor, weights: Tensor) -> Tensor:
     """Weight below each value plus weight up to it, less all: equal values have it in common."""
     upto = weights.cumsum(-1)
     middles = (2 * upto).sub_(weights)
-    repeats = torch.zeros_like(ascending, dtype=torch.bool)
-    torch.eq(ascending[..., 1:], ascending[..., :-1], out=repeats[..., 1:])
-    repeated = _true(repeats)  # each equals the entry before
-    if len(repeated):
-        apart = repeated.diff() > 1
-        starts = torch.cat([apart.new_ones(1), apart])
-        ends = torch.cat([apart, apart.new_ones(1)])
-        first, last = repeated[starts] - 1, repeated[ends]
+    first, last = runs_of_equals(ascending)
+    if len(first):
         flat, sums, own = middles.view(-1), upto.view(-1), weights.reshape(-1)
         shared = sums[first] - own[first] + sums[last]
         flat[first] = shared
-        flat[repeated] = shared.repeat_interleave(last - first)
+        length = last - first
+        places = torch.arange(int(length.sum()), device=first.device)
+        places += (first + 1 + length - length.cumsum(0)).repeat_interleave(length)
+        flat[places] = shared.repeat_interleave(length)
     return middles.sub_(upto[..., -1:])
-
-
-def _true(mask: Tensor) -> Tensor:
-    """Places of what is true, of the mask laid out flat."""
-    if mask.device.type == "cpu":  # NumPy finds them several times as fast as torch
-        return torch.from_numpy(np.flatnonzero(mask.numpy()))
-    return mask.flatten().nonzero().squeeze(1)
-
-
-def _ascending(keys: Tensor) -> Tensor:
-    if keys.device.type == "cpu":  # and sorts integers several times as fast
-        return torch.from_numpy(np.sort(keys.numpy(), axis=-1))
-    return keys.sort(dim=-1).values

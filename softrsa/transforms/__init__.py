@@ -3,6 +3,7 @@
 from softrsa.transforms.center import double_center
 from softrsa.transforms.gates import EmbeddingGate, Gate, GlobalGate, ProfileGate, StepParameters
 from softrsa.transforms.geo_topological import GeoTopological, geo_topological
+from softrsa.transforms.geo_topological_grid import geo_topological_grid
 from softrsa.transforms.geodesic import geo_topological_type, geodesic
 from softrsa.transforms.modules import Family, SoftStep
 from softrsa.transforms.soft_k_step import log_soft_k_step, soft_k_step
@@ -25,6 +26,7 @@ __all__ = [
     "StepParameters",
     "double_center",
     "geo_topological",
+    "geo_topological_grid",
     "geo_topological_type",
     "geodesic",
     "log_soft_k_step",

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from softrsa._checks import check_floating
-from softrsa._ranks import average_ranks, sorted_quantile
+from softrsa._ranks import average_ranks, in_order, sorted_quantile
 from softrsa.errors import DataError, ShapeError, unknown_name
 from softrsa.pairs import condense, expand
 
@@ -69,14 +69,7 @@ def geo_topological(
     >>> geo_topological(torch.tensor([0.1, 0.9, 0.4]), 0.4, 0.4, preset="value")
     tensor([0., 1., 0.])
     """
-    if preset not in get_args(Preset):
-        raise unknown_name("preset", preset, get_args(Preset))
-    check_floating(rdm=rdm)
-    _check_thresholds(lower, upper, preset)
-    square = rdm.ndim > 1 and rdm.shape[-1] == rdm.shape[-2]
-    values = condense(rdm) if square else rdm
-    if preset == "trsa":
-        values = _unit_ranks(values)
+    values, square = comparable(rdm, lower, upper, preset)
     low, high = _thresholds(values, lower, upper, preset)
     ramp = (values - low) / torch.where(high > low, high - low, 1.0)
     clamped = ramp.masked_fill(values <= low, 0.0).masked_fill(
@@ -119,6 +112,19 @@ class GeoTopological(nn.Module):
         return f"lower={self.lower:.3g}, upper={self.upper:.3g}, preset={self.preset!r}"
 
 
+def comparable(
+    rdm: Tensor, lower: float | Tensor, upper: float | Tensor, preset: Preset
+) -> tuple[Tensor, bool]:
+    """Check everything; condensed RDMs that thresholds are compared with, and whether square."""
+    if preset not in get_args(Preset):
+        raise unknown_name("preset", preset, get_args(Preset))
+    check_floating(rdm=rdm)
+    _check_thresholds(lower, upper, preset)
+    square = rdm.ndim > 1 and rdm.shape[-1] == rdm.shape[-2]
+    values = condense(rdm) if square else rdm
+    return _unit_ranks(values) if preset == "trsa" else values, square
+
+
 def _check_thresholds(lower: float | Tensor, upper: float | Tensor, preset: Preset) -> None:
     """Check thresholds given as numbers; tensors may live on a device and are not read."""
     if isinstance(lower, Tensor) or isinstance(upper, Tensor):
@@ -154,6 +160,6 @@ def _thresholds(
             f"the leading dimensions {tuple(values.shape[:-1])} of `rdm`."
         ) from error
     if preset != "value":
-        ordered = values.sort(dim=-1).values
+        ordered = in_order(values)
         low, high = sorted_quantile(ordered, low), sorted_quantile(ordered, high)
     return low.unsqueeze(-1), high.unsqueeze(-1)

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from softrsa._checks import check_floating
-from softrsa._ranks import average_ranks, sorted_quantile
+from softrsa._ranks import average_ranks, in_order, sorted_quantile
 from softrsa.errors import DataError, unknown_name
 from softrsa.pairs import condense, expand
 
 Keep = Literal["p_shortest", "p_nearest", "k_nearest", "twostep"]
 ZeroEdges = Literal["keep", "drop"]
-PART = 2**18  # entries of RDMs at a time: a stack this small stays in the cache
+PART = 2**16  # entries of RDMs at a time: a stack this small stays in the cache
 
 
 def geodesic(
@@ -85,15 +85,24 @@ def geodesic(
     check_floating(rdm=rdm)
     square = rdm.ndim > 1 and rdm.shape[-1] == rdm.shape[-2]
     values = (condense(rdm) if square else rdm).detach()
-    edges = expand(_unit_range(values if keep == "twostep" else average_ranks(values)))
-    _check_amount(keep, amount, edges.shape[-1])
-    missing = ~_short(edges, keep, amount, first_end_only=zero_edges == "drop")
-    if zero_edges == "drop":
-        missing = missing | (edges == 0)
-    paths = _shortest_paths(edges.masked_fill(missing, torch.inf))
-    lengths = condense(paths).masked_fill(edges.isnan().any(-1).any(-1, keepdim=True), torch.nan)
-    found = average_ranks(lengths) if rank else lengths
+    n = len(expand(values.new_zeros(values.shape[-1])))
+    _check_amount(keep, amount, n)
+    parts = values.reshape(-1, values.shape[-1]).split(max(1, PART // (n * n)))
+    lengths = [_lengths(part, keep, amount, zero_edges) for part in parts]
+    found = torch.cat([average_ranks(part) if rank else part for part in lengths])
+    found = found.reshape(values.shape)
     return expand(found) if square else found
+
+
+def _lengths(values: Tensor, keep: Keep, amount: float | None, zero_edges: ZeroEdges) -> Tensor:
+    """Lengths of the shortest paths (k, n_pairs), inf where there is none."""
+    own = _unit_range(values if keep == "twostep" else average_ranks(values))
+    edges = expand(own)
+    missing = _long(own, edges, keep, amount, first_end_only=zero_edges == "drop")
+    if zero_edges == "drop":
+        missing |= edges == 0
+    lengths = condense(_shortest_paths(edges.masked_fill_(missing, torch.inf)))
+    return lengths.masked_fill_(own.isnan().any(-1, keepdim=True), torch.nan)
 
 
 def _unit_range(values: Tensor) -> Tensor:
@@ -115,36 +124,33 @@ def _check_amount(keep: Keep, amount: float | None, n_stimuli: int) -> None:
         raise DataError(f"`keep={keep!r}` needs an `amount` from 0 to 1, got {amount!r}.")
 
 
-def _short(edges: Tensor, keep: Keep, amount: float | None, *, first_end_only: bool) -> Tensor:
-    """Say which edges (..., n, n) are kept, symmetrically; NaN ones are not."""
-    n = edges.shape[-1]
+def _long(
+    values: Tensor, edges: Tensor, keep: Keep, amount: float | None, *, first_end_only: bool
+) -> Tensor:
+    """Say which edges (..., n, n), condensed ``values`` (..., n_pairs), are not kept."""
     if keep == "twostep":
-        return edges < 1
+        return edges >= 1
     if keep == "p_shortest":
-        ordered = condense(edges).sort(-1).values
-        limit = sorted_quantile(ordered, torch.as_tensor(amount, dtype=edges.dtype).to(edges))
-        return edges <= limit[..., None, None]
+        level = torch.as_tensor(amount, dtype=values.dtype, device=values.device)
+        return edges > sorted_quantile(in_order(values), level)[..., None, None]
+    n = edges.shape[-1]
     k = int(amount or 0) if keep == "k_nearest" else min(int((amount or 0) * n), n - 1)
     own = torch.eye(n, dtype=torch.bool, device=edges.device)
     order = edges.masked_fill(own, torch.inf).argsort(dim=-1, stable=True)[..., :k]
     near = torch.zeros_like(edges, dtype=torch.bool).scatter_(-1, order, True)
     if first_end_only:
         near = near.triu(1)
-    return near | near.mT
+    return ~(near | near.mT)
 
 
-def _shortest_paths(edges: Tensor) -> Tensor:
-    """Lengths of the shortest paths (..., n, n) over edges, inf where there is none."""
-    n = edges.shape[-1]
-    flat = edges.reshape(-1, n, n)
-    parts = []
-    for part in flat.split(max(1, PART // (n * n))):
-        paths, through = part.clone(), torch.empty_like(part)
-        for middle in range(n):
-            torch.add(paths[:, :, middle, None], paths[:, None, middle, :], out=through)
-            torch.minimum(paths, through, out=paths)
-        parts.append(paths)
-    return torch.cat(parts).reshape(edges.shape) if parts else edges
+def _shortest_paths(paths: Tensor) -> Tensor:
+    """Lengths of the shortest paths (k, n, n) over edges, inf where there is none, in place."""
+    through = torch.empty_like(paths)
+    for middle in range(paths.shape[-1]):
+        to_middle = paths[:, middle]  # and from it: paths are symmetric
+        torch.add(to_middle[:, :, None], to_middle[:, None], out=through)
+        torch.minimum(paths, through, out=paths)
+    return paths
 
 
 def geo_topological_type(lower: float, upper: float) -> str:
