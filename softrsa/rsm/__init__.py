@@ -5,6 +5,7 @@ from softrsa.rsm.crossnobis import crossnobis
 from softrsa.rsm.estimate import build_rdms
 from softrsa.rsm.poisson import poisson_cv, poisson_kl
 from softrsa.rsm.scaling import SCALINGS, scale_similarities
+from softrsa.rsm.searchlight import searchlight
 from softrsa.rsm.similarity import SIMILARITIES, condensed_similarity, similarity_matrix
 from softrsa.rsm.unbalanced import crossnobis_unbalanced
 
@@ -19,6 +20,7 @@ __all__ = [
     "poisson_cv",
     "poisson_kl",
     "scale_similarities",
+    "searchlight",
     "similarity_matrix",
     "to_rsm",
 ]
