@@ -12,18 +12,19 @@ def average_ranks(x: Tensor) -> Tensor:
 
     NaN where any value is NaN, as there.
     """
+    m = x.shape[-1]
     values, order = ascending(x.detach())
-    mean = torch.arange(1, values.shape[-1] + 1).to(values).repeat(*values.shape[:-1], 1)
-    first, last = runs_of_equals(values)
-    if len(first):
-        flat = mean.view(-1)
-        shared = (flat[first] + flat[last]) / 2
-        length = last - first + 1
-        places = torch.arange(int(length.sum()), device=x.device)
-        places += (first + length - length.cumsum(0)).repeat_interleave(length)
-        flat[places] = shared.repeat_interleave(length)
-    ranks = torch.empty_like(mean).scatter_(-1, order, mean)
-    return ranks.masked_fill(values[..., -1:].isnan(), torch.nan)  # NaN sorts last
+    starts = torch.ones_like(values, dtype=torch.bool)
+    torch.ne(values[..., 1:], values[..., :-1], out=starts[..., 1:])
+    first = true_places(starts)  # of each run of equal values
+    if len(first) == x.numel():
+        mean = torch.arange(1, m + 1).to(values).expand(values.shape)
+    else:
+        length = first.diff(append=first.new_tensor([x.numel()]))
+        middle = (2 * first.remainder(m) + length + 1).to(x.dtype) / 2
+        mean = middle.repeat_interleave(length, output_size=x.numel()).view(x.shape)
+    ranks = torch.empty_like(values).scatter_(-1, order, mean)
+    return ranks.masked_fill_(values[..., -1:].isnan(), torch.nan)  # NaN sorts last
 
 
 def ascending(x: Tensor) -> tuple[Tensor, Tensor]:
