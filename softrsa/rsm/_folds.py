@@ -40,7 +40,10 @@ def across_folds(left: Tensor, right: Tensor) -> Tensor:
 
     Shapes (..., n_folds, n, p) and (..., n_folds, m, p) give (..., n, m).
     """
-    own = left.transpose(-3, -2).flatten(-2) @ right.transpose(-3, -2).flatten(-2).mT
+    if right.shape[-2] <= right.shape[-1]:  # products need no more memory than the folds
+        own = (left @ right.mT).sum(-3)
+    else:
+        own = left.transpose(-3, -2).flatten(-2) @ right.transpose(-3, -2).flatten(-2).mT
     return left.sum(-3) @ right.sum(-3).mT - own
 
 

@@ -48,9 +48,10 @@ def crossnobis(x_folds: Tensor, precision: Tensor | None = None) -> Tensor:
 
     Notes
     -----
-    Differentiable; summed in float64. Without a precision per fold the sum over pairs of folds is
-    closed: each fold is whitened once, and the products of folds with themselves are taken from
-    those of their sum. For stimuli that some folds lack see `crossnobis_unbalanced`.
+    Differentiable; summed in float64, but for the product with a float32 precision of float32
+    responses, which are centered in float64 before. Without a precision per fold the sum over
+    pairs of folds is closed: each fold is weighted once, and the products of folds with themselves
+    are taken from those of their sum. For stimuli that some folds lack see `crossnobis_unbalanced`.
 
     References
     ----------
@@ -68,14 +69,20 @@ def crossnobis(x_folds: Tensor, precision: Tensor | None = None) -> Tensor:
     check_precision(x_folds, precision)
     n_folds, _, n_units = x_folds.shape[-3:]
     # distances do not see the mean over stimuli; without it fewer digits are lost
-    x = x_folds.double() - x_folds.mean(-2, keepdim=True, dtype=torch.float64)
+    x = x_folds - x_folds.mean(-2, keepdim=True, dtype=torch.float64)
     if precision is not None and precision.ndim > 2 and precision.shape[-3] == n_folds:
         products = _precision_per_fold(x.unbind(-3), precision.double())
         n_pairs = n_folds * (n_folds - 1) // 2
     else:
-        products = across_folds(x if precision is None else x @ precision.double(), x)
+        products = across_folds(x if precision is None else _weighted(x, x_folds, precision), x)
         n_pairs = n_folds * (n_folds - 1)
     return (distances(products) / (n_pairs * n_units)).to(x_folds.dtype)
+
+
+def _weighted(x: Tensor, x_folds: Tensor, precision: Tensor) -> Tensor:
+    """Multiply centered responses in the type they were given in, the costly step."""
+    kind = torch.promote_types(x_folds.dtype, precision.dtype)
+    return (x.to(kind) @ precision.to(kind)).double()
 
 
 def _precision_per_fold(folds: Sequence[Tensor], precision: Tensor) -> Tensor:
