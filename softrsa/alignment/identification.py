@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from typing import NamedTuple, get_args
 
@@ -15,22 +15,28 @@ from tqdm import tqdm
 from softrsa._threads import one_thread_if
 from softrsa.alignment.identification_items import (
     Items,
+    LabelledRDMs,
     block,
     checked_items,
+    labelled_items,
     pair_weights,
     split_stimuli,
 )
 from softrsa.alignment.identification_result import IdentificationResult
-from softrsa.alignment.matching import Rule, choose, match_scores, products
+from softrsa.alignment.matching import Rule, best_region, match_scores, products
+from softrsa.alignment.published_identification import TRANSFORMS as PUBLISHED_TRANSFORMS
+from softrsa.alignment.published_identification import identify_as_published
+from softrsa.alignment.region_learning import Fitting, learned_statistic
 from softrsa.alignment.region_statistics import (
     LEARNED,
     TRANSFORMS,
     Statistic,
     Training,
+    Views,
+    all_products,
     candidates,
     choose_fixed,
-    learn,
-    scaled_ranks,
+    views,
 )
 from softrsa.alignment.side_transforms import threshold_grid
 from softrsa.errors import DataError, unknown_name
@@ -47,28 +53,18 @@ class Outcome(NamedTuple):
     shares: np.ndarray  # training accuracy per candidate, mean over subjects
 
 
-class Fitting(NamedTuple):
-    """What decides a choice beside the data."""
-
-    rule: Rule
-    grid: int
-    steps: Sequence[int]
-    learning_rate: float
-    penalty: float
-    seed: int
-
-
 def identify_regions(
-    rdms: Tensor | np.ndarray,
-    subjects: Sequence[object],
-    regions: Sequence[object],
+    rdms: Tensor | np.ndarray | LabelledRDMs,
+    subjects: Sequence[object] | None = None,
+    regions: Sequence[object] | None = None,
     *,
-    transform: str | Sequence[str] = TRANSFORMS,
+    transform: str | Sequence[str] | None = None,
+    published: bool = False,
     rule: Rule = "best_match",
     stimulus_folds: int = 2,
     grid: int = 10,
-    steps: Sequence[int] = (5, 10, 20, 40, 80),
-    learning_rate: float = 0.2,
+    steps: Sequence[int] = (20, 40, 80, 160),
+    learning_rate: float = 0.05,
     penalty: float = 1e-3,
     n_resamples: int = 1000,
     seed: int = 0,
@@ -82,16 +78,24 @@ def identify_regions(
 
     Parameters
     ----------
-    rdms : Tensor or array, shape (n_items, n_stimuli, n_stimuli)
+    rdms : Tensor or array, shape (n_items, n_stimuli, n_stimuli), or labelled RDMs
         An RDM of a subject's region, or several (sessions), per item; all of the same stimuli.
-    subjects, regions : sequence, length n_items
-        Whose RDM it is, and of which region.
-    transform : str or sequence of str
+        Labelled: a stack (region, subject[, session], anchor, neighbor), or a mapping from regions
+        to stacks without that dimension; RDMs that are all NaN count as absent.
+    subjects, regions : sequence, length n_items, optional
+        Whose RDM it is, and of which region; for RDMs without labels.
+    transform : str or sequence of str, optional
         What is compared, all of it made of the ranks of an RDM's dissimilarities, from 0 to 1:
         "identity", the ranks (plain RSA); "centered", less row and column means; "geo_topological",
         between quantiles (l, u); "geodesic", along paths over the edges to the k nearest neighbors;
-        "global" and "instance", SoftSteps with one gate for all stimuli, or one that depends on the
-        profile of each, trained to tell regions apart.
+        "global" and "instance", SoftSteps trained to tell regions apart, with one gate for all
+        stimuli, or one that depends on the profile of each, on similarities that are ranked over
+        the whole RDM or within the row of each. All by default.
+    published : bool
+        Repeat the procedure of Lin & Kriegeskorte instead: nearest centroids, thresholds that are
+        the best on the very data reported, resampled rows. Optimistic; warns so. Of the other
+        options `transform` (of the first, third and fourth), `n_resamples`, `seed` and `progress`
+        count.
     rule : {"best_match", "centroid"}
         Correlation with a region's mean, or Euclidean distance from it, as published.
     stimulus_folds : int
@@ -114,7 +118,8 @@ def identify_regions(
     Returns
     -------
     IdentificationResult
-        With `table`, `compare`, `confusion`, `plot`.
+        With `table`, `compare`, `confusion`, `plot`, `plot_grid`; a `PublishedIdentification`,
+        with `types` and `comparisons` beside, under ``published=True``.
 
     Raises
     ------
@@ -140,8 +145,19 @@ def identify_regions(
     >>> result.table[["transform", "accuracy", "chance"]].values.tolist()
     [['identity', 1.0, 0.5]]
     """
-    transforms = [transform] if isinstance(transform, str) else list(transform)
-    items = checked_items(rdms, subjects, regions)
+    items = as_items(rdms, subjects, regions)
+    known = PUBLISHED_TRANSFORMS if published else TRANSFORMS
+    transforms = (
+        [transform]
+        if isinstance(transform, str)
+        else list(known if transform is None else transform)
+    )
+    if not transforms:
+        raise DataError(f"`transform` is empty; choose among {', '.join(known)}.")
+    if published:
+        return identify_as_published(
+            items, transforms, n_resamples=n_resamples, seed=seed, progress=progress
+        )
     _check_options(transforms, rule, grid, steps)
     _check_subjects(transforms, items)
     n_stimuli = items.rdms.shape[-1]
@@ -166,6 +182,21 @@ def identify_regions(
     return IdentificationResult(_as_dataset(transforms, items, outcomes, settings, grid))
 
 
+def as_items(
+    rdms: Tensor | np.ndarray | LabelledRDMs,
+    subjects: Sequence[object] | None,
+    regions: Sequence[object] | None,
+) -> Items:
+    """Check RDMs, with labels of their own or beside them."""
+    if isinstance(rdms, xr.DataArray | Mapping):
+        if subjects is not None or regions is not None:
+            raise DataError("Labelled RDMs name their subjects and regions: leave both out.")
+        return checked_items(*labelled_items(rdms)[:3])
+    if subjects is None or regions is None:
+        raise DataError("RDMs without labels need `subjects` and `regions`, one for each RDM.")
+    return checked_items(rdms, subjects, regions)
+
+
 def _evaluate(
     transform: str,
     items: Items,
@@ -174,12 +205,13 @@ def _evaluate(
     fitting: Fitting,
 ) -> Outcome:
     """Leave one subject out after the other, and match its RDMs of the test stimuli."""
-    train, test = (scaled_ranks(block(items.rdms, stimuli)) for stimuli in fold)
+    train, test = (views(block(items.rdms, stimuli)) for stimuli in fold)
+    choose = _chooser(transform, train, items, fitting)
     predicted = torch.full((len(items.region),), -1)
     accuracies, chosen, shares = [], [], []
     seen: dict[object, tuple[Tensor, Tensor]] = {}
     for subject in range(len(items.subjects)):
-        statistic, share = _choose(transform, train, items, subject, fitting)
+        statistic, share = choose(subject)
         key = subject if transform in LEARNED else statistic.name
         if key not in seen:
             vectors = statistic.function(test)
@@ -187,7 +219,7 @@ def _evaluate(
             seen[key] = products(vectors, rule), products(vectors, rule, weights)
         own, references = items.of([subject]), items.references([subject])
         whole, resampled = (
-            choose(match_scores(gram, references, fitting.rule, own)) for gram in seen[key]
+            best_region(match_scores(gram, references, fitting.rule, own)) for gram in seen[key]
         )
         predicted[own] = whole
         accuracies.append((resampled == items.region[own]).double().mean(-1))
@@ -201,49 +233,29 @@ def _evaluate(
     )
 
 
-def _choose(
-    transform: str, x: Tensor, items: Items, subject: int, fitting: Fitting
-) -> tuple[Statistic, Tensor]:
-    """Find the best statistic for all subjects but one, and the share that each identifies."""
-    others = [s for s in range(len(items.subjects)) if s != subject]
-    if transform in LEARNED:
-        return _learned(transform, x, items, others, fitting), torch.zeros(0)
-    found = candidates(transform, x.shape[-1], fitting.grid)
-    if len(found) == 1:
-        return found[0], torch.zeros(1)
-    references = items.references([subject])
-    training = Training(x, items.region, references, items.of(others))
-    return choose_fixed(found, training, fitting.rule)
-
-
-def _learned(
-    transform: str, x: Tensor, items: Items, subjects: list[int], fitting: Fitting
-) -> Statistic:
-    """Train on some subjects for as many steps as serve parts of them that are left out."""
-    order = np.random.default_rng(fitting.seed).permutation(subjects)
-    # a part to train on needs two subjects, each of which is matched with the other
-    parts = np.array_split(order, 2 if len(order) > 3 else len(order))
+def _chooser(
+    transform: str, seen: Views, items: Items, fitting: Fitting
+) -> Callable[[int], tuple[Statistic, Tensor]]:
+    """Give what finds the best statistic without a subject, and the share each one identifies."""
     everyone = range(len(items.subjects))
-    options = {"learning_rate": fitting.learning_rate, "penalty": fitting.penalty}
-    stops = sorted({0, *fitting.steps})
-    losses = torch.zeros(len(stops))
-    for part in (part.tolist() for part in parts):
-        kept = [s for s in subjects if s not in part]
-        references = items.references([s for s in everyone if s not in kept])
-        training = Training(x, items.region, references, items.of(kept))
-        left_out = training._replace(items=items.of(part))
-        for step, learned in zip(
-            range(stops[-1] + 1), learn(transform, training, **options), strict=False
-        ):
-            if step in stops:
-                with torch.no_grad():
-                    losses[stops.index(step)] += learned.cross_entropy(left_out)
-    n_steps = stops[int(losses.argmin())]
-    references = items.references([s for s in everyone if s not in subjects])
-    training = Training(x, items.region, references, items.of(subjects))
-    path = learn(transform, training, **options)
-    learned = next(learned for step, learned in enumerate(path) if step == n_steps)
-    return Statistic(f"{n_steps} steps", torch.no_grad()(learned.forward))
+
+    def learned(subject: int) -> tuple[Statistic, Tensor]:
+        others = [s for s in everyone if s != subject]
+        return learned_statistic(transform, seen, items, others, fitting), torch.zeros(0)
+
+    if transform in LEARNED:
+        return learned
+    found = candidates(transform, seen.ranks.shape[-1], fitting.grid)
+    if len(found) == 1:
+        return lambda _: (found[0], torch.zeros(1))
+    grams = all_products(found, seen, fitting.rule)
+
+    def fixed(subject: int) -> tuple[Statistic, Tensor]:
+        others = items.of([s for s in everyone if s != subject])
+        training = Training(seen, items.region, items.references([subject]), others)
+        return choose_fixed(found, grams, training, fitting.rule)
+
+    return fixed
 
 
 def _check_options(transforms: list[str], rule: str, grid: int, steps: Sequence[int]) -> None:
@@ -254,8 +266,6 @@ def _check_options(transforms: list[str], rule: str, grid: int, steps: Sequence[
         raise unknown_name("rule", rule, get_args(Rule))
     if grid < 1 or any(step < 1 for step in steps):
         raise DataError(f"`grid` and `steps` must be at least 1, got {grid} and {list(steps)}.")
-    if not transforms:
-        raise DataError(f"`transform` is empty; choose among {', '.join(TRANSFORMS)}.")
 
 
 def _check_subjects(transforms: list[str], items: Items) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
 import torch
+import xarray as xr
 from torch import Tensor
 
-from softrsa.errors import DataError, ShapeError
+from softrsa.errors import DataError, ShapeError, StimulusError
+from softrsa.io import check_rdms
 from softrsa.pairs import condense
 
 LEAST_STIMULI = 4
@@ -71,6 +74,54 @@ def checked_items(
                 f"subject {subjects[i]!r}. Leave out the stimuli or the items concerned."
             )
     return Items(values, numbers[0], numbers[1], names[0], names[1])
+
+
+LabelledRDMs = xr.DataArray | Mapping[str, xr.DataArray]
+
+
+def labelled_items(stacks: LabelledRDMs) -> tuple[np.ndarray, list[str], list[str], list[object]]:
+    """Take RDMs apart into items: values, subjects, regions, and the ids of the stimuli.
+
+    Parameters
+    ----------
+    stacks : DataArray, dims (region, subject[, session], anchor, neighbor), or mapping
+        RDMs; or from names of regions to stacks (subject[, session], anchor, neighbor), which are
+        joined by stimulus id. RDMs that are NaN altogether are left out: a region that a subject
+        does not have.
+    """
+    if isinstance(stacks, xr.DataArray):
+        if "region" not in stacks.dims:
+            raise DataError(
+                "A stack of RDMs must have the dimensions region and subject beside anchor and "
+                f"neighbor, got {stacks.dims}."
+            )
+        stacks = {str(name): stacks.sel(region=name) for name in stacks["region"].values}
+    values, subjects, regions = [], [], []
+    ids: np.ndarray | None = None
+    for region, found in stacks.items():
+        stack = check_rdms(found, name=f"stack of region {region!r}")
+        if stack.attrs["kind"] == "rsm":
+            stack = 1 - stack
+        if "subject" not in stack.dims:
+            raise DataError(f"Region {region!r} has no dimension subject, got {stack.dims}.")
+        ids = stack["anchor"].values if ids is None else ids
+        if set(ids) != set(stack["anchor"].values):
+            only = sorted(set(map(str, ids)) ^ set(map(str, stack["anchor"].values)))
+            raise StimulusError(
+                f"All regions must have the same stimuli; {len(only)} are not in region "
+                f"{region!r} or only there: {', '.join(only[:5])}."
+            )
+        stack = stack.sel(anchor=ids, neighbor=ids)
+        leading = [str(dim) for dim in stack.dims[:-2]]
+        for labels in product(*(stack[dim].values for dim in leading)):
+            rdm = stack.sel(dict(zip(leading, labels, strict=True))).values
+            if not np.isnan(rdm).all():
+                values.append(rdm)
+                subjects.append(str(labels[leading.index("subject")]))
+                regions.append(str(region))
+    if not values or ids is None:
+        raise DataError("There are no RDMs to identify: all are NaN or the mapping is empty.")
+    return np.stack(values), subjects, regions, list(ids)
 
 
 def block(rdms: Tensor, stimuli: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,6 @@ from softrsa.io import atomic_path
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-SCHEMA = "identification/1"
 INTERVAL = (2.5, 97.5)  # percentiles
 ROUNDING = 1e-9  # of accuracies
 
@@ -35,6 +34,7 @@ class IdentificationResult:
     """
 
     data: xr.Dataset = field(repr=False)
+    schema: ClassVar[str] = "identification/1"
 
     @property
     def chance(self) -> float:
@@ -58,9 +58,10 @@ class IdentificationResult:
         Returns
         -------
         DataFrame
-            Per transform the mean over subjects, 95 % intervals by bootstrap over subjects and over
-            stimuli, chance, and the p-value of a one-sided t-test over subjects against chance (NaN
-            where all subjects are alike).
+            Per transform the mean over subjects, 95 % intervals by bootstrap over subjects
+            (percentiles) and over stimuli (1.96 standard deviations: a resample has fewer different
+            stimuli and so a lower accuracy, but is as variable), chance, and the p-value of a
+            one-sided t-test over subjects against chance (NaN where all subjects are alike).
         """
         from scipy.stats import ttest_1samp
 
@@ -68,15 +69,15 @@ class IdentificationResult:
         rows = []
         for name in accuracy.columns:
             low, high = np.percentile(self._subject_means(accuracy[name].to_numpy()), INTERVAL)
-            stimuli = self.data["resampled"].sel(transform=name).mean("subject")
-            below, above = np.percentile(stimuli, INTERVAL)
+            mean = accuracy[name].mean()
+            resampled = self.data["resampled"].sel(transform=name).mean("subject")
+            below, above = np.clip(_around(mean, resampled.values), 0, 1)
             differ = np.ptp(accuracy[name]) > ROUNDING
             p = (
                 ttest_1samp(accuracy[name], self.chance, alternative="greater").pvalue
                 if differ
                 else np.nan
             )
-            mean = accuracy[name].mean()
             rows.append((name, mean, low, high, below, above, self.chance, p))
         return pd.DataFrame(
             rows,
@@ -105,16 +106,13 @@ class IdentificationResult:
         UnknownNameError
             If one was not run.
         """
-        known = [str(name) for name in self.data["transform"].values]
-        for name in (transform, other):
-            if name not in known:
-                raise unknown_name("transform", name, known)
+        self._check(transform, other)
         accuracy = self.by_subject
         difference = (accuracy[transform] - accuracy[other]).to_numpy()
         low, high = np.percentile(self._subject_means(difference), INTERVAL)
         resampled = self.data["resampled"].mean("subject")
         stimuli = resampled.sel(transform=transform) - resampled.sel(transform=other)
-        below, above = np.percentile(stimuli, INTERVAL)
+        below, above = _around(difference.mean(), stimuli.values)
         return pd.Series(
             {
                 "difference": difference.mean(), "subjects_low": low, "subjects_high": high,
@@ -124,9 +122,7 @@ class IdentificationResult:
 
     def confusion(self, transform: str) -> pd.DataFrame:
         """Share of the items of a region (rows) that were taken for each region (columns)."""
-        known = [str(name) for name in self.data["transform"].values]
-        if transform not in known:
-            raise unknown_name("transform", transform, known)
+        self._check(transform)
         predicted = self.data["predicted"].sel(transform=transform)
         true = np.broadcast_to(self.data["item_region"].values, predicted.shape).ravel()
         table = pd.crosstab(
@@ -143,10 +139,24 @@ class IdentificationResult:
 
         return plot_identification(self.table, ax=ax)
 
+    def plot_grid(self, *, ax: Axes | None = None) -> Axes:
+        """Draw the accuracy of each pair of thresholds (l, u), the five types outlined.
+
+        Raises
+        ------
+        UnknownNameError
+            If "geo_topological" was not run.
+        """
+        from softrsa.reports.identification_figures import plot_threshold_grid
+
+        if "grid_accuracy" not in self.data:
+            raise unknown_name("transform", "geo_topological", self._transforms)
+        return plot_threshold_grid(self.data["grid_accuracy"], ax=ax)
+
     def to_netcdf(self, path: str | Path) -> None:
         """Write everything to one file, which `from_netcdf` reads."""
         with atomic_path(path) as temporary:
-            self.data.assign_attrs(softrsa_schema=SCHEMA).to_netcdf(temporary)
+            self.data.assign_attrs(softrsa_schema=self.schema).to_netcdf(temporary)
 
     @classmethod
     def from_netcdf(cls, path: str | Path) -> Self:
@@ -159,9 +169,18 @@ class IdentificationResult:
                 data = found.load()
         except (OSError, ValueError) as error:
             raise FileFormatError(f"{path} is no netCDF file: {error}") from error
-        if data.attrs.pop("softrsa_schema", None) != SCHEMA:
-            raise FileFormatError(f"{path} was not written by `IdentificationResult.to_netcdf`.")
+        if data.attrs.pop("softrsa_schema", None) != cls.schema:
+            raise FileFormatError(f"{path} was not written by `{cls.__name__}.to_netcdf`.")
         return cls(data)
+
+    @property
+    def _transforms(self) -> list[str]:
+        return [str(name) for name in self.data["transform"].values]
+
+    def _check(self, *names: str) -> None:
+        for name in names:
+            if name not in self._transforms:
+                raise unknown_name("transform", name, self._transforms)
 
     def _subject_means(self, values: np.ndarray) -> np.ndarray:
         """Mean over subjects of as many resamples of them as there are of stimuli."""
@@ -169,3 +188,9 @@ class IdentificationResult:
         n = len(values)
         drawn = rng.integers(0, n, (self.data.sizes["resample"], n))
         return values[drawn].mean(-1)
+
+
+def _around(mean: float, resampled: np.ndarray) -> tuple[float, float]:
+    """Take 1.96 standard deviations of the resamples to either side."""
+    half = 1.96 * float(np.std(resampled))
+    return mean - half, mean + half

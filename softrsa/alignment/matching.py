@@ -57,7 +57,7 @@ def match_scores(gram: Tensor, references: Tensor, rule: Rule, items: Tensor) ->
     return to_mean / (own * of_mean).sqrt()
 
 
-def choose(scores: Tensor) -> Tensor:
+def best_region(scores: Tensor) -> Tensor:
     """Region (..., n_items) of the best score; -1 where a score is not a number."""
     best = scores.nan_to_num(-torch.inf).argmax(-1)
     return torch.where(scores.isnan().any(-1), -1, best)

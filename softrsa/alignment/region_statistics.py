@@ -1,46 +1,62 @@
-"""What is computed of RDMs before they are matched: fixed statistics, and learned SoftSteps."""
+"""What is computed of RDMs before they are matched: the fixed statistics, and how one is chosen."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from math import log
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from softrsa._ranks import average_ranks
 from softrsa.alignment.matching import Rule, match_scores, products
 from softrsa.alignment.side_transforms import threshold_grid
-from softrsa.errors import FitError
 from softrsa.pairs import condense, expand
-from softrsa.transforms import (
-    GlobalGate,
-    ProfileGate,
-    SoftStep,
-    double_center,
-    geo_topological,
-    geodesic,
-)
+from softrsa.transforms import ProfileGate, double_center, geo_topological, geodesic
 
 TRANSFORMS = ("identity", "centered", "geo_topological", "geodesic", "global", "instance")
 LEARNED = ("global", "instance")
 NEAREST = (1, 2, 3, 5, 8, 12)  # neighbors whose edges a geodesic transform keeps
-START = 20.0  # inverse temperature of correlations in the cross-entropy
+
+
+class Views(NamedTuple):
+    """RDMs of some stimuli as the transforms see them."""
+
+    ranks: Tensor  # (n_items, n, n), of the dissimilarities of each RDM, from 0 to 1
+    nearness: Tensor  # (n_items, n, n), 1 - ranks within each anchor's row, from 0 to 1
+    profiles: Tensor  # (n_items, n, n_quantiles), of each anchor's dissimilarities, negated
+
+    def of_stimuli(self, stimuli: Tensor) -> Views:
+        """Take some of the stimuli, ranked as they are among all."""
+        square = (x.index_select(1, stimuli).index_select(2, stimuli) for x in self[:2])
+        return Views(*square, profiles=self.profiles.index_select(1, stimuli))
+
+    def of_items(self, items: Tensor) -> Views:
+        """Take some of the RDMs."""
+        return Views(*(x.index_select(0, items) for x in self))
+
+
+def views(rdms: Tensor) -> Views:
+    """Rank and scale RDMs (n_items, n, n), none of them constant."""
+    n = rdms.shape[-1]
+    ranks = average_ranks(condense(rdms))
+    low, high = ranks.amin(-1, keepdim=True), ranks.amax(-1, keepdim=True)
+    off = ~torch.eye(n, dtype=torch.bool)
+    within = average_ranks(rdms[:, off].unflatten(-1, (n, n - 1))) - 1
+    nearness = torch.ones_like(rdms)
+    nearness[:, off] = 1 - within.flatten(-2) / (n - 2)
+    return Views(
+        expand((ranks - low) / (high - low)),
+        nearness,
+        ProfileGate().profile(-rdms),
+    )
 
 
 class Statistic(NamedTuple):
-    """A function from square RDMs (..., n, n), scaled ranks, to condensed ones, and its name."""
+    """A function from views of RDMs to condensed ones, and its name."""
 
     name: str
-    function: Callable[[Tensor], Tensor]
-
-
-def scaled_ranks(rdms: Tensor) -> Tensor:
-    """Ranks of the dissimilarities of each RDM (..., n, n), from 0 to 1, as a square matrix."""
-    ranks = average_ranks(condense(rdms))
-    low, high = ranks.amin(-1, keepdim=True), ranks.amax(-1, keepdim=True)
-    return expand((ranks - low) / (high - low))
+    function: Callable[[Views], Tensor]
 
 
 def candidates(transform: str, n_stimuli: int, grid: int) -> list[Statistic]:
@@ -52,79 +68,43 @@ def candidates(transform: str, n_stimuli: int, grid: int) -> list[Statistic]:
         ]
     if transform == "geodesic":
         return [Statistic(f"k = {k}", _nearest(k)) for k in NEAREST if k < n_stimuli]
-    centered = transform == "centered"
-    return [Statistic("", lambda x: condense(double_center(x) if centered else x))]
+    if transform == "centered":
+        return [Statistic("", lambda seen: condense(double_center(seen.ranks)))]
+    return [Statistic("", lambda seen: condense(seen.ranks))]
 
 
-def _thresholds(low: float, high: float) -> Callable[[Tensor], Tensor]:
-    return lambda x: geo_topological(condense(x), low, high)
+def _thresholds(low: float, high: float) -> Callable[[Views], Tensor]:
+    return lambda seen: geo_topological(condense(seen.ranks), low, high)
 
 
-def _nearest(k: int) -> Callable[[Tensor], Tensor]:
-    return lambda x: geodesic(condense(x), keep="k_nearest", amount=k)
+def _nearest(k: int) -> Callable[[Views], Tensor]:
+    return lambda seen: geodesic(condense(seen.ranks), keep="k_nearest", amount=k)
 
 
 class Training(NamedTuple):
     """What a statistic is chosen or learned from."""
 
-    x: Tensor  # (n_items, n, n), scaled ranks
+    seen: Views
     region: Tensor  # (n_items,), true numbers
     references: Tensor  # (n_items, n_regions, n_items), as in `match_scores`
     items: Tensor  # numbers of those that count
 
 
-class LearnedStatistic(nn.Module):
-    """A SoftStep of 1 - scaled ranks, the mean of both directions, and a temperature."""
-
-    def __init__(self, transform: str, x: Tensor):  # what the profiles are standardized by
-        super().__init__()
-        gate = GlobalGate() if transform == "global" else ProfileGate()
-        if isinstance(gate, ProfileGate):
-            gate = gate.to(x)
-            gate.standardize(gate.profile(1 - x).flatten(0, -2))
-        self.step = SoftStep(gate).to(x)
-        self.log_scale = nn.Parameter(torch.tensor(log(START)).to(x))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Condensed similarities of square RDMs (..., n, n)."""
-        stepped = self.step(1 - x)
-        return condense((stepped + stepped.mT) / 2)
-
-    def cross_entropy(self, data: Training) -> Tensor:
-        """Mean over items, from correlations with the regions' means times a learned number."""
-        gram = products(self(data.x), "best_match")
-        scores = match_scores(gram, data.references, "best_match", data.items)
-        logits = scores * self.log_scale.exp()
-        return nn.functional.cross_entropy(logits, data.region.index_select(0, data.items))
+def all_products(found: list[Statistic], seen: Views, rule: Rule) -> list[Tensor]:
+    """Inner products of all RDMs under each statistic."""
+    return [products(statistic.function(seen), rule) for statistic in found]
 
 
-def learn(
-    transform: str, data: Training, *, learning_rate: float, penalty: float
-) -> Iterator[LearnedStatistic]:
-    """Give the statistic after 0, 1, 2, ... steps of training; it is always the same object."""
-    learned = LearnedStatistic(transform, data.x.index_select(0, data.items))
-    optimizer = torch.optim.Adam(learned.parameters(), lr=learning_rate)
-    while True:
-        yield learned
-        loss = learned.cross_entropy(data)
-        if not loss.isfinite():
-            raise FitError(
-                f"The cross-entropy of the {transform} transform became {loss.item()}. "
-                "Are there constant RDMs, or is `learning_rate` too high?"
-            )
-        optimizer.zero_grad()
-        (loss + penalty * learned.step.gate.penalty()).backward()
-        optimizer.step()
-
-
-def choose_fixed(found: list[Statistic], data: Training, rule: Rule) -> tuple[Statistic, Tensor]:
+def choose_fixed(
+    found: list[Statistic], grams: list[Tensor], data: Training, rule: Rule
+) -> tuple[Statistic, Tensor]:
     """Take the statistic that identifies most of the items, and say what share each does.
 
-    Among equals, the one whose true regions stand out most from the best other ones.
+    Among equals, the one whose true regions stand out most from the best other ones. ``grams`` are
+    from `all_products`.
     """
     shares, margins = [], []
-    for statistic in found:
-        gram = products(statistic.function(data.x), rule)
+    for gram in grams:
         scores = match_scores(gram, data.references, rule, data.items)
         true = data.region.index_select(0, data.items).unsqueeze(-1)
         own = scores.gather(-1, true).squeeze(-1)

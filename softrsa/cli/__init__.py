@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import softrsa
 from softrsa.cli.align import add_align
 from softrsa.cli.common import Parser, Stopped, one_line, say
+from softrsa.cli.identify import add_identify
 from softrsa.cli.optimize import add_optimize
 from softrsa.cli.predict import add_predict
 from softrsa.errors import SoftRSAError
@@ -20,6 +21,7 @@ EXAMPLES = """examples:
   softrsa align --dataset kriegeskorte92 --model efficientnet-lite0 --out results/
   softrsa align LAYERS.nc RECORDINGS.nc --by layer --region region --subject subject \\
       --transform identity,geo_topological,global,instance --folds 5 --out results/
+  softrsa identify --dataset algonauts2019-92 --out results/
   softrsa optimize --dataset macaque-v4 --region V4 --measure nbs,linear_cka --out results/
   softrsa predict --data surfaces --out results/
 """
@@ -58,6 +60,7 @@ def _parser() -> Parser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, add, about in (
         ("align", add_align, "align a model's layers with a brain's regions on held-out stimuli"),
+        ("identify", add_identify, "tell which region an RDM of a left-out subject is of"),
         ("optimize", add_optimize, "change random data until a measure gives them a score"),
         ("predict", add_predict, "compare neighbor-regression heads on the same splits"),
     ):

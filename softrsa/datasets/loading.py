@@ -105,6 +105,12 @@ def _load_netcdf(files: Files) -> Parts:
     return None, io.load(files["activations.nc"]), regions
 
 
+def _load_digit_networks(files: Files) -> Parts:
+    """Load the RDMs of the simulated networks' layers."""
+    rdms = io.load(files["rdms.nc"])
+    return None, None, {str(name): rdms.sel(region=name) for name in rdms["region"].values}
+
+
 def _load_kriegeskorte92(files: Files) -> Parts:
     """Load the RDMs of 4 people × 2 sessions and of monkeys, for 92 object images."""
     import torch
@@ -165,6 +171,7 @@ def _load_emobank(files: Files) -> pd.DataFrame:
 TABLES: dict[str, Callable[[Files], pd.DataFrame]] = {"emobank": _load_emobank}
 SUPPLEMENT = "Kriegeskorte_Neuron2008_supplementalData.mat"
 LOADERS: dict[str, Callable[[Files], Parts]] = {
+    "digit-networks": _load_digit_networks,
     "kriegeskorte92": _load_kriegeskorte92,
     "algonauts2019-92": _load_algonauts92,
     "macaque-v4": _load_macaque_v4,

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 KINDS = {
     "local": [(0, 0), (0, 0.4), (0.2, 0.2)],
@@ -83,6 +84,45 @@ def plot_threshold_grid(accuracy: xr.DataArray, *, ax: Axes | None = None) -> Ax
     ax.set_ylabel("upper quantile u", fontsize=9)
     ax.tick_params(labelsize=8)
     return ax
+
+
+def plot_curves(curves: pd.DataFrame, *, chance: float) -> Figure:
+    """Draw accuracy against noise and against the number of stimuli.
+
+    Parameters
+    ----------
+    curves : DataFrame
+        From `softrsa.alignment.identification_curves`.
+    chance : float
+        One over the number of regions; a dashed line.
+
+    Returns
+    -------
+    Figure
+        A panel for each of noise and number of stimuli that varies, over the mean of the other;
+        a line for each transform, with standard errors over subjects.
+    """
+    from softrsa.reports.figures import panels
+
+    titles = {"noise": "noise added (sd of dissimilarities)", "n_stimuli": "number of stimuli"}
+    varied = [name for name in titles if curves[name].nunique() > 1] or ["n_stimuli"]
+    figure, axes = panels(len(varied))
+    for ax, name in zip(axes, varied, strict=True):
+        for place, transform in enumerate(curves["transform"].unique()):
+            one = curves[curves["transform"] == transform]
+            by_subject = one.groupby([name, "subject"])["accuracy"].mean().unstack("subject")
+            ax.errorbar(
+                by_subject.index, by_subject.mean(axis=1), by_subject.sem(axis=1), marker="o",
+                markersize=3.5, linewidth=1.2, capsize=2, color=COLORS[place % len(COLORS)],
+                label=transform.replace("_", "-"),
+            )  # fmt: skip
+        ax.axhline(chance, color="0.6", linestyle="--", linewidth=0.9)
+        ax.set_xlabel(titles[name], fontsize=9)
+        ax.set_ylim(0, 1)
+        ax.tick_params(labelsize=8)
+    axes[0].set_ylabel("regions identified", fontsize=9)
+    axes[-1].legend(fontsize=7, frameon=False)
+    return figure
 
 
 def _axes(ax: Axes | None) -> Axes:

@@ -1,19 +1,38 @@
 """Region identification: matches by hand, nothing of a left-out subject in a choice, resamples."""
 
 import re
+import warnings
 
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from scipy.spatial.distance import squareform
-from scipy.stats import rankdata
+from scipy.stats import rankdata, ttest_rel
 from sklearn.neighbors import NearestCentroid
 
-from softrsa.alignment import IdentificationResult, identify_regions
+from softrsa.alignment import (
+    IdentificationResult,
+    OptimisticWarning,
+    PublishedIdentification,
+    identification_curves,
+    identify_regions,
+)
 from softrsa.alignment.identification_items import checked_items
-from softrsa.alignment.matching import choose, match_scores, products
-from softrsa.alignment.region_statistics import TRANSFORMS, Training, learn, scaled_ranks
-from softrsa.errors import DataError, FileFormatError, ShapeError, UnknownNameError
+from softrsa.alignment.matching import best_region, match_scores, products
+from softrsa.alignment.published_identification import _draw, _resample
+from softrsa.alignment.region_learning import Base, Fitting, learn
+from softrsa.alignment.region_statistics import TRANSFORMS, Training, views
+from softrsa.errors import (
+    DataError,
+    FileFormatError,
+    ShapeError,
+    StimulusError,
+    UnknownNameError,
+)
+from softrsa.pairs import condense
+from softrsa.reports.identification_figures import plot_curves
+from softrsa.transforms import geo_topological_type
 
 N_SUBJECTS, N_REGIONS, N_STIMULI = 5, 3, 16
 SUBJECTS = [s for s in range(N_SUBJECTS) for _ in range(N_REGIONS)]
@@ -73,8 +92,10 @@ def test_an_undefined_score_is_no_choice():
     gram = products(torch.tensor([[1.0, 2.0, 3.0], [2.0, 2.0, 2.0], [1.0, 3.0, 2.0]]), "best_match")
     references = torch.tensor([[[0, 0, 1]], [[0, 0, 1]], [[1, 0, 0]]])
     found = match_scores(gram, references, "best_match", torch.arange(3))
-    assert choose(found).tolist() == [0, -1, 0]
-    assert choose(match_scores(gram, references, "best_match", torch.tensor([1]))).tolist() == [-1]
+    assert best_region(found).tolist() == [0, -1, 0]
+    assert best_region(
+        match_scores(gram, references, "best_match", torch.tensor([1]))
+    ).tolist() == [-1]
 
 
 @pytest.mark.parametrize("transform", TRANSFORMS)
@@ -128,15 +149,19 @@ def test_thresholds_tell_what_ranks_do_not():
     assert accuracy["geo_topological"] > accuracy["identity"]
 
 
-@pytest.mark.parametrize("transform", ["global", "instance"])
-def test_training_tells_regions_apart_better(transform):
+@pytest.mark.parametrize(
+    ("transform", "within_rows", "centered"),
+    [("global", False, False), ("instance", False, True), ("instance", True, False)],
+)
+def test_training_tells_regions_apart_better(transform, within_rows, centered):
     items = checked_items(make_rdms(1.5), SUBJECTS, REGIONS)
     data = Training(
-        scaled_ranks(items.rdms), items.region, items.references([]), items.of(range(N_SUBJECTS))
+        views(items.rdms), items.region, items.references([]), items.of(range(N_SUBJECTS))
     )
-    path = learn(transform, data, learning_rate=0.2, penalty=0.0)
+    fitting = Fitting("best_match", grid=4, steps=(8,), learning_rate=0.05, penalty=0.0, seed=0)
+    path = learn(transform, Base(within_rows, centered), data, fitting)
     losses = [
-        learned.cross_entropy(data).item() for _, learned in zip(range(9), path, strict=False)
+        learned.cross_entropy(data).item() for _, learned in zip(range(41), path, strict=False)
     ]
     assert losses[-1] < losses[0] - 0.01
 
@@ -153,6 +178,8 @@ def test_training_tells_regions_apart_better(transform):
          "2 RDMs have missing values, the first that of region 'V4' of subject 1"),
         (None, {"transform": "local"}, UnknownNameError, "transform 'local'"),
         (None, {"rule": "nearest"}, UnknownNameError, "rule 'nearest'"),
+        (None, {"published": True, "transform": "global"}, UnknownNameError,
+         "published transform 'global'"),
         (None, {"transform": []}, DataError, "`transform` is empty"),
         (None, {"steps": [0]}, DataError, "must be at least 1, got 4 and [0]"),
     ],
@@ -173,3 +200,188 @@ def test_a_region_needs_enough_subjects():
     assert found.data.sizes["item"] == 12
     with pytest.raises(DataError, match=r"two regions at least, got \['V1'\]"):
         identify_regions(rdms[::3], range(5), ["V1"] * 5)
+
+
+def labelled(rdms, *, without=()):
+    """RDMs as a stack (region, subject, anchor, neighbor); NaN where a subject lacks a region."""
+    names = list(dict.fromkeys(REGIONS))
+    ids = [f"image{i}" for i in range(N_STIMULI)]
+    values = rdms.reshape(N_SUBJECTS, N_REGIONS, N_STIMULI, N_STIMULI).transpose(0, 1).numpy()
+    stack = xr.DataArray(
+        values.copy(),
+        dims=("region", "subject", "anchor", "neighbor"),
+        coords={
+            "region": names,
+            "subject": [str(s) for s in range(N_SUBJECTS)],
+            "anchor": ids,
+            "neighbor": ids,
+        },
+        attrs={"kind": "rdm"},
+    )
+    for region, subject in without:
+        stack.loc[region, subject] = np.nan
+    return stack
+
+
+def test_labelled_rdms_are_joined_by_stimulus():
+    rdms = make_rdms(1.5)
+    expected = identify(rdms, transform="identity").data["predicted"].values[0]
+    order = np.argsort(np.tile(np.arange(N_REGIONS), N_SUBJECTS), kind="stable")
+    stack = labelled(rdms)
+    options = {"transform": "identity", "n_resamples": 50}
+    found = identify_regions(stack, **options)
+    assert found.data["predicted"].values[0].tolist() == expected[:, order].tolist()
+    mixed = {
+        str(name): stack.sel(region=name).isel(
+            anchor=np.roll(np.arange(N_STIMULI), i), neighbor=np.roll(np.arange(N_STIMULI), i)
+        )
+        for i, name in enumerate(stack["region"].values)
+    }
+    again = identify_regions(mixed, **options)
+    assert again.data["predicted"].equals(found.data["predicted"])
+
+
+def test_a_region_a_subject_lacks_is_left_out():
+    stack = labelled(make_rdms(1.0), without=[("IT", "0"), ("V1", "3")])
+    found = identify_regions(stack, transform="identity", n_resamples=5)
+    assert found.data.sizes["item"] == N_SUBJECTS * N_REGIONS - 2
+    of_first = found.data["item_region"].values[found.data["item_subject"].values == "0"]
+    assert sorted(of_first) == ["V1", "V4"]
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda x: identify_regions(x, range(15), REGIONS), DataError, "leave both out"),
+        (lambda x: identify_regions(x.values[0]), DataError, "need `subjects` and `regions`"),
+        (lambda x: identify_regions(x.isel(subject=0)), DataError, "has no dimension subject"),
+        (
+            lambda x: identify_regions(x[0]),
+            DataError,
+            "the dimensions region and subject",
+        ),
+        (lambda x: identify_regions({}), DataError, "no RDMs to identify"),
+        (
+            lambda x: identify_regions(
+                {"V1": x[0], "V4": x[1].assign_coords(anchor=range(16), neighbor=range(16))}
+            ),
+            StimulusError,
+            "32 are not in region 'V4' or only there",
+        ),
+    ],
+)
+def test_labels_that_do_not_fit(call, error, message):
+    with pytest.raises(error, match=re.escape(message)):
+        call(labelled(make_rdms(1.0)))
+
+
+class TestPublished:
+    """The published procedure, written out with NumPy and scikit-learn."""
+
+    @staticmethod
+    def transformed(rdms, low, high):
+        found = []
+        for rdm in rdms.numpy():
+            ranks = rankdata(squareform(rdm, checks=False))
+            x = (ranks - ranks.min()) / (ranks.max() - ranks.min())
+            below, above = np.quantile(x, [low, min(high + 1e-5, 1.0)])
+            found.append(np.clip((x - below) / (above - below), 0, 1))
+        return np.array(found)
+
+    @staticmethod
+    def accuracy(vectors, subjects, regions):
+        right = []
+        for subject in np.unique(subjects):
+            own = subjects == subject
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # a pair may be the same in all rows
+                model = NearestCentroid().fit(vectors[~own], regions[~own])
+            right += (model.predict(vectors[own]) == regions[own]).tolist()
+        return np.mean(right)
+
+    def test_best_thresholds_are_chosen_on_what_is_reported(self):
+        rdms = make_rdms(2.0)
+        subjects, regions = np.array(SUBJECTS), np.array(REGIONS)
+        with pytest.warns(OptimisticWarning, match="optimistic"):
+            found = identify(rdms, published=True, transform=["identity", "geo_topological"])
+        grid = {
+            (low, high): self.accuracy(self.transformed(rdms, low, high), subjects, regions)
+            for low in (0.0, 0.25, 0.5, 0.75)
+            for high in (0.3, 0.55, 0.8, 1.0)
+            if high > low
+        }
+        for (low, high), expected in grid.items():
+            at = {"lower": low, "upper": high, "method": "nearest"}
+            assert float(found.data["grid_accuracy"].sel(**at)) == pytest.approx(expected)
+        table = found.table.set_index("transform")
+        assert table["accuracy"]["geo_topological"] == found.data["grid_accuracy"].max()
+        plain = self.accuracy(self.transformed(rdms, 0.0, 1.0), subjects, regions)
+        assert table["accuracy"]["identity"] == pytest.approx(plain)
+        assert table["accuracy"]["geo_topological"] >= max(grid.values())
+
+    def test_rows_and_stimuli_are_resampled_after_the_transform(self):
+        items = checked_items(make_rdms(2.0), SUBJECTS, REGIONS)
+        rdms = condense(items.rdms)
+        resamples = _draw(items, 30, seed=3)
+        found = _resample(rdms, items, resamples)
+        drawn = np.random.default_rng(3).integers(0, N_STIMULI, (30, N_STIMULI))
+        rows = np.random.default_rng((3, 1)).integers(0, 15, (30, 15))
+        for resample in range(30):
+            chosen = items.rdms[:, drawn[resample][:, None], drawn[resample]].numpy()
+            same = np.equal.outer(drawn[resample], drawn[resample])
+            kept = np.triu(~same, 1)
+            vectors = chosen[rows[resample]][:, kept]
+            subjects = np.array(SUBJECTS)[rows[resample]]
+            expected = self.accuracy(vectors, subjects, np.array(REGIONS)[rows[resample]])
+            assert found[resample] == pytest.approx(expected)
+
+    def test_t_lacks_the_root_of_n(self, tmp_path):
+        with pytest.warns(OptimisticWarning):
+            found = identify(make_rdms(2.0), published=True, transform="identity", n_resamples=3)
+        row = found.comparisons.iloc[0]
+        a, b = (
+            found.data["type_accuracy"].sel(type=name).values for name in row[["type", "other"]]
+        )
+        n = len(a)
+        if (a - b).std() > 0:
+            usual = ttest_rel(a, b).statistic
+            assert row["t"] == pytest.approx(usual / (n - 1) ** 0.5)
+        for name in found.data["type"].values:
+            of = found.data.sel(type=name)
+            for low, high in zip(of["type_lower"].values, of["type_upper"].values, strict=True):
+                assert geo_topological_type(low, high) == name
+        found.to_netcdf(tmp_path / "found.nc")
+        again = PublishedIdentification.from_netcdf(tmp_path / "found.nc")
+        assert again.types.equals(found.types)
+        with pytest.raises(FileFormatError, match="not written by `IdentificationResult"):
+            IdentificationResult.from_netcdf(tmp_path / "found.nc")
+        assert len(found.plot().collections) == 2
+
+
+def test_curves_of_noise_and_numbers_of_stimuli():
+    rdms = make_rdms(0.5)
+    found = identification_curves(
+        rdms, SUBJECTS, REGIONS, transform="identity", noise=(0.0, 3.0), n_stimuli=(10, 16),
+        n_subsets=2, n_resamples=1,
+    )  # fmt: skip
+    counts = found.groupby(["noise", "n_stimuli"])["subset"].nunique()
+    assert counts.to_dict() == {(0.0, 10): 2, (0.0, 16): 1, (3.0, 10): 2, (3.0, 16): 2}
+    mean = found.groupby("noise")["accuracy"].mean()
+    assert mean[0.0] > 0.8 > mean[3.0]
+    whole = found[(found["noise"] == 0) & (found["n_stimuli"] == 16)].set_index("subject")
+    direct = identify(rdms, transform="identity").by_subject["identity"]
+    assert whole["accuracy"].to_dict() == direct.to_dict()
+    assert len(plot_curves(found, chance=1 / 3).axes) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"noise": (-0.1,)}, "`noise` must be at least 0 and `n_subsets` 1, got [-0.1] and 5"),
+        ({"n_subsets": 0}, "got [0.0] and 0"),
+        ({"n_stimuli": (3, 17)}, "from 4 to the 16 there are, got [3, 17]"),
+    ],
+)
+def test_bad_curves(options, message):
+    with pytest.raises(DataError, match=re.escape(message)):
+        identification_curves(make_rdms(1.0), SUBJECTS, REGIONS, **options)

@@ -1,0 +1,177 @@
+"""`softrsa identify`: which region an RDM of a left-out subject is of."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+from softrsa import datasets
+from softrsa.alignment import (
+    IdentificationResult,
+    PublishedIdentification,
+    identification_curves,
+    identify_regions,
+)
+from softrsa.alignment.region_statistics import TRANSFORMS
+from softrsa.cli.common import DPI, check_one_source, names, outputs, read, seed
+from softrsa.errors import DataError
+from softrsa.recordings import select
+from softrsa.reports.figures import panels
+from softrsa.rsm import build_rsms
+
+FILES = ("accuracies.csv", "result.nc", "identification.png")
+HELD_OUT, PUBLISHED = ("by_subject.csv",), ("types.csv", "comparisons.csv")
+GRID, CURVES = "thresholds.png", ("curves.csv", "curves.png")
+
+
+def add_identify(parser: argparse.ArgumentParser) -> None:
+    """Give the parser its options."""
+    add = parser.add_argument
+    add(
+        "files", nargs="*", metavar="FILE", type=Path,
+        help="RDMS.nc: RDMs by region and subject, or recordings with these labels on their units",
+    )  # fmt: skip
+    add("--demo", action="store_true", help="use the simulated networks that softrsa carries")
+    add("--dataset", help=f"one of: {', '.join(datasets.available())}")
+    add("--out", type=Path, required=True, metavar="DIR", help="where results are written")
+    add("--regions", type=names, help="only these regions, comma-separated")
+    add("--transform", type=names, metavar="A,B,...", help=f"of: {','.join(TRANSFORMS)} (all)")
+    add(
+        "--rule", choices=("best_match", "centroid"), default="best_match",
+        help="correlation with a region's mean, or nearest centroid as published (%(default)s)",
+    )  # fmt: skip
+    add("--folds", type=int, default=2, help="over stimuli; 1 holds none out (%(default)s)")
+    add("--grid", type=int, default=10, help="steps of l and u between 0 and 1 (%(default)s)")
+    add("--resamples", type=int, default=1000, help="for intervals (%(default)s)")
+    add(
+        "--published", action="store_true",
+        help="repeat the published procedure, which is optimistic, instead",
+    )  # fmt: skip
+    add(
+        "--noise", type=_numbers, metavar="A,B,...", help="curves: noise added to RDMs, in their sd"
+    )
+    add("--stimuli", type=_numbers, metavar="A,B,...", help="curves: numbers of random stimuli")
+    add("--subsets", type=int, default=5, help="for each point of a curve (%(default)s)")
+    add("--seed", type=seed, default=0, metavar="N", help="of all that is random (%(default)s)")
+    add("--quiet", action="store_true", help="no progress and no table")
+    parser.set_defaults(run=_identify)
+
+
+def _identify(arguments: argparse.Namespace) -> None:
+    """Load, identify, write, show."""
+    curves = arguments.noise is not None or arguments.stimuli is not None
+    if curves and arguments.published:
+        raise DataError("--published has no curves: leave out --noise and --stimuli.")
+    asked = arguments.transform or TRANSFORMS
+    files = (
+        *FILES, *(PUBLISHED if arguments.published else HELD_OUT),
+        *([GRID] if "geo_topological" in asked else []), *(CURVES if curves else []),
+    )  # fmt: skip
+    shown = not arguments.quiet
+    with outputs(arguments.out, files) as paths:
+        regions = _load(arguments)
+        result = identify_regions(
+            regions, transform=arguments.transform, rule=arguments.rule,
+            stimulus_folds=arguments.folds, grid=arguments.grid, published=arguments.published,
+            n_resamples=arguments.resamples, seed=arguments.seed, progress=shown,
+        )  # fmt: skip
+        _write(result, paths)
+        if curves:
+            _write_curves(regions, arguments, paths)
+    if shown:
+        table = result.table.to_string(index=False, float_format="{:.3f}".format)
+        sys.stdout.write(f"{table}\nResults are in {arguments.out.resolve()}\n")
+
+
+def _write(result: IdentificationResult, paths: Mapping[str, Path]) -> None:
+    """Write the result, its tables and its figures."""
+    result.table.to_csv(paths["accuracies.csv"], index=False)
+    if isinstance(result, PublishedIdentification):
+        result.types.to_csv(paths["types.csv"], index=False)
+        result.comparisons.to_csv(paths["comparisons.csv"], index=False)
+    else:
+        result.by_subject.to_csv(paths["by_subject.csv"])
+    result.to_netcdf(paths["result.nc"])
+    _draw(result.plot, paths["identification.png"])
+    if GRID in paths:
+        _draw(result.plot_grid, paths[GRID])
+
+
+def _draw(plot: Callable[..., object], path: Path) -> None:
+    """Draw into a figure of one panel."""
+    figure, axes = panels(1)
+    plot(ax=axes[0])
+    figure.savefig(path, dpi=DPI)
+
+
+def _write_curves(
+    regions: Mapping[str, xr.DataArray], arguments: argparse.Namespace, paths: Mapping[str, Path]
+) -> None:
+    from softrsa.reports.identification_figures import plot_curves
+
+    numbers = arguments.stimuli
+    curves = identification_curves(
+        regions, transform=arguments.transform, rule=arguments.rule, grid=arguments.grid,
+        stimulus_folds=arguments.folds, noise=arguments.noise or (0.0,),
+        n_stimuli=None if numbers is None else [int(n) for n in numbers],
+        n_subsets=arguments.subsets, seed=arguments.seed, n_resamples=1,
+        progress=not arguments.quiet,
+    )  # fmt: skip
+    curves.to_csv(paths["curves.csv"], index=False)
+    figure = plot_curves(curves, chance=1 / len(regions))
+    figure.savefig(paths["curves.png"], dpi=DPI)
+
+
+def _load(arguments: argparse.Namespace) -> dict[str, xr.DataArray]:
+    """Read RDMs by region: from a file, or of a data set."""
+    check_one_source(arguments, files=1, wanted="one file (RDMS.nc)")
+    name = "digit-networks" if arguments.demo else arguments.dataset
+    if name is None:
+        found = _by_region(read(arguments.files[0]), str(arguments.files[0]))
+    else:
+        data = datasets.load(name, progress=not arguments.quiet)
+        if data.card.simulated and not arguments.quiet:
+            sys.stdout.write(f"Data set {name!r} is simulated.\n")
+        found = {region: _rdms(stack, region) for region, stack in data.regions.items()}
+    return select(found, arguments.regions, kind="region")
+
+
+def _by_region(array: xr.DataArray, source: str) -> dict[str, xr.DataArray]:
+    """Split RDMs by region; of recordings, build them."""
+    if "anchor" not in array.dims:
+        labels = {str(name) for name, coord in array.coords.items() if coord.dims == ("unit",)}
+        if not {"region", "subject"} <= labels:
+            raise DataError(
+                f"{source}: units must be labelled by region and subject, found "
+                f"{', '.join(sorted(labels)) or 'no labels'}."
+            )
+        rsms = build_rsms(array, by=("region", "subject"))
+        array = (1 - rsms).assign_attrs(kind="rdm")
+    if "region" not in array.dims:
+        raise DataError(f"{source}: RDMs must have a dimension region, found {array.dims}.")
+    return {str(name): array.sel(region=name) for name in array["region"].values}
+
+
+def _rdms(array: xr.DataArray, region: str) -> xr.DataArray:
+    """Take RDMs as they are; build those of recordings."""
+    if "anchor" in array.dims:
+        return array
+    if "subject" not in array.coords:
+        raise DataError(f"Region {region!r} names no subjects, and there must be several.")
+    return (1 - build_rsms(array, by="subject")).assign_attrs(kind="rdm")
+
+
+def _numbers(text: str) -> list[float]:
+    """Take numbers separated by commas."""
+    try:
+        found = [float(part) for part in text.split(",")]
+    except ValueError:
+        found = []
+    if not found or not np.isfinite(found).all():
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected numbers separated by commas.")
+    return found
