@@ -106,9 +106,8 @@ class PublishedIdentification(IdentificationResult):
         from softrsa.reports.identification_figures import plot_identification
 
         table = self.table
-        for name in ("subjects", "stimuli"):
-            table[f"{name}_low"] = table["accuracy"] - table["accuracy_sd"]
-            table[f"{name}_high"] = table["accuracy"] + table["accuracy_sd"]
+        table["rows_low"] = table["accuracy"] - table["accuracy_sd"]
+        table["rows_high"] = table["accuracy"] + table["accuracy_sd"]
         return plot_identification(table, ax=ax)
 
 

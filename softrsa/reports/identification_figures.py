@@ -20,10 +20,22 @@ KINDS = {
     "geometry": [(0, 1), (0, 0.8), (0.2, 1)],
     "topology": [(0.4, 0.4), (0.4, 0.6), (0.6, 0.6)],
 }  # corners in (l, u); what is left is intermediate
+LABELS = {
+    "local": (0.02, 0.16),
+    "global": (0.8, 1.03),
+    "geometry": (0.0, 1.03),
+    "topology": (0.63, 0.5),
+    "intermediate": (0.24, 0.72),
+}  # where the names begin, or for "global" are centered
+INTERVALS = {
+    "subjects": (-0.06, COLORS[0], "95 % over subjects"),
+    "stimuli": (0.06, COLORS[1], "95 % over stimuli"),
+    "rows": (0.0, COLORS[0], "± sd over resampled rows"),
+}  # place, color, label
 
 
 def plot_identification(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """Draw accuracies with intervals over subjects (thick) and over stimuli (thin).
+    """Draw accuracies with intervals over subjects and over stimuli.
 
     Parameters
     ----------
@@ -39,18 +51,18 @@ def plot_identification(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """
     ax = _axes(ax)
     at = np.arange(len(table))
-    for low, high, width in (
-        ("stimuli_low", "stimuli_high", 1.2),
-        ("subjects_low", "subjects_high", 3.5),
-    ):
-        ax.vlines(at, table[low], table[high], color=COLORS[0], linewidth=width)
-    ax.plot(at, table["accuracy"], "o", color="black", markersize=4)
+    shown = {name: how for name, how in INTERVALS.items() if f"{name}_low" in table}
+    for name, (aside, color, label) in shown.items():
+        low, high = table[f"{name}_low"], table[f"{name}_high"]
+        ax.vlines(at + aside, low, high, color=color, linewidth=2, label=label)
+    ax.plot(at, table["accuracy"], "D", color="black", markersize=4)
     ax.axhline(table["chance"].iloc[0], color="0.6", linestyle="--", linewidth=0.9)
     ax.set_xticks(at, table["transform"].str.replace("_", "\n"), fontsize=8)
     ax.set_xlim(-0.5, len(table) - 0.5)
     ax.set_ylim(0, 1)
     ax.set_ylabel("regions identified", fontsize=9)
     ax.tick_params(labelsize=8)
+    ax.legend(fontsize=7, frameon=False, loc="upper right")
     return ax
 
 
@@ -69,17 +81,23 @@ def plot_threshold_grid(accuracy: xr.DataArray, *, ax: Axes | None = None) -> Ax
     Axes
         Lower quantile to the right, upper quantile upwards, with a color bar.
     """
+    from matplotlib.patheffects import withStroke
+
     ax = _axes(ax)
     mesh = ax.pcolormesh(
         accuracy["lower"], accuracy["upper"], accuracy.transpose("upper", "lower"),
         cmap="viridis", shading="nearest",
     )  # fmt: skip
     ax.figure.colorbar(mesh, ax=ax, label="regions identified")
-    for name, corners in KINDS.items():
+    for corners in KINDS.values():
         x, y = np.array([*corners, corners[0]]).T
         ax.plot(x, y, color="white", linewidth=1.5)
         ax.plot(x, y, color="black", linewidth=0.7)
-        ax.annotate(name, (x[:-1].mean(), y[:-1].mean()), fontsize=7, ha="center", color="white")
+    halo = [withStroke(linewidth=2, foreground="white")]
+    for name, place in LABELS.items():
+        side = "center" if name == "global" else "left"
+        ax.annotate(name, place, fontsize=7, ha=side, va="bottom", path_effects=halo)
+    ax.set_ylim(top=1.13)
     ax.set_xlabel("lower quantile l", fontsize=9)
     ax.set_ylabel("upper quantile u", fontsize=9)
     ax.tick_params(labelsize=8)
@@ -99,17 +117,20 @@ def plot_curves(curves: pd.DataFrame, *, chance: float) -> Figure:
     Returns
     -------
     Figure
-        A panel for each of noise and number of stimuli that varies, over the mean of the other;
-        a line for each transform, with standard errors over subjects.
+        A panel for each of noise and number of stimuli that varies, at the least noise and the
+        most stimuli otherwise; a line for each transform, with standard errors over subjects.
     """
     from softrsa.reports.figures import panels
 
     titles = {"noise": "noise added (sd of dissimilarities)", "n_stimuli": "number of stimuli"}
     varied = [name for name in titles if curves[name].nunique() > 1] or ["n_stimuli"]
+    best = {"noise": curves["noise"].min(), "n_stimuli": curves["n_stimuli"].max()}
     figure, axes = panels(len(varied))
     for ax, name in zip(axes, varied, strict=True):
-        for place, transform in enumerate(curves["transform"].unique()):
-            one = curves[curves["transform"] == transform]
+        other = next(key for key in titles if key != name)
+        shown = curves[curves[other] == best[other]]
+        for place, transform in enumerate(shown["transform"].unique()):
+            one = shown[shown["transform"] == transform]
             by_subject = one.groupby([name, "subject"])["accuracy"].mean().unstack("subject")
             ax.errorbar(
                 by_subject.index, by_subject.mean(axis=1), by_subject.sem(axis=1), marker="o",

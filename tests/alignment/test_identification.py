@@ -355,7 +355,7 @@ class TestPublished:
         assert again.types.equals(found.types)
         with pytest.raises(FileFormatError, match="not written by `IdentificationResult"):
             IdentificationResult.from_netcdf(tmp_path / "found.nc")
-        assert len(found.plot().collections) == 2
+        assert len(found.plot().collections) == 1
 
 
 def test_curves_of_noise_and_numbers_of_stimuli():
