@@ -1,12 +1,15 @@
 import hashlib
 import http.server
+import importlib.util
 import logging
 import threading
 from importlib import resources
+from pathlib import Path
 
 import numpy as np
 import pooch
 import pytest
+import torch
 import xarray as xr
 from PIL import Image
 from scipy.stats import spearmanr
@@ -83,7 +86,7 @@ def test_every_card_is_complete():
     for name in datasets.available():
         card = datasets.card(name)
         assert card.name == name
-        assert card.simulated == (name == "simulated")
+        assert card.simulated == (name in ("simulated", "digit-networks"))
         assert all([card.title, card.licence, card.citation, card.source, card.preprocessing])
         assert card.bibtex.lstrip().startswith("@") or card.simulated
         for file in card.files:
@@ -331,3 +334,59 @@ def test_default_place_is_the_cache_where_no_folder_is_named(checkout, tmp_path)
     (place / "a").mkdir(parents=True)
     (place / "a" / "1.png").touch()
     assert datasets.find_placed(datasets.card("toy")) == place
+
+
+@pytest.fixture(scope="module")
+def make_networks():
+    path = Path(__file__).parents[1] / "datasets" / "digit-networks" / "make.py"
+    spec = importlib.util.spec_from_file_location("digit_networks", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.EPOCHS = 1
+    return module
+
+
+@pytest.fixture(scope="module")
+def responses(make_networks):
+    return make_networks.make_responses(2, 20, progress=False)
+
+
+class TestDigitNetworks:
+    """The simulator of layered networks, with networks of one pass through the digits."""
+
+    def test_without_noise_rdms_are_correlation_distances(self, make_networks, responses):
+        found = make_networks.noisy_rdms(responses, 0.0)
+        assert found.shape == (2, 6, 20, 20)
+        expected = 1 - np.corrcoef(responses[1][5].numpy())
+        np.testing.assert_allclose(found[1, 5].numpy(), expected, atol=1e-12)
+
+    def test_noise_is_seeded_and_grows_with_its_level(self, make_networks, responses):
+        clean = make_networks.noisy_rdms(responses, 0.0).flatten()
+        alike = [
+            torch.corrcoef(
+                torch.stack([clean, make_networks.noisy_rdms(responses, level).flatten()])
+            )[0, 1]
+            for level in (0.1, 0.4)
+        ]
+        assert 1 > alike[0] > alike[1] > 0
+        again = make_networks.noisy_rdms(responses, 0.4)
+        assert torch.equal(again, make_networks.noisy_rdms(responses, 0.4))
+        assert not torch.equal(again, make_networks.noisy_rdms(responses, 0.4, seed=1))
+
+    def test_spread_makes_some_stimuli_noisier(self, make_networks, responses):
+        clean = make_networks.noisy_rdms(responses, 0.0)
+        sd = {}
+        for spread in (0.0, 1.5):
+            change = make_networks.noisy_rdms(responses, 0.2, spread=spread) - clean
+            by_stimulus = change.square().mean((1, 3)).sqrt()
+            sd[spread] = by_stimulus.log().std()
+        assert sd[1.5] > 1.5 * sd[0.0]
+
+    def test_stimuli_are_held_out_and_balanced(self, make_networks):
+        images, labels, stimuli, shown = make_networks.digits(20)
+        assert torch.bincount(shown).tolist() == [2] * 10
+        assert len(images) + len(stimuli) == 1797
+        # ids follow the digits
+        ids = make_networks.labelled(torch.zeros(1, 1, 20, 20))["anchor"].values
+        assert [int(str(i)[5]) for i in ids] == shown.tolist()
+        assert len(labels) == len(images)
