@@ -209,17 +209,18 @@ def _evaluate(
     choose = _chooser(transform, train, items, fitting)
     predicted = torch.full((len(items.region),), -1)
     accuracies, chosen, shares = [], [], []
-    seen: dict[object, tuple[Tensor, Tensor]] = {}
+    known: dict[str, tuple[Tensor, Tensor]] = {}  # of fixed statistics, which subjects may share
     for subject in range(len(items.subjects)):
         statistic, share = choose(subject)
-        key = subject if transform in LEARNED else statistic.name
-        if key not in seen:
+        grams = known.get(statistic.name)
+        if grams is None:
             vectors = statistic.function(test)
-            rule = fitting.rule
-            seen[key] = products(vectors, rule), products(vectors, rule, weights)
+            grams = products(vectors, fitting.rule), products(vectors, fitting.rule, weights)
+            if transform not in LEARNED:
+                known[statistic.name] = grams
         own, references = items.of([subject]), items.references([subject])
         whole, resampled = (
-            best_region(match_scores(gram, references, fitting.rule, own)) for gram in seen[key]
+            best_region(match_scores(gram, references, fitting.rule, own)) for gram in grams
         )
         predicted[own] = whole
         accuracies.append((resampled == items.region[own]).double().mean(-1))
