@@ -72,9 +72,10 @@ def run(title: str, rdms: Tensor, out: Path | None, **options: object) -> None:
 
 def networks(make: ModuleType, responses: list[list[Tensor]], out: Path | None) -> None:
     """Run all transforms at noise level 0.2, with noise that varies between stimuli, and even."""
-    for spread in (make.SPREAD, 0.0):
+    for spread, transforms in ((make.SPREAD, None), (0.0, (*FIXED, "instance"))):
         rdms = make.noisy_rdms(responses, 0.2, spread=spread)
-        run(f"networks, noise 0.2, spread {spread:g}", rdms, out, stimulus_folds=FOLDS)
+        title = f"networks, noise 0.2, spread {spread:g}"
+        run(title, rdms, out, stimulus_folds=FOLDS, transform=transforms)
 
 
 def noise(make: ModuleType, responses: list[list[Tensor]], out: Path | None) -> None:

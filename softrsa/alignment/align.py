@@ -26,6 +26,7 @@ from softrsa.alignment.features import (
 from softrsa.alignment.fitting import LEARNED, TRANSFORMS
 from softrsa.alignment.folds import Split, split_stimuli
 from softrsa.alignment.plan import check_names
+from softrsa.alignment.resampling import resample
 from softrsa.alignment.result import KIND, AlignmentResult
 from softrsa.alignment.runs import (
     collect,
@@ -46,7 +47,7 @@ from softrsa.recordings import split_units
 LabelledData = Mapping[str, Data] | Data
 
 
-def align(
+def align(  # noqa: PLR0913, each of them a choice of the analysis
     layers: LabelledData,
     regions: LabelledData,
     *,
@@ -61,6 +62,7 @@ def align(
     join: Literal["exact", "intersection"] = "exact",
     permute: bool = False,
     settings: FitSettings | None = None,
+    n_resamples: int = 1000,
     seed: int = 0,
     device: str = "auto",
     progress: bool = False,
@@ -95,8 +97,12 @@ def align(
         A control: the brain's stimuli are shuffled first, so every gain must vanish.
     settings : FitSettings, optional
         Everything else about the fits.
+    n_resamples : int
+        Resamples of test stimuli and subjects for intervals and comparisons, and permutations of
+        test stimuli for p against chance; 0 for none. Not made for Kendall's tau, soft Spearman and
+        measures on features.
     seed : int
-        Seed of folds, inner folds and the permutation.
+        Seed of folds, inner folds, the permutation and the resamples.
     device : str
         "auto", "cpu", "cuda" or "cuda:<index>".
     progress : bool
@@ -105,7 +111,7 @@ def align(
     Returns
     -------
     AlignmentResult
-        With `table`, `plot()`, `to_netcdf(path)`.
+        With `table`, `compare(by)`, `intervals()`, `plot()`, `to_netcdf(path)`.
 
     Raises
     ------
@@ -123,8 +129,9 @@ def align(
     Notes
     -----
     Test scores use pairs of test stimuli only. Noise ceilings are those of the transformed RSMs of
-    the test stimuli. A warning is raised where row offsets explain more than half of what is
-    shared and the measure does not remove them.
+    the test stimuli. Intervals and p take the fitted transforms as they are: they say what would
+    hold for other stimuli and subjects, not for other fits. A warning is raised where row offsets
+    explain more than half of what is shared and the measure does not remove them.
 
     Examples
     --------
@@ -136,6 +143,8 @@ def align(
     [['right', 0.7], ['wrong', -0.1]]
     """
     names = _checked_names(transforms, measure, similarity, subjects)
+    if n_resamples < 0 or n_resamples == 1:
+        raise DataError(f"`n_resamples` must be 0 or at least 2, got {n_resamples}, e.g. 1000.")
     entry, settings = get(measure), settings or FitSettings()
     of_features = entry.takes == "features"
     target = resolve_device(device)
@@ -169,10 +178,16 @@ def align(
         runs, layer_sides, region_sides, partial(judge, measure=entry),
         partial(judge_all, measure=entry),
     )  # fmt: skip
+    if n_resamples and not of_features:
+        shown = [str(name) for name in data["transform"].values]
+        drawn = resample(runs, shown, entry, n_resamples=n_resamples, seed=seed + 2)
+        data = data.merge(drawn, join="exact")
     choices = {
         "measure": measure, "similarity": similarity, "subjects": subjects, "seed": seed,
         "permuted": int(permute), "settings": json.dumps(asdict(settings)),
         "n_stimuli": n_stimuli, "n_folds": len(splits), "transforms": ",".join(names),
+        "n_resamples": n_resamples, "resampling_seed": seed + 2,
+        "n_tested": len(torch.cat([split.test for split in splits]).unique()),
         "stimuli_left_out": json.dumps(_left_out(parts)),
         "softrsa_kind": KIND, "softrsa_version": version("softrsa"),
     }  # fmt: skip

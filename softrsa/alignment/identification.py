@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from typing import NamedTuple, get_args
@@ -18,12 +19,18 @@ from softrsa.alignment.identification_items import (
     LabelledRDMs,
     block,
     checked_items,
+    draw_counts,
     labelled_items,
-    pair_weights,
     split_stimuli,
 )
 from softrsa.alignment.identification_result import IdentificationResult
-from softrsa.alignment.matching import Rule, best_region, match_scores, products
+from softrsa.alignment.matching import (
+    Rule,
+    best_region,
+    match_scores,
+    products,
+    resampled_products,
+)
 from softrsa.alignment.published_identification import TRANSFORMS as PUBLISHED_TRANSFORMS
 from softrsa.alignment.published_identification import identify_as_published
 from softrsa.alignment.region_learning import Fitting, learned_statistic
@@ -152,17 +159,16 @@ def identify_regions(
         if isinstance(transform, str)
         else list(known if transform is None else transform)
     )
-    if not transforms:
-        raise DataError(f"`transform` is empty; choose among {', '.join(known)}.")
+    _check_numbers(transforms, n_resamples)
     if published:
         return identify_as_published(
             items, transforms, n_resamples=n_resamples, seed=seed, progress=progress
         )
-    _check_options(transforms, rule, grid, steps)
+    fitting = Fitting(rule, grid, steps, learning_rate, penalty, seed)
+    _check_options(transforms, fitting)
     _check_subjects(transforms, items)
     n_stimuli = items.rdms.shape[-1]
     folds = split_stimuli(n_stimuli, stimulus_folds, seed)
-    fitting = Fitting(rule, grid, steps, learning_rate, penalty, seed)
     outcomes: list[list[Outcome]] = []
     with (
         tqdm(total=len(transforms) * len(folds), desc="identify", disable=not progress) as bar,
@@ -171,8 +177,8 @@ def identify_regions(
         for name in transforms:
             outcomes.append([])
             for number, fold in enumerate(folds):
-                weights = pair_weights(len(fold[1]), n_resamples, seed + number)
-                outcomes[-1].append(_evaluate(name, items, fold, weights, fitting))
+                counts = draw_counts(len(fold[1]), n_resamples, seed + number)
+                outcomes[-1].append(_evaluate(name, items, fold, counts, fitting))
                 bar.update()
     settings = {
         "rule": rule, "stimulus_folds": stimulus_folds, "grid": grid, "steps": list(steps),
@@ -201,12 +207,12 @@ def _evaluate(
     transform: str,
     items: Items,
     fold: tuple[Tensor, Tensor],
-    weights: Tensor,
+    counts: Tensor,
     fitting: Fitting,
 ) -> Outcome:
     """Leave one subject out after the other, and match its RDMs of the test stimuli."""
     train, test = (views(block(items.rdms, stimuli)) for stimuli in fold)
-    choose = _chooser(transform, train, items, fitting)
+    choose = _chooser(transform, train, items, fitting, min(map(len, fold)))
     predicted = torch.full((len(items.region),), -1)
     accuracies, chosen, shares = [], [], []
     known: dict[str, tuple[Tensor, Tensor]] = {}  # of fixed statistics, which subjects may share
@@ -215,7 +221,8 @@ def _evaluate(
         grams = known.get(statistic.name)
         if grams is None:
             vectors = statistic.function(test)
-            grams = products(vectors, fitting.rule), products(vectors, fitting.rule, weights)
+            rule = fitting.rule
+            grams = products(vectors, rule), resampled_products(vectors, rule, counts)
             if transform not in LEARNED:
                 known[statistic.name] = grams
         own, references = items.of([subject]), items.references([subject])
@@ -235,7 +242,7 @@ def _evaluate(
 
 
 def _chooser(
-    transform: str, seen: Views, items: Items, fitting: Fitting
+    transform: str, seen: Views, items: Items, fitting: Fitting, smallest: int
 ) -> Callable[[int], tuple[Statistic, Tensor]]:
     """Give what finds the best statistic without a subject, and the share each one identifies."""
     everyone = range(len(items.subjects))
@@ -246,7 +253,7 @@ def _chooser(
 
     if transform in LEARNED:
         return learned
-    found = candidates(transform, seen.ranks.shape[-1], fitting.grid)
+    found = candidates(transform, smallest, fitting.grid)
     if len(found) == 1:
         return lambda _: (found[0], torch.zeros(1))
     grams = all_products(found, seen, fitting.rule)
@@ -259,14 +266,32 @@ def _chooser(
     return fixed
 
 
-def _check_options(transforms: list[str], rule: str, grid: int, steps: Sequence[int]) -> None:
+def _check_numbers(transforms: list[str], n_resamples: int) -> None:
+    if not transforms or len(set(transforms)) < len(transforms):
+        raise DataError(
+            "`transform` must name one transform at least, and each once, "
+            f"got {', '.join(transforms) or 'none'}."
+        )
+    if n_resamples < 1:
+        raise DataError(f"`n_resamples` must be at least 1, got {n_resamples}.")
+
+
+def _check_options(transforms: list[str], fitting: Fitting) -> None:
     for name in transforms:
         if name not in TRANSFORMS:
             raise unknown_name("transform", name, TRANSFORMS)
-    if rule not in get_args(Rule):
-        raise unknown_name("rule", rule, get_args(Rule))
-    if grid < 1 or any(step < 1 for step in steps):
-        raise DataError(f"`grid` and `steps` must be at least 1, got {grid} and {list(steps)}.")
+    if fitting.rule not in get_args(Rule):
+        raise unknown_name("rule", fitting.rule, get_args(Rule))
+    steps = list(fitting.steps)
+    if fitting.grid < 1 or not steps or min(steps) < 1:
+        raise DataError(
+            f"`grid` and all `steps` must be at least 1, got {fitting.grid} and {steps}."
+        )
+    if fitting.learning_rate <= 0 or fitting.penalty < 0:
+        raise DataError(
+            "`learning_rate` must be above 0 and `penalty` not below, got "
+            f"{fitting.learning_rate:g} and {fitting.penalty:g}."
+        )
 
 
 def _check_subjects(transforms: list[str], items: Items) -> None:
@@ -312,7 +337,7 @@ def _as_dataset(
             "item_subject": ("item", np.array(items.subjects)[items.subject]),
             "item_region": ("item", names[items.region]),
         },
-        settings,
+        {"settings": json.dumps(settings)},
     )
     if "geo_topological" in transforms:
         of_grid = outcomes[transforms.index("geo_topological")]

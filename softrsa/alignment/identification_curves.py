@@ -106,6 +106,8 @@ def _check(noise: Sequence[float], numbers: Sequence[int], n_subsets: int, every
         raise DataError(
             f"`noise` must be at least 0 and `n_subsets` 1, got {list(noise)} and {n_subsets}."
         )
+    if any(number != int(number) for number in numbers):
+        raise DataError(f"`n_stimuli` must be whole numbers, got {numbers}.")
     if not numbers or min(numbers) < LEAST_STIMULI or max(numbers) > everything:
         raise DataError(
             f"`n_stimuli` must be from {LEAST_STIMULI} to the {everything} there are, "

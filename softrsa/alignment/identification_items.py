@@ -129,13 +129,11 @@ def block(rdms: Tensor, stimuli: Tensor) -> Tensor:
     return rdms[:, stimuli[:, None], stimuli]
 
 
-def pair_weights(n_stimuli: int, n_resamples: int, seed: int) -> Tensor:
-    """How often each pair of stimuli is in each resample (n_resamples, n_pairs)."""
-    drawn = np.random.default_rng(seed).integers(0, n_stimuli, (n_resamples, n_stimuli))
-    counts = torch.from_numpy(drawn).new_zeros(n_resamples, n_stimuli)
-    counts.scatter_add_(1, torch.from_numpy(drawn), torch.ones_like(counts))
-    counts = counts.double()
-    return condense(counts.unsqueeze(-1) * counts.unsqueeze(-2))
+def draw_counts(n: int, n_resamples: int, seed: int | tuple[int, int]) -> Tensor:
+    """How often each of ``n`` things is in each resample (n_resamples, n)."""
+    drawn = torch.from_numpy(np.random.default_rng(seed).integers(0, n, (n_resamples, n)))
+    counts = torch.zeros(n_resamples, n, dtype=torch.float64)
+    return counts.scatter_add_(1, drawn, torch.ones_like(counts))
 
 
 def split_stimuli(n_stimuli: int, n_folds: int, seed: int) -> list[tuple[Tensor, Tensor]]:

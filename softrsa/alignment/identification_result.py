@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import pandas as pd
@@ -37,6 +38,11 @@ class IdentificationResult:
     schema: ClassVar[str] = "identification/1"
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """Options, seed, number of stimuli and version of softrsa."""
+        return json.loads(self.data.attrs["settings"])
+
+    @property
     def chance(self) -> float:
         """One over the number of regions."""
         return 1 / len(np.unique(self.data["item_region"]))
@@ -61,23 +67,19 @@ class IdentificationResult:
             Per transform the mean over subjects, 95 % intervals by bootstrap over subjects
             (percentiles) and over stimuli (1.96 standard deviations: a resample has fewer different
             stimuli and so a lower accuracy, but is as variable), chance, and the p-value of a
-            one-sided t-test over subjects against chance (NaN where all subjects are alike).
+            one-sided permutation of the regions of each subject's RDMs, of as many permutations as
+            there are resamples.
         """
-        from scipy.stats import ttest_1samp
-
         accuracy = self.by_subject
+        by_chance = self._permuted()
         rows = []
         for name in accuracy.columns:
-            low, high = np.percentile(self._subject_means(accuracy[name].to_numpy()), INTERVAL)
             mean = accuracy[name].mean()
+            low, high = np.percentile(self._subject_means(accuracy[name].to_numpy()), INTERVAL)
             resampled = self.data["resampled"].sel(transform=name).mean("subject")
             below, above = np.clip(_around(mean, resampled.values), 0, 1)
-            differ = np.ptp(accuracy[name]) > ROUNDING
-            p = (
-                ttest_1samp(accuracy[name], self.chance, alternative="greater").pvalue
-                if differ
-                else np.nan
-            )
+            reached = by_chance[name] >= mean - ROUNDING
+            p = (1 + reached.sum()) / (1 + len(reached))
             rows.append((name, mean, low, high, below, above, self.chance, p))
         return pd.DataFrame(
             rows,
@@ -182,9 +184,24 @@ class IdentificationResult:
             if name not in self._transforms:
                 raise unknown_name("transform", name, self._transforms)
 
+    def _permuted(self) -> dict[str, np.ndarray]:
+        """Mean accuracy over subjects (n_resamples,) by transform, regions permuted within each."""
+        data = self.data
+        rng = np.random.default_rng((self.settings["seed"], 1))
+        names = self._transforms
+        total = dict.fromkeys(names, np.zeros(data.sizes["resample"]))
+        for subject in data["subject"].values:
+            own = np.flatnonzero(data["item_subject"].values == subject)
+            true = data["item_region"].values[own]
+            order = rng.random((data.sizes["resample"], len(own))).argsort(1)
+            for name in names:
+                predicted = data["predicted"].sel(transform=name).values[:, None, own]
+                total[name] = total[name] + (predicted == true[order]).mean((0, 2))
+        return {name: value / data.sizes["subject"] for name, value in total.items()}
+
     def _subject_means(self, values: np.ndarray) -> np.ndarray:
         """Mean over subjects of as many resamples of them as there are of stimuli."""
-        rng = np.random.default_rng(int(self.data.attrs["seed"]))
+        rng = np.random.default_rng(self.settings["seed"])
         n = len(values)
         drawn = rng.integers(0, n, (self.data.sizes["resample"], n))
         return values[drawn].mean(-1)

@@ -10,21 +10,36 @@ from torch import Tensor
 Rule = Literal["best_match", "centroid"]
 
 
-def products(vectors: Tensor, rule: Rule, weights: Tensor | None = None) -> Tensor:
+PART = 2**22  # weights of pairs at a time
+
+
+def products(vectors: Tensor, rule: Rule) -> Tensor:
     """Inner products (..., n_items, n_items) of condensed RDMs (..., n_items, n_pairs).
 
-    For "best_match", of RDMs less their mean, so that correlations follow from them. ``weights``
-    (n_weights, n_pairs) count pairs several times, or not at all; they come first in the result.
+    For "best_match", of RDMs less their mean, so that correlations follow from them.
     """
-    if weights is None:
-        x = vectors - vectors.mean(-1, keepdim=True) if rule == "best_match" else vectors
-        return x @ x.mT
-    found = torch.stack([(weights * item) @ vectors.mT for item in vectors], -2)
-    if rule == "best_match":
-        sums = weights @ vectors.mT
-        total = weights.sum(-1)[:, None, None]
-        found = found - sums.unsqueeze(-1) * sums.unsqueeze(-2) / total
-    return found
+    x = vectors - vectors.mean(-1, keepdim=True) if rule == "best_match" else vectors
+    return x @ x.mT
+
+
+def resampled_products(vectors: Tensor, rule: Rule, counts: Tensor) -> Tensor:
+    """`products` (n_resamples, n_items, n_items) where stimuli occur ``counts`` times.
+
+    ``counts`` is (n_resamples, n_stimuli). A pair of different stimuli counts as often as it
+    occurs; a stimulus is not paired with itself.
+    """
+    n_stimuli = counts.shape[-1]
+    first, second = torch.triu_indices(n_stimuli, n_stimuli, 1).unbind()
+    found = []
+    for part in counts.to(vectors).split(max(1, PART // len(first))):
+        weights = part[:, first] * part[:, second]
+        gram = torch.stack([(weights * item) @ vectors.mT for item in vectors], -2)
+        if rule == "best_match":
+            sums = weights @ vectors.mT
+            total = weights.sum(-1)[:, None, None]
+            gram = gram - sums.unsqueeze(-1) * sums.unsqueeze(-2) / total
+        found.append(gram)
+    return torch.cat(found)
 
 
 def match_scores(gram: Tensor, references: Tensor, rule: Rule, items: Tensor) -> Tensor:
@@ -47,14 +62,17 @@ def match_scores(gram: Tensor, references: Tensor, rule: Rule, items: Tensor) ->
         NaN where a region has no reference, or an RDM is constant.
     """
     references = references.to(gram).index_select(0, items)
-    count = references.sum(-1)
+    absent = references.sum(-1) == 0
+    count = references.sum(-1).clamp_min(1)
     to_mean = torch.einsum("...ij,irj->...ir", gram.index_select(-2, items), references) / count
     half = torch.einsum("irj,...jk->...irk", references, gram)
     of_mean = torch.einsum("...irk,irk->...ir", half, references) / count.square()
     own = gram.diagonal(dim1=-2, dim2=-1).index_select(-1, items).unsqueeze(-1)
     if rule == "centroid":
-        return 2 * to_mean - own - of_mean
-    return to_mean / (own * of_mean).sqrt()
+        scores = 2 * to_mean - own - of_mean
+    else:  # without a division by 0, whose gradient would not be a number
+        scores = to_mean / (own * of_mean.masked_fill(absent, 1.0)).sqrt()
+    return scores.masked_fill(absent, torch.nan)
 
 
 def best_region(scores: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,9 +17,9 @@ import xarray as xr
 from torch import Tensor
 from tqdm import tqdm
 
-from softrsa.alignment.identification_items import Items, pair_weights
+from softrsa.alignment.identification_items import Items, draw_counts
 from softrsa.alignment.identification_result import IdentificationResult
-from softrsa.alignment.matching import match_scores, products
+from softrsa.alignment.matching import match_scores, products, resampled_products
 from softrsa.errors import DataError, unknown_name
 from softrsa.pairs import condense
 from softrsa.transforms import geo_topological, geo_topological_type, geodesic
@@ -101,6 +102,13 @@ class PublishedIdentification(IdentificationResult):
             rows.append((a, b, difference.mean(), t, n, 2 * t_distribution.sf(abs(t), n)))
         return pd.DataFrame(rows, columns=["type", "other", "difference", "t", "df", "p"])
 
+    def compare(self, transform: str, other: str) -> pd.Series:
+        """Refuse: subjects were not resampled. `comparisons` has the published ones, of types."""
+        raise DataError(
+            f"The published procedure does not compare {transform!r} with {other!r}; it compares "
+            "types of thresholds: see `comparisons`, or use `published=False`."
+        )
+
     def plot(self, *, ax: Axes | None = None) -> Axes:
         """Draw accuracies and their standard deviations over resamples."""
         from softrsa.reports.identification_figures import plot_identification
@@ -116,6 +124,7 @@ def identify_as_published(
 ) -> PublishedIdentification:
     """Choose and report on the same data; see `identify_regions`."""
     _check(transforms, items)
+    items = _in_order(items)
     warnings.warn(OptimisticWarning(NOTE), stacklevel=3)
     rdms = condense(items.rdms)
     resamples = _draw(items, n_resamples, seed)
@@ -132,6 +141,10 @@ def identify_as_published(
     grid = searched.get("grid_accuracy")
     if grid is not None:  # of one transform only
         searched["grid_accuracy"] = grid.max("transform")
+    settings = {
+        "published": True, "n_resamples": n_resamples, "seed": seed,
+        "n_stimuli": items.rdms.shape[-1], "softrsa": version("softrsa"),
+    }  # fmt: skip
     labels = xr.Dataset(
         coords={
             "transform": list(transforms),
@@ -140,26 +153,28 @@ def identify_as_published(
             "item_subject": ("item", np.array(items.subjects)[items.subject]),
             "item_region": ("item", np.array(items.regions)[items.region]),
         },
-        attrs={
-            "published": 1, "note": NOTE, "n_resamples": n_resamples, "seed": seed,
-            "n_stimuli": items.rdms.shape[-1], "softrsa": version("softrsa"),
-        },
-    )  # fmt: skip
+        attrs={"note": NOTE, "settings": json.dumps(settings)},
+    )
     return PublishedIdentification(labels.merge(searched).merge(sampled))
 
 
 class Resamples(NamedTuple):
-    """How often pairs of stimuli and rows of the data are in each resample."""
+    """How often stimuli and rows of the data are in each resample."""
 
-    pairs: Tensor  # (n_resamples, n_pairs)
+    stimuli: Tensor  # (n_resamples, n_stimuli)
     rows: Tensor  # (n_resamples, n_items)
 
 
 def _draw(items: Items, n_resamples: int, seed: int) -> Resamples:
-    n_stimuli, n_rows = items.rdms.shape[-1], len(items.rdms)
-    drawn = np.random.default_rng((seed, 1)).integers(0, n_rows, (n_resamples, n_rows))
-    rows = (torch.from_numpy(drawn).unsqueeze(-1) == torch.arange(n_rows)).sum(1).double()
-    return Resamples(pair_weights(n_stimuli, n_resamples, seed), rows)
+    rows = draw_counts(len(items.rdms), n_resamples, (seed, 1))
+    return Resamples(draw_counts(items.rdms.shape[-1], n_resamples, seed), rows)
+
+
+def _in_order(items: Items) -> Items:
+    """Sort regions by name, as scikit-learn does, which takes the first of equally near ones."""
+    names = sorted(items.regions)
+    numbers = torch.tensor([names.index(name) for name in items.regions])
+    return items._replace(region=numbers[items.region], regions=names)
 
 
 def _search(transform: str, rdms: Tensor, items: Items, resamples: Resamples) -> xr.Dataset:
@@ -244,7 +259,7 @@ def _resample(vectors: Tensor, items: Items, resamples: Resamples) -> np.ndarray
     of_region = (items.region == torch.arange(len(items.regions))[:, None]).to(vectors)
     found = []
     for part, counts in zip(*(counts.split(PART) for counts in resamples), strict=True):
-        gram = products(vectors, "centroid", part)
+        gram = resampled_products(vectors, "centroid", part)
         right = torch.zeros(len(counts), dtype=vectors.dtype)
         for subject in range(len(items.subjects)):
             own = items.of([subject])

@@ -77,11 +77,20 @@ class LearnedStatistic(nn.Module):
         return self.base.finish(self.step(self.base.start(seen), seen.profiles))
 
     def cross_entropy(self, data: Training) -> Tensor:
-        """Mean over items, from correlations with the regions' means times a learned number."""
+        """Mean over items, from correlations with the regions' means times a learned number.
+
+        Regions that no reference has are left out, and so are items of such a region.
+        """
         gram = products(self(data.seen), "best_match")
+        absent = data.references.index_select(0, data.items).sum(-1) == 0
         scores = match_scores(gram, data.references, "best_match", data.items)
-        logits = scores * self.log_scale.exp()
-        return nn.functional.cross_entropy(logits, data.region.index_select(0, data.items))
+        logits = scores.masked_fill(absent, 0.0) * self.log_scale.exp()
+        logits = logits.masked_fill(absent, -torch.inf)
+        region = data.region.index_select(0, data.items)
+        kept = ~absent.gather(-1, region.unsqueeze(-1)).squeeze(-1)
+        if not kept.any():
+            return 0 * self.log_scale
+        return nn.functional.cross_entropy(logits[kept], region[kept])
 
 
 def learned_statistic(

@@ -60,7 +60,10 @@ class Statistic(NamedTuple):
 
 
 def candidates(transform: str, n_stimuli: int, grid: int) -> list[Statistic]:
-    """All fixed statistics of a transform among which the training data choose."""
+    """All fixed statistics of a transform among which the training data choose.
+
+    ``n_stimuli`` is the number in the smallest RDM they must suit.
+    """
     if transform == "geo_topological":
         return [
             Statistic(f"l = {low:g}, u = {high:g}", _thresholds(low, high))
@@ -104,16 +107,19 @@ def choose_fixed(
     from `all_products`.
     """
     shares, margins = [], []
+    true = data.region.index_select(0, data.items).unsqueeze(-1)
     for gram in grams:
         scores = match_scores(gram, data.references, rule, data.items)
-        true = data.region.index_select(0, data.items).unsqueeze(-1)
-        own = scores.gather(-1, true).squeeze(-1)
-        other = scores.scatter(-1, true, -torch.inf).amax(-1)
-        shares.append((own > other).to(scores.dtype).mean())
-        spread = scores.std().clamp_min(torch.finfo(scores.dtype).tiny)
-        margins.append(((own - other) / spread).mean())
+        defined = ~scores.isnan()
+        known = scores.masked_fill(~defined, -torch.inf)
+        own = known.gather(-1, true).squeeze(-1)
+        other = known.scatter(-1, true, -torch.inf).amax(-1)
+        right = (own > other).to(scores.dtype)
+        shares.append(right.mean() if defined.any() else right.new_tensor(torch.nan))
+        margin = (own - other)[own.isfinite() & other.isfinite()]
+        spread = scores[defined].std().clamp_min(torch.finfo(scores.dtype).tiny)
+        margins.append(margin.sum() / len(own) / spread)
     share = torch.stack(shares)
-    best = torch.where(
-        share == share.max(), torch.stack(margins).nan_to_num(-torch.inf), -torch.inf
-    )
-    return found[int(best.argmax())], share
+    best = share.nan_to_num(-1.0)
+    margin = torch.stack(margins).nan_to_num(-torch.inf)
+    return found[int(torch.where(best == best.max(), margin, -torch.inf).argmax())], share

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
-from softrsa.errors import FileFormatError, FileMissingError
+from softrsa.alignment.uncertainty import Over, compare, intervals
+from softrsa.errors import DataError, FileFormatError, FileMissingError
 from softrsa.io import atomic_path
 
 if TYPE_CHECKING:
@@ -34,7 +35,9 @@ class AlignmentResult:
         anchors of lower, upper and transition (`step_mean`, `step_sd`) and, over a grid of
         `similarity`, the learned `curve` at `anchor_quantile` .1, .5 and .9 of the anchors; plain
         RSA in `rsa_score` and the score over all stimuli without folds in `all_stimuli_score`.
-        `attrs` hold the settings to repeat it.
+        Where scores were resampled: `subject_score` by `tested_subject`, means over folds;
+        `resampled_score` by `kind` (what was drawn: both, subjects, stimuli) and `resample`; and
+        `p_chance`. `attrs` hold the settings to repeat it.
 
     Examples
     --------
@@ -54,17 +57,20 @@ class AlignmentResult:
         Returns
         -------
         DataFrame
-            `score` and its standard error over folds, `train_score`, `rsa_score` (plain RSA:
+            `score` and its standard error over folds (where subjects are left out: over subjects,
+            of their means over folds), `train_score`, `rsa_score` (plain RSA:
             Pearson of the untransformed RSMs) and `baseline_score` (the best fixed transform under
             the measure in use) on the same folds, `gain` over that baseline, `row_offset_share`,
-            noise ceilings, the transform most folds selected, step summaries, and counts.
+            noise ceilings, the transform most folds selected, step summaries, counts, and where
+            scores were resampled `score_low`, `score_high` (see `intervals`) and `p_chance` (of
+            permuted stimulus labels, one-sided, not corrected).
         """
         data = self.data
         shown = data.attrs["transforms"].split(",")
         fixed = [name for name in FIXED_BASELINES if name in data["transform"].values]
         baseline = data["score"].sel(transform=fixed).mean("fold").max("transform")
         summary = data[["score", "train_score", "row_offset_share", *_CEILING]].mean("fold")
-        summary["score_se"] = data["score"].std("fold", ddof=1) / data.sizes["fold"] ** 0.5
+        summary["score_se"] = _standard_error(data)
         summary["rsa_score"] = data["rsa_score"].mean("fold").broadcast_like(summary["score"])
         summary["baseline_score"] = baseline.broadcast_like(summary["score"])
         summary["gain"] = summary["score"] - baseline
@@ -82,11 +88,99 @@ class AlignmentResult:
             {name: data.attrs[name] for name in ("n_stimuli", "n_folds")}
             | {"n_subjects": data["n_subjects"]}
         )
+        if "resampled_score" in data:
+            bounds = intervals(data)
+            summary["score_low"], summary["score_high"] = bounds["low"], bounds["high"]
+            summary["p_chance"] = data["p_chance"]
         frame = summary.sel(transform=shown).to_dataframe(
             dim_order=["layer", "region", "transform"]
         )
         frame = frame.drop(columns=["side", "parameter"], errors="ignore").reset_index()
         return frame[[*_COLUMNS, *[c for c in frame.columns if c not in _COLUMNS]]]
+
+    def intervals(self, *, over: Over = "auto", level: float = 0.95) -> xr.Dataset:
+        """Confidence intervals of the mean held-out scores.
+
+        Parameters
+        ----------
+        over : {"auto", "both", "subjects", "stimuli"}
+            What scores should hold for beyond these data: other stimuli, other subjects, or both;
+            by default both, and stimuli where there is one subject.
+        level : float
+            Coverage wanted, in (0, 1).
+
+        Returns
+        -------
+        Dataset
+            `low` and `high` (layer, region, transform). NaN where nothing was resampled, for other
+            subjects of one subject, and where most resamples of a small fold are undefined.
+
+        Raises
+        ------
+        DataError
+            If ``level`` is not in (0, 1).
+        UnknownNameError
+            If there is no such ``over``.
+
+        Notes
+        -----
+        The score and its bootstrapped standard error with Student's t, as many degrees of freedom
+        as the fewest things drawn, less one: with two subjects intervals over both are wide, as
+        they should be. The learned transforms are held fixed: an interval says how the same
+        transforms would score on other stimuli and subjects, not what another fit would give.
+        """
+        return intervals(self.data, over=over, level=level)
+
+    def compare(
+        self,
+        by: Literal["transform", "layer"],
+        *,
+        over: Over = "auto",
+        correction: Literal["fdr", "fwer"] | None = None,
+        level: float = 0.95,
+    ) -> pd.DataFrame:
+        """Compare all pairs of transforms, or of layers, on the same resamples.
+
+        Parameters
+        ----------
+        by : {"transform", "layer"}
+            What to compare.
+        over : {"auto", "both", "subjects", "stimuli"}
+            What differences should hold for beyond these data; see `intervals`.
+        correction : {"fdr", "fwer"}, optional
+            Over all rows of the table: the false discovery rate after Benjamini and Hochberg, or
+            the family-wise error rate after Bonferroni and Holm. None by default.
+        level : float
+            Coverage wanted of the intervals, in (0, 1).
+
+        Returns
+        -------
+        DataFrame
+            A row per pair, for every combination of the rest: `difference` of mean scores, its
+            interval `low`, `high`, two-sided `p`, `p_corrected` (equal to it where no correction
+            was asked for), and `effect_size` (Cohen's dz over subjects; NaN with one). NaN where
+            two scores are the same in every resample.
+
+        Raises
+        ------
+        UnknownNameError
+            If there is nothing of that name to compare, or no such correction.
+        DataError
+            If scores were not resampled.
+
+        Examples
+        --------
+        >>> import torch, softrsa
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> x, y = torch.randn(2, 40, 8, generator=generator)
+        >>> brain = x + 0.5 * torch.randn(40, 8, generator=generator)
+        >>> result = softrsa.align({"a": x, "b": y}, {"V4": brain}, transforms=["centered"])
+        >>> bool(result.compare("layer")["p"][0] < 0.001)
+        True
+        """
+        if not 0 < level < 1:
+            raise DataError(f"`level` must be between 0 and 1, got {level!r}, e.g. 0.95.")
+        return compare(self.data, by, over=over, correction=correction, level=level)
 
     @property
     def warnings(self) -> list[str]:
@@ -169,3 +263,20 @@ def _most_common(names: xr.DataArray) -> xr.DataArray:
         return np.array(modes, dtype=object).reshape(values.shape[:-1])
 
     return xr.apply_ufunc(mode, names.astype(object), input_core_dims=[["fold"]])
+
+
+def _standard_error(data: xr.Dataset) -> xr.DataArray:
+    """Of mean scores: over folds, or over left-out subjects of their means over folds."""
+    score = data["score"]
+    if data.attrs["subjects"] != "leave_one_out":
+        return score.std("fold", ddof=1) / data.sizes["fold"] ** 0.5
+    found = xr.full_like(score.isel(fold=0, drop=True), np.nan)
+    for region in data["region"].values:
+        n_subjects = int(data["n_subjects"].sel(region=region))
+        # folds are in the order of stimuli, within these of the subject left out
+        of_region = score.sel(region=region).transpose("layer", "transform", "fold")
+        each = of_region[..., : data.attrs["n_folds"] * n_subjects].values
+        means = each.reshape(*each.shape[:-1], -1, n_subjects).mean(-2)
+        error = means.std(-1, ddof=1) / n_subjects**0.5
+        found.loc[{"region": region}] = of_region.isel(fold=0, drop=True).copy(data=error)
+    return found

@@ -74,6 +74,13 @@ def add_align(parser: argparse.ArgumentParser) -> None:
         "--seed", type=seed, default=0, metavar="N",
         help="of folds, inner folds and --permute (%(default)s)",
     )  # fmt: skip
+    add(
+        "--resamples",
+        type=int,
+        default=1000,
+        metavar="N",
+        help="for intervals and p; 0 for none (%(default)s)",
+    )
     add("--device", default="auto", help="auto, cpu, cuda or cuda:0 (%(default)s)")
     add("--quiet", action="store_true", help="no progress and no table")
     parser.set_defaults(run=_align)  # fmt: skip
@@ -96,6 +103,7 @@ def _align(arguments: argparse.Namespace) -> None:
             subjects="leave_one_out" if arguments.leave_one_subject_out else "pooled",
             join=arguments.join,
             permute=arguments.permute,
+            n_resamples=arguments.resamples,
             seed=arguments.seed,
             device=arguments.device,
             progress=not arguments.quiet,

@@ -55,7 +55,7 @@ def add_identify(parser: argparse.ArgumentParser) -> None:
     add(
         "--noise", type=_numbers, metavar="A,B,...", help="curves: noise added to RDMs, in their sd"
     )
-    add("--stimuli", type=_numbers, metavar="A,B,...", help="curves: numbers of random stimuli")
+    add("--stimuli", type=_counts, metavar="A,B,...", help="curves: numbers of random stimuli")
     add("--subsets", type=int, default=5, help="for each point of a curve (%(default)s)")
     add("--seed", type=seed, default=0, metavar="N", help="of all that is random (%(default)s)")
     add("--quiet", action="store_true", help="no progress and no table")
@@ -65,8 +65,7 @@ def add_identify(parser: argparse.ArgumentParser) -> None:
 def _identify(arguments: argparse.Namespace) -> None:
     """Load, identify, write, show."""
     curves = arguments.noise is not None or arguments.stimuli is not None
-    if curves and arguments.published:
-        raise DataError("--published has no curves: leave out --noise and --stimuli.")
+    _check_published(arguments)
     asked = arguments.transform or TRANSFORMS
     files = (
         *FILES, *(PUBLISHED if arguments.published else HELD_OUT),
@@ -114,11 +113,10 @@ def _write_curves(
 ) -> None:
     from softrsa.reports.identification_figures import plot_curves
 
-    numbers = arguments.stimuli
     curves = identification_curves(
         regions, transform=arguments.transform, rule=arguments.rule, grid=arguments.grid,
         stimulus_folds=arguments.folds, noise=arguments.noise or (0.0,),
-        n_stimuli=None if numbers is None else [int(n) for n in numbers],
+        n_stimuli=arguments.stimuli,
         n_subsets=arguments.subsets, seed=arguments.seed, n_resamples=1,
         progress=not arguments.quiet,
     )  # fmt: skip
@@ -164,6 +162,24 @@ def _rdms(array: xr.DataArray, region: str) -> xr.DataArray:
     if "subject" not in array.coords:
         raise DataError(f"Region {region!r} names no subjects, and there must be several.")
     return (1 - build_rsms(array, by="subject")).assign_attrs(kind="rdm")
+
+
+def _check_published(arguments: argparse.Namespace) -> None:
+    """Refuse options that the published procedure would ignore."""
+    if not arguments.published:
+        return
+    usual = {"rule": "best_match", "folds": 2, "grid": 10, "noise": None, "stimuli": None}
+    ignored = [f"--{name}" for name, value in usual.items() if getattr(arguments, name) != value]
+    if ignored:
+        raise DataError(f"--published goes its own way: leave out {', '.join(ignored)}.")
+
+
+def _counts(text: str) -> list[int]:
+    """Take whole numbers separated by commas."""
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() for part in parts):
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected whole numbers with commas.")
+    return [int(part) for part in parts]
 
 
 def _numbers(text: str) -> list[float]:

@@ -77,7 +77,7 @@ def measured_forms(stack: Stack, counts: Tensor) -> tuple[Forms, Forms]:
         form, plain = form.without_mean(*means), plain.without_mean(*means)
     if name == "centered_pearson":
         plain = form
-    return _without_rounding(form, before), plain
+    return without_rounding(form, before), plain
 
 
 def prepared(stack: Stack) -> Stack:
@@ -113,24 +113,8 @@ def _products(weights: Tensor, left: Tensor, right: Tensor) -> Tensor:
 
 
 def _offsets(stack: Stack, counts: Tensor) -> Forms:
-    """Share of each inner product that one number per stimulus explains.
-
-    An RSM less its least-squares offsets :math:`A_{ij} - a_i - a_j` has rows that sum to zero over
-    the resample. Whitening keeps the (zero) diagonal of the copies as data, centering does not.
-    """
-    values = torch.cat([stack.values, torch.ones_like(stack.values[:1])])
-    square = stack.squares(values)
-    mask = square[-1]
-    near = counts @ mask.T  # how many partners a stimulus has
-    sums = torch.einsum("rj,kij->rik", counts, square + square.mT) / 2
-    on_diagonal = near + 2 if stack.entry.name in WHITENED else near
-    total = _solved(mask * counts[:, None] + torch.diag_embed(on_diagonal), sums, counts)
-    if not stack.once:
-        apart = torch.einsum("rj,kij->rik", counts, square - square.mT) / 2
-        # the last term fixes the offsets' mean, of which their differences say nothing
-        system = torch.diag_embed(near) - mask * counts[:, None] + counts[:, None]
-        more = _solved(system, apart, counts)
-        total, sums = torch.cat([total, more], 1) * 2, torch.cat([sums, apart], 1)
+    """Share of each inner product that one number per stimulus explains."""
+    total, sums = offsets(stack, counts)
     m, k = stack.n_models, len(stack.values)
     of_models, of_subjects, of_ones = total[..., :m], total[..., m:k], total[..., k:]
     return Forms(
@@ -143,14 +127,56 @@ def _offsets(stack: Stack, counts: Tensor) -> Forms:
     )
 
 
+def offsets(stack: Stack, counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Offsets and row sums (r, n, k + 1) of all entries and of ones: their products are the share.
+
+    An RSM less its least-squares offsets :math:`A_{ij} - a_i - a_j` has rows that sum to zero over
+    the resample. Whitening keeps the (zero) diagonal of the copies as data, centering does not.
+    Of asymmetric RSMs (r, 2 n, k + 1), for rows and columns apart.
+    """
+    values = torch.cat([stack.values, torch.ones_like(stack.values[:1])])
+    square = stack.squares(values)
+    mask = square[-1]
+    near = counts @ mask.T  # how many partners a stimulus has
+    sums = torch.einsum("rj,kij->rik", counts, square + square.mT) / 2
+    on_diagonal = near + 2 if stack.entry.name in WHITENED else near
+    if stack.n_missing:
+        total = _solved(mask * counts[:, None] + torch.diag_embed(on_diagonal), sums, counts)
+    else:
+        total = _solved_complete(on_diagonal, sums, counts)
+    if not stack.once:
+        apart = torch.einsum("rj,kij->rik", counts, square - square.mT) / 2
+        # the last term fixes the offsets' mean, of which their differences say nothing
+        system = torch.diag_embed(near) - mask * counts[:, None] + counts[:, None]
+        more = _solved(system, apart, counts)
+        total, sums = torch.cat([total, more], 1) * 2, torch.cat([sums, apart], 1)
+    return total, sums
+
+
+def _solved_complete(on_diagonal: Tensor, sums: Tensor, counts: Tensor) -> Tensor:
+    """Solve as `_solved` does where no pair is missing: a diagonal and a product of two vectors."""
+    rest = (on_diagonal - counts)[..., None]
+    weights = counts[..., None]
+    half = (rest == 0).any(1).squeeze(-1)  # a stimulus makes up half of the resample
+    rest = rest.masked_fill(half[:, None, None], 1.0)
+    common = (weights * sums / rest).sum(1, keepdim=True)
+    common /= 1 + (weights / rest).sum(1, keepdim=True)
+    found = weights * ((sums - common) / rest)
+    if half.any():
+        n = counts.shape[1]
+        mask = 1 - torch.eye(n, dtype=counts.dtype, device=counts.device)
+        system = mask * counts[half][:, None] + torch.diag_embed(on_diagonal[half])
+        found[half] = _solved(system, sums[half], counts[half])
+    return found
+
+
 def _solved(system: Tensor, sums: Tensor, counts: Tensor) -> Tensor:
     """Offsets times how often their stimulus occurs, (r, n, k); NaN where they are undetermined."""
-    offsets, failed = torch.linalg.solve_ex(system, sums)
-    offsets = offsets.masked_fill((failed != 0)[:, None, None], torch.nan)
-    return counts[..., None] * offsets
+    found, failed = torch.linalg.solve_ex(system, sums)
+    return counts[..., None] * found.masked_fill((failed != 0)[:, None, None], torch.nan)
 
 
-def _without_rounding(form: Forms, before: Forms) -> Forms:
+def without_rounding(form: Forms, before: Forms) -> Forms:
     """NaN for RSMs of which nothing but rounding is left in a resample."""
     own = form.own.masked_fill(form.own <= ROUNDING * before.own, torch.nan)
     norms, were = (forms.among.diagonal(dim1=1, dim2=2) for forms in (form, before))

@@ -23,7 +23,8 @@ def ranked_scores(stack: Stack, counts: Tensor) -> tuple[Tensor, Tensor, Tensor]
     Also twice the subjects' ranks less their mean (r, subjects, q), float64, over the q pairs that
     occur, and how often each does (r, q).
     """
-    dtype = torch.float32 if stack.n_stimuli**2 < 2 * EXACT_IN_FLOAT32 else torch.float64
+    exact = stack.n_stimuli**2 < 2 * EXACT_IN_FLOAT32 and bool((counts == counts.round()).all())
+    dtype = torch.float32 if exact else torch.float64
     weights = stack.counts_of_pairs(counts.to(dtype))
     at, times = _occurring(weights)
     ranks = weights.new_empty(len(stack.values), *at.shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Literal
 
@@ -9,11 +10,12 @@ import numpy as np
 import xarray as xr
 
 from softrsa.errors import DataError, unknown_name
-from softrsa.inference.result import InferenceResult
+from softrsa.inference.result import InferenceResult, usable_resamples
 
 Alternative = Literal["two-sided", "greater"]
 TESTS = ("t", "wilcoxon", "bootstrap", "percentile")
 CORRECTIONS = (None, "fdr", "fwer")
+ROUNDING = 1e-10  # what differs by less than this share of the scores differs by rounding only
 
 
 def compare_models(
@@ -42,9 +44,11 @@ def compare_models(
     -------
     InferenceResult
         With `comparisons`, and in the table `p_zero` (one-sided: above 0) and `p_ceiling`
-        (two-sided: different from the lower ceiling); none of these two is corrected. NaN where a
-        score is undefined. The effect size is Cohen's dz: the mean difference over its standard
-        deviation over subjects.
+        (two-sided: different from the lower ceiling); none of these two is corrected. The effect
+        size is Cohen's dz: the mean difference over its standard deviation over subjects. NaN
+        where a score is undefined, and, with a warning in the result, where a difference does not
+        vary beyond rounding over subjects or resamples: nothing tells then how sure it is.
+        Wilcoxon's test needs signs only, so is NaN just where all differences are 0.
 
     Raises
     ------
@@ -87,6 +91,7 @@ def compare_models(
         "percentile": _by_share,
     }[test]  # fmt: skip
     p_pairs, p_zero, p_ceiling = tester(result, scores, ceiling, test)
+    notes = _untested(result, p_pairs, {"0": p_zero, "the lower ceiling": p_ceiling}, ceiling)
     np.fill_diagonal(p_pairs, 1.0)
     added = {
         "difference": (("model", "other"), means[:, None] - means),
@@ -98,6 +103,7 @@ def compare_models(
     }
     compared: xr.Dataset = data.assign(added).assign_coords(other=("other", data["model"].values))
     compared.attrs |= {"test": test, "correction": correction or "none"}
+    compared.attrs["warnings"] = json.dumps([*result.warnings, *notes])
     return InferenceResult(compared)
 
 
@@ -120,16 +126,26 @@ def _over_subjects(
     one_sample = _t_test if test == "t" else _signed_ranks
     pairs = np.ones((len(scores), len(scores)))
     for i, j in zip(*np.triu_indices(len(scores), 1), strict=True):
-        pairs[i, j] = pairs[j, i] = one_sample(scores[i] - scores[j], "two-sided")
+        difference = _rounded(scores[i] - scores[j], scores[[i, j]])
+        pairs[i, j] = pairs[j, i] = one_sample(difference, "two-sided")
     zero = np.array([one_sample(one, "greater") for one in scores])
-    return pairs, zero, np.array([one_sample(one - ceiling, "two-sided") for one in scores])
+    from_ceiling = [_rounded(one - ceiling, np.append(one, ceiling)) for one in scores]
+    return pairs, zero, np.array([one_sample(one, "two-sided") for one in from_ceiling])
+
+
+def _rounded(differences: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Differences of scores, less deviations from their mean, or from 0, that are rounding."""
+    least = ROUNDING * np.abs(scores).max()
+    middle = differences.mean()
+    level = 0.0 if abs(middle) <= least else middle
+    return np.where(np.abs(differences - level) <= least, level, differences)
 
 
 def _t_test(differences: np.ndarray, alternative: Alternative) -> float:
     from scipy.stats import ttest_1samp
 
-    if np.ptp(differences) <= 1e-14 * np.abs(differences).max():  # equal, but for rounding
-        return np.nan if np.isnan(differences).any() or not differences.any() else 0.0
+    if not np.ptp(differences) > ROUNDING * np.abs(differences).max():  # also where one is NaN
+        return np.nan
     return float(ttest_1samp(differences, 0.0, alternative=alternative).pvalue)
 
 
@@ -151,16 +167,21 @@ def _by_variance(
     data, means = result.data, scores.mean(1)
     df = max(result.degrees_of_freedom, 1)
 
-    def upper_tail(differences: np.ndarray, variances: np.ndarray) -> np.ndarray:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return t.sf(differences / np.sqrt(variances), df)
+    def upper_tail(differences: np.ndarray, variances: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+        spread = np.sqrt(variances.clip(0))
+        spread = np.where(spread > ROUNDING * sizes, spread, np.nan)
+        return t.sf(differences / spread, df)
 
+    size = np.abs(means)
     pairs = 2 * upper_tail(
-        np.abs(means[:, None] - means), data["variance_difference"].values.clip(0)
+        np.abs(means[:, None] - means),
+        data["variance_difference"].values,
+        np.maximum(size[:, None], size),
     )
-    to_lower = data["variance_to_ceiling"].sel(bound="lower").values.clip(0)
-    at_ceiling = 2 * upper_tail(np.abs(means - ceiling), to_lower)
-    return pairs, upper_tail(means, data["variance"].values), at_ceiling
+    to_lower = data["variance_to_ceiling"].sel(bound="lower").values
+    largest = np.fmax(size, abs(ceiling))
+    at_ceiling = 2 * upper_tail(np.abs(means - ceiling), to_lower, largest)
+    return pairs, upper_tail(means, data["variance"].values, size), at_ceiling
 
 
 def _by_share(
@@ -172,24 +193,45 @@ def _by_share(
     samples = first["resampled_score"].transpose("model", "resample").values
     bounds = first["resampled_ceiling"].transpose("bound", "resample").values[0]
     bounds = np.where(np.isfinite(bounds).any(), bounds, ceiling)
-    defined = np.isfinite(scores).all(1)
-    held = np.isfinite(samples[defined]).all(0)
+    held = usable_resamples(result.data)
     samples, bounds = samples[:, held], bounds[held]
     n = int(held.sum())
 
-    def two_sided(differences: np.ndarray) -> float:
-        if np.isnan(differences).any() or not differences.any():
+    def two_sided(one: np.ndarray, other: np.ndarray) -> float:
+        differences = _rounded(one - other, np.stack([one, other]))
+        if not np.ptp(differences) > 0:
             return np.nan
         below = (differences < 0).sum() / (n - (differences == 0).sum())
         return float((n - 1) / n * 2 * min(below, 1 - below) + 1 / n)
 
-    pairs = np.array([[two_sided(one - other) for other in samples] for one in samples])
-    zero = ((samples <= 0).sum(1) + 1) / (n + 1)
+    def above_zero(one: np.ndarray) -> float:
+        varies = np.ptp(one) > ROUNDING * np.abs(one).max()
+        return float(((one <= 0).sum() + 1) / (n + 1)) if varies else np.nan
+
     return (
-        pairs,
-        np.where(defined, zero, np.nan),
-        np.array([two_sided(o - bounds) for o in samples]),
+        np.array([[two_sided(one, other) for other in samples] for one in samples]),
+        np.array([above_zero(one) for one in samples]),
+        np.array([two_sided(one, bounds) for one in samples]),
     )
+
+
+def _untested(
+    result: InferenceResult, pairs: np.ndarray, single: dict[str, np.ndarray], ceiling: float
+) -> list[str]:
+    """Say which tests of defined scores are NaN because nothing varies."""
+    names = np.array(result.names)
+    known = result.data["score"].notnull().all("subject").values
+    rows, columns = np.nonzero(np.triu(np.isnan(pairs) & known & known[:, None], 1))
+    found = [f"{one} and {other}" for one, other in zip(names[rows], names[columns], strict=True)]
+    for what, p in single.items():
+        if what == "0" or np.isfinite(ceiling):
+            found += [f"{name} and {what}" for name in names[np.isnan(p) & known]]
+    if not found:
+        return []
+    return [
+        f"No test is possible (NaN) between {', '.join(found)}: the difference does not vary over "
+        "what would show how sure it is."
+    ]
 
 
 def _effect_sizes(scores: np.ndarray) -> np.ndarray:
@@ -198,21 +240,27 @@ def _effect_sizes(scores: np.ndarray) -> np.ndarray:
     if scores.shape[1] < 2:
         return np.full(differences.shape[:2], np.nan)
     spread = differences.std(-1, ddof=1)
-    return np.divide(
-        differences.mean(-1), spread, out=np.full(spread.shape, np.nan), where=spread > 0
-    )
+    size = np.abs(scores).max(1)
+    varies = spread > ROUNDING * np.maximum(size[:, None], size)
+    return np.divide(differences.mean(-1), spread, out=np.full(spread.shape, np.nan), where=varies)
 
 
 def _corrected(p: np.ndarray, correction: str | None) -> np.ndarray:
     """Correct p over the pairs of models that have one."""
+    rows, columns = np.triu_indices(len(p), 1)
+    corrected = p.copy()
+    corrected[rows, columns] = corrected[columns, rows] = adjusted(p[rows, columns], correction)
+    return corrected
+
+
+def adjusted(p: np.ndarray, correction: str | None) -> np.ndarray:
+    """Correct p (k,) of a family of tests, those that have one; None leaves them as they are."""
     if correction is None:
         return p.copy()
-    rows, columns = np.triu_indices(len(p), 1)
-    known = np.isfinite(p[rows, columns])
-    rows, columns = rows[known], columns[known]
+    known = np.isfinite(p)
     adjust: Callable[[np.ndarray], np.ndarray] = _holm if correction == "fwer" else _hochberg
     corrected = p.copy()
-    corrected[rows, columns] = corrected[columns, rows] = adjust(p[rows, columns])
+    corrected[known] = adjust(p[known])
     return corrected
 
 

@@ -43,9 +43,10 @@ def plot_alignment(table: pd.DataFrame, *, measure: str) -> Figure:
     Returns
     -------
     Figure
-        Error bars are standard errors over folds. Shaded is each region's noise ceiling under the
-        same transform and measure, from lower to upper, as the mean over layers: a band for one
-        region, a bar each at the right edge for several, where bands would hide each other.
+        Error bars are 95 % intervals where scores were resampled, else standard errors. Shaded is
+        each region's noise ceiling under the same transform and measure, from lower to upper, as
+        the mean over layers: a band for one region, a bar each at the right edge for several, where
+        bands would hide each other.
     """
     transforms, layers, regions = (
         list(dict.fromkeys(table[name])) for name in ("transform", "layer", "region")
@@ -71,7 +72,9 @@ def plot_alignment(table: pd.DataFrame, *, measure: str) -> Figure:
     if low < 0 < high:
         for ax in axes[: len(transforms)]:
             ax.axhline(0, color="0.6", linewidth=0.8, zorder=0)
-    figure.supylabel(f"{measure.replace('_', ' ').title()}, held-out stimuli", fontsize=9)
+    bars = "95 % intervals" if _has_intervals(table) else "± standard error"
+    name = measure.replace("_", " ").title()
+    figure.supylabel(f"{name}, held-out stimuli\n({bars})", fontsize=9)
     figure.supxlabel("layer", fontsize=9)
     _legend(figure, axes[0], ceiling=bool(np.isfinite(table["ceiling_lower"]).any()))
     return figure
@@ -82,7 +85,7 @@ def _draw_profile(ax: Axes, part: pd.DataFrame, region: str, i: int, count: int)
     color, marker = _colors(count)[i], MARKERS[i % len(MARKERS)]
     dodge = 0.3 * ((i + 0.5) / count - 0.5)  # keeps error bars apart
     ax.errorbar(
-        np.arange(len(part)) + dodge, part["score"], part["score_se"], color=color, marker=marker,
+        np.arange(len(part)) + dodge, part["score"], _reach(part), color=color, marker=marker,
         markersize=3.5, linewidth=1.1, elinewidth=0.8, capsize=1.5, label=region,
     )  # fmt: skip
     low, high = part["ceiling_lower"].mean(), part["ceiling_upper"].mean()
@@ -94,6 +97,19 @@ def _draw_profile(ax: Axes, part: pd.DataFrame, region: str, i: int, count: int)
     room = 0.05 * len(part) + 0.12  # width of a bar, in layers
     left = len(part) - 0.5 + i * room
     ax.fill_between([left, left + 0.8 * room], low, high, color=color, alpha=0.45, linewidth=0)
+
+
+def _has_intervals(table: pd.DataFrame) -> bool:
+    return "score_low" in table and bool(table["score_low"].notna().any())
+
+
+def _reach(part: pd.DataFrame) -> np.ndarray:
+    """Lengths of error bars below and above scores (2, n): intervals, else standard errors."""
+    errors = np.stack([part["score_se"], part["score_se"]])
+    if "score_low" not in part:
+        return errors
+    found = np.stack([part["score"] - part["score_low"], part["score_high"] - part["score"]])
+    return np.where(np.isfinite(found), found, errors)
 
 
 def _name_layers(ax: Axes, layers: list[str], columns: int) -> None:

@@ -31,11 +31,12 @@ def plot_inference(data: xr.Dataset, table: pd.DataFrame, *, ax: Axes | None = N
     Returns
     -------
     Axes
-        Points are subjects. A star below a name: above 0 at .05 (corrected over models where a
-        permutation test did so); a triangle: below the lower noise ceiling at .05.
+        Points are subjects, where there are several. A star above an interval: above 0 at .05
+        (corrected over models where a permutation test did so); a triangle: different from the
+        lower noise ceiling at .05.
     """
     if ax is None:
-        ax = panels(1)[1][0]
+        ax = panels(1, height=2.9)[1][0]
     place = np.arange(len(table))
     scores = table["score"].to_numpy()
     reach = np.abs(table[["ci_low", "ci_high"]].to_numpy().T - scores)
@@ -44,35 +45,54 @@ def plot_inference(data: xr.Dataset, table: pd.DataFrame, *, ax: Axes | None = N
         ax.axhspan(*bounds, color="0.85", linewidth=0, zorder=0, label="noise ceiling")
     ax.bar(place, scores, color=COLORS[0], alpha=0.7, width=0.7, zorder=1)
     each = data["score"].transpose("model", "subject").values
-    spread = np.linspace(-0.2, 0.2, each.shape[1]) if each.shape[1] > 1 else np.zeros(1)
-    ax.scatter(place[:, None] + spread, each, s=6, color="0.4", linewidths=0, zorder=2)
+    if each.shape[1] > 1:
+        spread = place[:, None] + np.linspace(-0.2, 0.2, each.shape[1])
+        ax.scatter(spread, each, s=6, color="0.4", linewidths=0, zorder=2)
     shown = np.isfinite(reach).all(0)
     ax.errorbar(
         place[shown], scores[shown], reach[:, shown], fmt="none", ecolor="black", elinewidth=1,
         capsize=2, zorder=3,
     )  # fmt: skip
+    top = np.fmax.reduce([*each.T, scores + np.where(shown, reach[1], 0.0)])
+    _mark(ax, table, place, top)
     long = len(table) > MAX_WIDE or max(map(len, table.iloc[:, 0])) > 10
     ax.set_xticks(
-        place, _marked(table), fontsize=8, rotation=60 if long else 0,
+        place, table.iloc[:, 0], fontsize=8, rotation=60 if long else 0,
         ha="right" if long else "center", rotation_mode="anchor" if long else "default",
     )  # fmt: skip
     ax.axhline(0, color="0.6", linewidth=0.8)
     ax.tick_params(axis="y", labelsize=8)
-    ax.set_ylabel(data.attrs["measure"].replace("_", " "), fontsize=9)
-    if bounds.notna().all():
-        ax.legend(fontsize=8, frameon=False)
+    over = " (95 % interval)" if shown.any() else ""
+    ax.set_ylabel(data.attrs["measure"].replace("_", " ").capitalize() + over, fontsize=9)
+    if ax.get_legend_handles_labels()[0]:
+        ax.legend(
+            fontsize=7, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=3,
+            borderaxespad=0.1, handletextpad=0.4, columnspacing=1.0, handlelength=1.2,
+        )  # fmt: skip
     return ax
 
 
-def _marked(table: pd.DataFrame) -> list[str]:
-    """Names with their marks of significance."""
+def _mark(ax: Axes, table: pd.DataFrame, place: np.ndarray, top: np.ndarray) -> None:
+    """Put marks of significance above the intervals that end at ``top``."""
     tests = [c for c in ("p_permutation_fwer", "p_permutation", "p_zero") if c in table]
-    names = []
-    for _, row in table.iterrows():
-        mark = " *" if tests and row[tests[0]] < LEVEL else ""
-        mark += " ▽" if "p_ceiling" in table and row["p_ceiling"] < LEVEL else ""
-        names.append(f"{row.iloc[0]}{mark}")
-    return names
+    low, high = ax.get_ylim()
+    step = 0.05 * (high - low)
+    marks = (
+        (tests[:1], "*", "black", "> 0, p < .05"),
+        (["p_ceiling"] if "p_ceiling" in table else [], "v", "none", "≠ ceiling, p < .05"),
+    )
+    height = top + step
+    for column, marker, face, label in marks:
+        if not column:
+            continue
+        found = table[column[0]].to_numpy() < LEVEL
+        ax.scatter(
+            place[found], height[found], s=18, marker=marker, facecolors=face, edgecolors="black",
+            linewidths=0.6, zorder=4, label=label if found.any() else None,
+        )  # fmt: skip
+        height = np.where(found, height + step, height)
+    if np.isfinite(height).any():
+        ax.set_ylim(low, max(high, float(np.nanmax(height))))
 
 
 def plot_comparisons(
@@ -101,14 +121,22 @@ def plot_comparisons(
     for row in comparisons.itertuples():
         i, j = place[str(row.model)], place[str(row.other)]
         difference[i, j], difference[j, i] = row.difference, -float(str(row.difference))
-        stars = "*" * sum(float(str(row.p_corrected)) < level for level in (0.05, 0.01, 0.001))
-        for x, y in ((i, j), (j, i)):
-            ax.text(x, y, stars, ha="center", va="center", fontsize=9)
     known = np.abs(difference[np.isfinite(difference)])
     limit = float(known.max()) if known.size and known.max() > 0 else 1.0
     image = ax.imshow(difference, cmap="RdBu_r", vmin=-limit, vmax=limit)
-    bar = ax.figure.colorbar(image, ax=ax, label="score of row − column")
+    for row in comparisons.itertuples():
+        i, j = place[str(row.model)], place[str(row.other)]
+        stars = "*" * sum(float(str(row.p_corrected)) < level for level in (0.05, 0.01, 0.001))
+        color = "white" if abs(difference[i, j]) > 0.6 * limit else "black"  # on what is dark
+        for x, y in ((i, j), (j, i)):
+            ax.text(
+                x, y + 0.08, stars, ha="center", va="center", fontsize=min(9.0, 70 / len(names)),
+                color=color,
+            )  # fmt: skip
+    ax.set_title("* p < .05   ** p < .01   *** p < .001", fontsize=7)
+    bar = ax.figure.colorbar(image, ax=ax)
     bar.ax.tick_params(labelsize=8)
+    bar.set_label("score of row − column", fontsize=9)
     slanted = max(map(len, names)) > 4
     ax.set_xticks(
         range(len(names)), names, fontsize=8, rotation=60 if slanted else 0,

@@ -2,6 +2,7 @@
 
 import re
 import warnings
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -18,8 +19,8 @@ from softrsa.alignment import (
     identification_curves,
     identify_regions,
 )
-from softrsa.alignment.identification_items import checked_items
-from softrsa.alignment.matching import best_region, match_scores, products
+from softrsa.alignment.identification_items import checked_items, split_stimuli
+from softrsa.alignment.matching import best_region, match_scores, products, resampled_products
 from softrsa.alignment.published_identification import _draw, _resample
 from softrsa.alignment.region_learning import Base, Fitting, learn
 from softrsa.alignment.region_statistics import TRANSFORMS, Training, views
@@ -30,7 +31,7 @@ from softrsa.errors import (
     StimulusError,
     UnknownNameError,
 )
-from softrsa.pairs import condense
+from softrsa.pairs import condense, expand
 from softrsa.reports.identification_figures import plot_curves
 from softrsa.transforms import geo_topological_type
 
@@ -78,13 +79,15 @@ def test_plain_identification_is_that_done_by_hand(rule):
 
 
 @pytest.mark.parametrize("rule", ["best_match", "centroid"])
-def test_weights_count_pairs_as_often(rule):
+def test_stimuli_count_as_often_as_they_were_drawn(rule):
     generator = torch.Generator().manual_seed(0)
     vectors = torch.rand(6, 10, dtype=torch.float64, generator=generator)
-    counts = torch.tensor([[0, 2, 1, 1, 0, 3, 1, 1, 1, 0], [1] * 10], dtype=torch.float64)
-    found = products(vectors, rule, counts)
-    repeated = products(vectors.repeat_interleave(counts[0].long(), dim=1), rule)
-    torch.testing.assert_close(found[0], repeated)
+    counts = torch.tensor([[0, 2, 1, 1, 1], [1] * 5], dtype=torch.float64)
+    found = resampled_products(vectors, rule, counts)
+    stimuli = [1, 1, 2, 3, 4]
+    pairs = [(i, j) for i, j in combinations(stimuli, 2) if i != j]
+    drawn = torch.stack([expand(vectors)[:, i, j] for i, j in pairs], -1)
+    torch.testing.assert_close(found[0], products(drawn, rule))
     torch.testing.assert_close(found[1], products(vectors, rule))
 
 
@@ -100,7 +103,7 @@ def test_an_undefined_score_is_no_choice():
 
 @pytest.mark.parametrize("transform", TRANSFORMS)
 def test_a_left_out_subject_has_no_say(transform):
-    """What is chosen for a subject, and what it is matched with, is the same whatever it shows."""
+    """What is chosen for a subject is the same whatever its own RDMs are."""
     rdms = make_rdms(1.0)
     changed = rdms.clone()
     changed[:N_REGIONS] = make_rdms(1.0, seed=1)[:N_REGIONS]
@@ -110,6 +113,57 @@ def test_a_left_out_subject_has_no_say(transform):
     assert before.table["accuracy"][0] >= 0.5
     again = identify(rdms, transform=transform)
     assert before.data.identical(again.data)  # reproducible from the seed
+
+
+@pytest.mark.parametrize("transform", ["geo_topological", "geodesic", "global", "instance"])
+def test_held_out_stimuli_have_no_say(transform):
+    """What a fold chooses is the same whatever the RDMs of its test stimuli are."""
+    rdms = make_rdms(1.0)
+    test = split_stimuli(N_STIMULI, 2, seed=0)[0][1]
+    changed = rdms.clone()
+    changed[:, test] = make_rdms(1.0, seed=1)[:, test]
+    changed[:, :, test] = changed[:, test].mT
+    before, after = (identify(x, transform=transform) for x in (rdms, changed))
+    assert (before.data["chosen"][:, 0] == after.data["chosen"][:, 0]).all()
+    assert (before.data["chosen"][:, 1] != after.data["chosen"][:, 1]).any()  # trained on them
+
+
+@pytest.mark.parametrize("folds", [3, 4])
+def test_test_stimuli_may_be_few(folds):
+    found = identify(make_rdms(0.5), transform="geodesic", stimulus_folds=folds)
+    neighbors = {int(str(name).removeprefix("k = ")) for name in found.data["chosen"].values.flat}
+    assert max(neighbors) < N_STIMULI // folds
+
+
+@pytest.mark.parametrize("transform", ["geo_topological", "global", "instance"])
+def test_only_some_subjects_have_a_region(transform):
+    rdms = torch.cat([make_rdms(0.8), make_rdms(0.8, seed=0)[: 3 * N_REGIONS]])
+    subjects = [s for s in range(8) for _ in range(N_REGIONS)]
+    kept = [i for i, s in enumerate(subjects) if s < 4 or i % N_REGIONS < 2]
+    regions = [["V1", "V4", "IT"][i % N_REGIONS] for i in kept]
+    found = identify_regions(
+        rdms[kept], [subjects[i] for i in kept], regions, transform=transform, grid=4,
+        n_resamples=5, steps=(4,),
+    )  # fmt: skip
+    assert found.data.sizes["item"] == 20
+    assert found.table["accuracy"][0] > 2 / 3
+
+
+def test_p_is_that_of_regions_permuted_within_subjects():
+    """Five subjects with three regions each: all right by chance with probability 6 ** -5."""
+    perfect = identify(make_rdms(0.1), transform="identity", n_resamples=400)
+    assert perfect.table["accuracy"][0] == 1.0
+    assert perfect.table["p"][0] == pytest.approx(1 / 401)
+    noise = torch.rand(15, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    null = identify(noise + noise.mT, transform="identity", n_resamples=400)
+    assert null.table["p"][0] > 0.05
+
+
+def test_thresholds_that_leave_a_constant_have_no_accuracy():
+    found = identify(make_rdms(1.0), transform="geo_topological").data["grid_accuracy"]
+    assert found.sel(lower=0.0, upper=1.0) > 1 / 3
+    assert np.isnan(found.sel(lower=1.0, upper=1.0))
+    assert np.isnan(found.sel(lower=0.0, upper=0.0))
 
 
 def test_result_has_intervals_comparisons_and_a_file(tmp_path):
@@ -129,7 +183,11 @@ def test_result_has_intervals_comparisons_and_a_file(tmp_path):
     assert np.isnan(found.data["grid_accuracy"].sel(lower=0.5, upper=0.25))
     assert len(found.plot().collections) == 2
     found.to_netcdf(tmp_path / "found.nc")
-    assert IdentificationResult.from_netcdf(tmp_path / "found.nc").table.equals(found.table)
+    again = IdentificationResult.from_netcdf(tmp_path / "found.nc")
+    assert again.table.equals(found.table)
+    assert again.data.identical(found.data)
+    assert again.settings == found.settings
+    assert again.settings["steps"] == [3, 6]
     (tmp_path / "other.nc").write_text("no")
     with pytest.raises(FileFormatError, match=r"other\.nc"):
         IdentificationResult.from_netcdf(tmp_path / "other.nc")
@@ -180,7 +238,11 @@ def test_training_tells_regions_apart_better(transform, within_rows, centered):
         (None, {"rule": "nearest"}, UnknownNameError, "rule 'nearest'"),
         (None, {"published": True, "transform": "global"}, UnknownNameError,
          "published transform 'global'"),
-        (None, {"transform": []}, DataError, "`transform` is empty"),
+        (None, {"transform": []}, DataError, "each once, got none"),
+        (None, {"transform": ["identity"] * 2}, DataError, "each once, got identity, identity"),
+        (None, {"n_resamples": 0}, DataError, "`n_resamples` must be at least 1, got 0"),
+        (None, {"learning_rate": -1.0}, DataError, "`learning_rate` must be above 0"),
+        (None, {"published": True, "n_resamples": -3}, DataError, "at least 1, got -3"),
         (None, {"steps": [0]}, DataError, "must be at least 1, got 4 and [0]"),
     ],
 )  # fmt: skip
@@ -294,7 +356,7 @@ class TestPublished:
         for subject in np.unique(subjects):
             own = subjects == subject
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # a pair may be the same in all rows
+                warnings.simplefilter("ignore")  # a pair may be the same in all rows
                 model = NearestCentroid().fit(vectors[~own], regions[~own])
             right += (model.predict(vectors[own]) == regions[own]).tolist()
         return np.mean(right)
@@ -306,7 +368,7 @@ class TestPublished:
             found = identify(rdms, published=True, transform=["identity", "geo_topological"])
         grid = {
             (low, high): self.accuracy(self.transformed(rdms, low, high), subjects, regions)
-            for low in (0.0, 0.25, 0.5, 0.75)
+            for low in (0.0, 0.25, 0.5, 0.75, 0.95)
             for high in (0.3, 0.55, 0.8, 1.0)
             if high > low
         }
@@ -343,9 +405,10 @@ class TestPublished:
             found.data["type_accuracy"].sel(type=name).values for name in row[["type", "other"]]
         )
         n = len(a)
-        if (a - b).std() > 0:
-            usual = ttest_rel(a, b).statistic
-            assert row["t"] == pytest.approx(usual / (n - 1) ** 0.5)
+        usual = ttest_rel(a, b).statistic
+        assert row["t"] == pytest.approx(usual / (n - 1) ** 0.5)
+        with pytest.raises(DataError, match="`comparisons`"):
+            found.compare("identity", "identity")
         for name in found.data["type"].values:
             of = found.data.sel(type=name)
             for low, high in zip(of["type_lower"].values, of["type_upper"].values, strict=True):

@@ -178,11 +178,23 @@ def test_figures(data):
     assert len(ax.patches) == 5  # four bars and the ceiling
     heights = [patch.get_height() for patch in ax.patches if patch.get_width() == 0.7]
     np.testing.assert_allclose(heights, result.table["score"])
-    assert ax.get_xticklabels()[0].get_text().startswith("model 1 *")
+    assert ax.get_xticklabels()[0].get_text() == "model 1"
+    assert "> 0, p < .05" in legend_of(ax)
     matrix = result.plot_comparisons()
     assert matrix.images[0].get_array().shape == (4, 4)
     assert any("*" in text.get_text() for text in matrix.texts)
     assert result.plot(ax) is ax
-    assert (
-        "*" in permute(*data, "pearson", n_permutations=99).plot().get_xticklabels()[0].get_text()
-    )
+    assert "> 0, p < .05" in legend_of(permute(*data, "pearson", n_permutations=99).plot())
+
+
+def legend_of(ax):
+    return [text.get_text() for text in ax.get_legend().get_texts()]
+
+
+def test_a_model_without_score_is_drawn_without_marks(data):
+    models, subjects = data
+    models = models.clone()
+    models[1] = 0.5
+    ax = evaluate(models, subjects, "pearson").plot()
+    heights = [patch.get_height() for patch in ax.patches if patch.get_width() == 0.7]
+    assert np.isnan(heights).sum() == 1

@@ -81,7 +81,8 @@ def texts_overlap(figure):
 def test_alignment_has_a_titled_panel_per_transform():
     figure = plot_alignment(table(), measure="centered_pearson")
     assert [ax.get_title() for ax in figure.axes] == list(TITLES.values())
-    assert "Centered Pearson, held-out stimuli" in [text.get_text() for text in figure.texts]
+    bars = "Centered Pearson, held-out stimuli\n(± standard error)"
+    assert bars in [text.get_text() for text in figure.texts]
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels == ["region 0", "region 1", "region 2", "noise ceiling"]
 
@@ -164,3 +165,15 @@ def test_transforms_marks_the_best_layer_of_a_region_and_transform():
 def test_transforms_without_any_learned_says_so():
     (ax,) = plot_transforms(curves(transforms=("identity",))).axes
     assert ax.get_title() == "no learned transform in this result"
+
+
+def test_intervals_are_drawn_where_there_are_any():
+    rows = table(n_regions=1, transforms=("identity",))
+    rows["score_low"], rows["score_high"] = rows["score"] - 0.3, rows["score"] + 0.1
+    rows.loc[0, ["score_low", "score_high"]] = np.nan
+    figure = plot_alignment(rows, measure="pearson")
+    (segments,) = (line.get_segments() for line in figure.axes[0].collections[:1])
+    lengths = [segment[1, 1] - segment[0, 1] for segment in segments]
+    assert lengths[0] == pytest.approx(2 * rows["score_se"][0])
+    assert lengths[1:] == pytest.approx([0.4] * (len(lengths) - 1))
+    assert any("95 % intervals" in text.get_text() for text in figure.texts)

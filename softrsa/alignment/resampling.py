@@ -1,0 +1,214 @@
+"""How sure held-out scores are: stimuli and subjects drawn anew, stimulus labels permuted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from softrsa.alignment.cores import map_on_cores
+from softrsa.alignment.runs import Run
+from softrsa.inference.bootstrap import draw_counts
+from softrsa.inference.matched import MEASURES, influences, permuted_scores
+from softrsa.measures import Measure
+
+KINDS = ("both", "subjects", "stimuli", "pairs")
+
+
+class Draws(NamedTuple):
+    """What is drawn once for all layers, regions and transforms, so that they can be compared."""
+
+    counts: Tensor  # (n_resamples, n_stimuli): how often each stimulus occurs
+    # (n_resamples, n_stimuli): 1 or -1; the products of two of them are uncorrelated over pairs
+    signs: Tensor
+    keys: Tensor  # (n_resamples, n_stimuli): the order of keys permutes the stimuli of a fold
+    seed: int
+
+    def of_subjects(self, n: int) -> Tensor:
+        """How often each of ``n`` subjects occurs (n_resamples, n), the same for every region."""
+        rng = torch.Generator().manual_seed(self.seed)
+        return draw_counts(len(self.counts), n, rng).double()
+
+
+class Resampled(NamedTuple):
+    """Scores of a layer with a region: by subject, of resamples by kind, and permuted."""
+
+    subjects: Tensor  # (t, s)
+    resamples: Tensor  # (kinds, r, t)
+    permuted: Tensor  # (r, t)
+
+
+def resample(
+    runs: Sequence[Run], names: Sequence[str], measure: Measure, *, n_resamples: int, seed: int
+) -> xr.Dataset:
+    """Resample the held-out scores of fitted runs, their transforms fixed.
+
+    Parameters
+    ----------
+    runs : sequence of Run
+        Fitted, on measures of RSMs.
+    names : sequence of str
+        Transforms.
+    measure : Measure
+        One for which no resample takes a computation of its own; of others subjects' scores only.
+    n_resamples : int
+        Of resamples and of permutations, at least 2.
+    seed : int
+        Of the draws.
+
+    Returns
+    -------
+    Dataset
+        `subject_score` (layer, region, transform, tested_subject), means over folds;
+        `resampled_score` (kind, layer, region, transform, resample), means over folds and drawn
+        subjects, where stimuli, subjects or both are drawn, or pairs of stimuli by themselves; and
+        `p_chance` (layer, region, transform). A fold in which an RSM is constant is left out. NaN
+        for what cannot be resampled; p also where test stimuli of folds overlap, which permutations
+        of each fold would take for independent.
+    """
+    n_stimuli, device = runs[0].model.n_stimuli, runs[0].brain.rsms.device
+    rng = torch.Generator().manual_seed(seed)
+    draws = Draws(
+        draw_counts(n_resamples, n_stimuli, rng).double(),
+        2 * torch.randint(2, (n_resamples, n_stimuli), generator=rng).double() - 1,
+        torch.rand(n_resamples, n_stimuli, generator=rng),
+        seed,
+    )
+    groups: dict[tuple[str, str], list[Run]] = {}
+    for run in runs:
+        groups.setdefault((run.layer, run.region), []).append(run)
+    work = partial(_resample_group, names=names, measure=measure, draws=draws)
+    entries = runs[0].brain.rsms.numel()
+    found = dict(
+        zip(
+            groups,
+            map_on_cores(work, list(groups.values()), entries=entries, device=device),
+            strict=True,
+        )
+    )
+    subjects = {name: members[0].brain.subjects for (_, name), members in groups.items()}
+    return _labelled(found, names, subjects, disjoint=_disjoint(runs))
+
+
+def _disjoint(runs: Sequence[Run]) -> bool:
+    """Tell whether no stimulus is tested in two folds."""
+    tests = {tuple(run.split.test.tolist()) for run in runs}
+    tested = [stimulus for test in tests for stimulus in test]
+    return len(tested) == len({*tested})
+
+
+def _resample_group(
+    runs: Sequence[Run], names: Sequence[str], measure: Measure, draws: Draws
+) -> Resampled:
+    """Resample all folds of a layer and a region together."""
+    n, n_subjects = len(draws.counts), len(runs[0].brain.subjects)
+    # sums and numbers of defined scores: as they are (one more, first), by stimuli, pairs, chance
+    sums = [torch.zeros(2, k, len(names), n_subjects, dtype=torch.float64) for k in (1, n, n, n)]
+    for run in runs:
+        models, brains = _transformed(run, names)
+        test, at = run.split.test, run.score
+        if measure.name not in MEASURES:
+            _add(sums[0], at, measure.between(models[:, None], brains)[None])
+            continue
+        score, of_stimuli, of_pairs = influences(measure, models, brains)
+        scale = _small_block(measure, len(test))
+        more = scale * (draws.counts[:, test] - 1).to(score)
+        signs = draws.signs[:, test].to(score)
+        by_pairs = [((signs @ one) * signs).sum(-1) for one in of_pairs.flatten(0, 1)]
+        _add(sums[0], at, score[None])
+        _add(sums[1], at, score + torch.einsum("rn,tsn->rts", more, of_stimuli))
+        _add(sums[2], at, score + scale * torch.stack(by_pairs, 1).view(-1, *score.shape))
+        orders = draws.keys[:, test].argsort(-1).to(models.device)
+        _add(sums[3], at, permuted_scores(measure, models, brains, orders))
+    score, stimuli, pairs, chance = (total / count for total, count in sums)
+    kinds = _by_kind(score, stimuli, pairs, draws.of_subjects(n_subjects))
+    return Resampled(score[0], kinds, chance.nanmean(-1))
+
+
+def _small_block(measure: Measure, n: int) -> float:
+    """By how much changes are too small in a block of n stimuli, whose own mean was taken off.
+
+    Row offsets leave n (n - 3) / 2 pairs that are free to vary, of n (n - 1) / 2.
+    """
+    free = max(n - 3, 1) if "row_offset" in measure.invariances else n - 1
+    return (n / free) ** 0.5
+
+
+def _add(sums: Tensor, subjects: Sequence[int], found: Tensor) -> None:
+    """Add scores (r, t, s) of some subjects, where defined, to their sums and numbers."""
+    defined = found.isfinite()
+    sums[0][..., list(subjects)] += torch.where(defined, found, 0.0).cpu()
+    sums[1][..., list(subjects)] += defined.cpu()
+
+
+def _transformed(run: Run, names: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """Test RSMs under every transform: models (t, n, n) and scored subjects (t, s, n, n)."""
+    model, brain = run.test()
+    readers, chosen = run.readers(brain), list(run.score)
+    pairs = [run.fitted[name].transformed(model, brain, readers) for name in names]
+    return torch.cat([left for left, _ in pairs]), torch.stack(
+        [right[chosen] for _, right in pairs]
+    )
+
+
+def _by_kind(score: Tensor, stimuli: Tensor, pairs: Tensor, subject_counts: Tensor) -> Tensor:
+    """Mean scores (kinds, r, t) of scores (1, t, s), and (r, t, s) by drawn stimuli and pairs."""
+
+    def mean(given: Tensor) -> Tensor:
+        counts = subject_counts[:, None] * given.isfinite()
+        return (given.nan_to_num() * counts).sum(-1) / counts.sum(-1)
+
+    if score.shape[-1] > 1:
+        both, subjects = mean(stimuli), mean(score)
+    else:
+        both = subjects = torch.full_like(stimuli[..., 0], torch.nan)
+    return torch.stack([both, subjects, stimuli.nanmean(-1), pairs.nanmean(-1)])
+
+
+def _labelled(
+    found: dict[tuple[str, str], Resampled],
+    names: Sequence[str],
+    subjects: dict[str, tuple[str, ...]],
+    *,
+    disjoint: bool,
+) -> xr.Dataset:
+    layers, regions = (list(dict.fromkeys(key[i] for key in found)) for i in (0, 1))
+    people = list(dict.fromkeys(name for each in subjects.values() for name in each))
+    n = next(iter(found.values())).resamples.shape[1]
+    shape = (len(layers), len(regions), len(names))
+    by_subject = np.full((*shape, len(people)), np.nan)
+    resamples = np.full((len(KINDS), *shape, n), np.nan)
+    p = np.full(shape, np.nan)
+    for (layer, region), one in found.items():
+        at = layers.index(layer), regions.index(region)
+        by_subject[(*at, slice(None), [people.index(name) for name in subjects[region]])] = (
+            one.subjects.numpy().T
+        )
+        resamples[:, at[0], at[1]] = one.resamples.mT.numpy()
+        if disjoint:
+            p[at] = _tail_share(one.subjects.nanmean(-1), one.permuted)
+    dims = ("layer", "region", "transform")
+    return xr.Dataset(
+        {
+            "subject_score": ((*dims, "tested_subject"), by_subject),
+            "resampled_score": (("kind", *dims, "resample"), resamples),
+            "p_chance": (dims, p),
+        },
+        {
+            "layer": layers, "region": regions, "transform": list(names),
+            "tested_subject": people, "kind": list(KINDS),
+        },
+    )  # fmt: skip
+
+
+def _tail_share(observed: Tensor, permuted: Tensor) -> np.ndarray:
+    """Share of permutations (r, t) that reach the score (t,), itself among them."""
+    reached = observed - 1e-12 * observed.abs()  # a tie stays one whatever the order of sums
+    share = (1 + (permuted >= reached).sum(0)).double() / (1 + len(permuted))
+    defined = observed.isfinite() & permuted.isfinite().all(0)
+    return torch.where(defined, share, torch.nan).numpy()

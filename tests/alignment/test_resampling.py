@@ -1,0 +1,154 @@
+"""Intervals, p against chance and comparisons of held-out scores."""
+
+import numpy as np
+import pytest
+import torch
+
+import softrsa
+from softrsa.alignment import AlignmentResult, random_splits
+from softrsa.errors import DataError, UnknownNameError
+from softrsa.measures import pearson
+from softrsa.pairs import condense
+from softrsa.rsm import similarity_matrix
+
+FIXED = ["identity", "centered"]
+
+
+def study(n=60, n_subjects=5):
+    rng = torch.Generator().manual_seed(0)
+    real = {"dtype": torch.float64, "generator": rng}
+    x, y = torch.randn(2, n, 8, **real)
+    return {"right": x, "wrong": y}, [x + torch.randn(n, 8, **real) for _ in range(n_subjects)]
+
+
+@pytest.fixture(scope="module")
+def result():
+    layers, brain = study()
+    return softrsa.align(layers, {"V4": brain}, transforms=FIXED, measure="pearson")
+
+
+def test_table_tells_what_is_above_chance(result):
+    table = result.table.set_index(["layer", "transform"])
+    assert (table["score_low"] < table["score"]).all()
+    assert (table["score"] < table["score_high"]).all()
+    assert table.loc["right", "score_low"].min() > 0
+    assert table.loc["wrong", "score_low"].max() < 0 < table.loc["wrong", "score_high"].min()
+    assert table.loc["right", "p_chance"].max() == 1 / 1001
+    assert table.loc["wrong", "p_chance"].min() > 0.1
+
+
+def test_subjects_scores_average_to_the_score(result):
+    of_subjects = result.data["subject_score"].mean("tested_subject")
+    np.testing.assert_allclose(of_subjects, result.data["score"].mean("fold"), atol=1e-12)
+    drawn = result.data["resampled_score"].mean("resample")
+    assert float(abs(drawn - of_subjects).max()) < 0.02
+
+
+def test_interval_over_subjects_is_students(result):
+    each = result.data["subject_score"].sel(layer="right", region="V4", transform="identity").values
+    from scipy.stats import t
+
+    reach = t.ppf(0.975, 4) * each.std(ddof=1) / 5**0.5
+    low = result.intervals(over="subjects")["low"].sel(layer="right", transform="identity")
+    # a thousand resamples know a variance to 5 %
+    assert float(each.mean() - low[0]) == pytest.approx(reach, rel=0.08)
+    wider = result.intervals(over="subjects", level=0.99)["low"]
+    assert float(wider.sel(layer="right", transform="identity")[0]) < float(low[0])
+
+
+def test_p_of_one_fold_is_that_of_a_loop():
+    layers, brain = study(30, 1)
+    split = random_splits(30, 18, 1, seed=0)
+    layers["right"] = layers["right"] + 3 * layers["wrong"]
+    found = softrsa.align(
+        layers, {"V4": brain}, transforms=["identity"], measure="pearson", folds=split,
+        n_resamples=2000,
+    )  # fmt: skip
+    model, target = (similarity_matrix(x[split[0].test]) for x in (layers["right"], brain[0]))
+    observed = pearson(condense(model), condense(target))
+    rng = torch.Generator().manual_seed(1)
+    reached = 0
+    for _ in range(2000):
+        order = torch.randperm(12, generator=rng)
+        reached += int(pearson(condense(model[order][:, order]), condense(target)) >= observed)
+    p = float(found.data["p_chance"].sel(layer="right", transform="identity")[0])
+    assert p == pytest.approx(reached / 2000, abs=0.05)
+
+
+def test_comparisons_and_corrections(result):
+    layers = result.compare("layer", correction="fwer").set_index("transform")
+    assert layers.columns[:4].tolist() == ["region", "layer", "other", "difference"]
+    assert layers.loc["identity", "p"] < 0.02
+    assert (layers["low"] > 0).all()
+    assert layers.loc["identity", "effect_size"] > 2
+    smaller, larger = sorted(layers["p"])
+    assert sorted(layers["p_corrected"]) == pytest.approx([2 * smaller, max(2 * smaller, larger)])
+    pairs = result.compare("transform", over="stimuli")
+    assert len(pairs) == 2
+    assert (pairs["p_corrected"] == pairs["p"]).all()
+
+
+def test_the_same_scores_have_no_difference():
+    layers, brain = study(40, 3)
+    # centering twice changes nothing, so the measure that centers scores both alike
+    found = softrsa.align(layers, {"V4": brain}, transforms=FIXED, n_resamples=50)
+    pairs = found.compare("transform")
+    assert pairs["difference"].abs().max() < 1e-12
+    assert pairs[["p", "low", "effect_size"]].isna().all(axis=None)
+
+
+def test_round_trip_and_seed(result, tmp_path):
+    result.to_netcdf(tmp_path / "result.nc")
+    loaded = AlignmentResult.from_netcdf(tmp_path / "result.nc")
+    assert loaded.table.equals(result.table)
+    assert loaded.compare("layer").equals(result.compare("layer"))
+    layers, brain = study()
+    again = softrsa.align(layers, {"V4": brain}, transforms=FIXED, measure="pearson")
+    assert again.data["resampled_score"].equals(result.data["resampled_score"])
+
+
+def test_standard_error_over_subjects_left_out():
+    layers, brain = study(40, 4)
+    found = softrsa.align(
+        layers, {"V4": brain}, transforms=["identity"], subjects="leave_one_out", folds=4,
+        measure="pearson", n_resamples=2,
+    )  # fmt: skip
+    each = found.data["subject_score"].sel(transform="identity", region="V4").values
+    table = found.table
+    np.testing.assert_allclose(table["score_se"], each.std(1, ddof=1) / 2, atol=1e-12)
+    np.testing.assert_allclose(table["score"], each.mean(1), atol=1e-12)
+
+
+def test_what_is_not_resampled():
+    layers, brain = study(24, 1)
+    options = {"transforms": ["identity"], "folds": 3}
+    without = softrsa.align(layers, {"V4": brain}, n_resamples=0, **options)
+    assert "score_low" not in without.table
+    assert np.isnan(without.intervals()["low"]).all()
+    with pytest.raises(DataError, match="n_resamples=1000"):
+        without.compare("layer")
+    slow = softrsa.align(layers, {"V4": brain}, measure="kendall_tau_a", **options)
+    assert slow.table[["score_low", "p_chance"]].isna().all(axis=None)
+    one = softrsa.align(layers, {"V4": brain}, n_resamples=20, **options)
+    assert one.table["score_low"].notna().all()
+    assert np.isnan(one.intervals(over="subjects")["low"]).all()
+    overlapping = random_splits(24, 12, 3, seed=0)
+    split = softrsa.align(
+        layers, {"V4": brain}, n_resamples=20, transforms=["identity"], folds=overlapping
+    )
+    assert split.table["p_chance"].isna().all()
+    assert split.table["score_low"].notna().all()
+
+
+def test_mistakes_name_the_values(result):
+    layers, brain = study(24, 1)
+    with pytest.raises(DataError, match="at least 2, got 1"):
+        softrsa.align(layers, {"V4": brain}, n_resamples=1)
+    with pytest.raises(UnknownNameError, match="Did you mean 'layer'"):
+        result.compare("layers")
+    with pytest.raises(UnknownNameError, match="Did you mean 'fdr'"):
+        result.compare("layer", correction="fdrr")
+    with pytest.raises(UnknownNameError, match="Did you mean 'stimuli'"):
+        result.intervals(over="stimulus")
+    with pytest.raises(DataError, match=r"`level` must be between 0 and 1, got 95"):
+        result.compare("layer", level=95)
