@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from numbers import Integral
+
 import torch
 from torch import Tensor
 
-from softrsa.errors import DeviceError, DTypeError, ShapeError
+from softrsa.errors import DataError, DeviceError, DTypeError, ShapeError
 
 FLOATS = (torch.float32, torch.float64)
 SHORT_FLOATS = (*FLOATS, torch.bfloat16)  # for functions that compute in float32 within
@@ -35,6 +37,14 @@ def check_square(**matrices: Tensor) -> None:
             )
         if value.shape[-1] < 2:
             raise ShapeError(f"`{name}` needs at least 2 stimuli, got {value.shape[-1]}.")
+
+
+def check_count(name: str, value: object, least: int) -> None:
+    """Check that a number of repetitions is whole and large enough."""
+    whole = isinstance(value, Integral)
+    if not whole or int(value) < least:
+        kind = "at least" if whole else "a whole number from"
+        raise DataError(f"`{name}` must be {kind} {least}, got {value!r}, e.g. 1000.")
 
 
 def check_broadcast(n_last: int = 1, /, **tensors: Tensor) -> None:

@@ -11,11 +11,12 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from softrsa._checks import check_count
 from softrsa.errors import DataError, unknown_name
 from softrsa.inference._scoring import chunks, score, score_once
 from softrsa.inference._stack import Stack, stack_rsms
 from softrsa.inference.evaluation import describe
-from softrsa.inference.result import InferenceResult
+from softrsa.inference.result import InferenceResult, usable_resamples
 from softrsa.inference.variances import resampling_variances
 from softrsa.measures import Measure
 
@@ -66,14 +67,15 @@ def bootstrap(
     Raises
     ------
     DTypeError, ShapeError, StimulusError, DataError, UnknownNameError
-        As `evaluate`; DataError also for a single subject where subjects are to be drawn, or fewer
-        than 2 resamples.
+        As `evaluate`; DataError also for a single subject where subjects are to be drawn, or where
+        resamples are not a whole number from 2.
 
     Notes
     -----
     A stimulus drawn twice makes no pair with itself. Resamples with fewer than 3 different stimuli
-    (4 for centered Pearson) are NaN and left out of variances, as are those on which a model that
-    is defined on all the data is not, for instance because its RSM is constant there.
+    (4 for centered Pearson) are NaN. Variances, percentile intervals and tests leave them out, and
+    also those on which a model that is defined on all the data is not, for instance because its RSM
+    is constant there: of all models alike, so that these are compared on the same resamples.
 
     Pearson, cosine, their whitened forms and centered Pearson are matrix products over all
     resamples, Spearman and rho-a cumulative counts over values sorted once, in chunks of bounded
@@ -98,8 +100,7 @@ def bootstrap(
     """
     if over not in KINDS:
         raise unknown_name("way to resample", over, KINDS)
-    if n_resamples < 2:
-        raise DataError(f"`n_resamples` must be at least 2, got {n_resamples}, e.g. 1000.")
+    check_count("n_resamples", n_resamples, 2)
     stack = stack_rsms(models, subjects_rsms, measure, names)
     if over != "stimuli" and stack.n_subjects < 2:
         raise DataError(
@@ -149,10 +150,11 @@ def add_resamples(
     data: xr.Dataset, scores: np.ndarray, bounds: np.ndarray, over: str
 ) -> xr.Dataset:
     """Add resampled scores and ceilings to a result, and the variances they give."""
-    defined = data["score"].notnull().all("subject").values
-    usable = _finite(scores[:, :, defined])
-    if np.isfinite(bounds).any():
-        usable &= _finite(bounds)
+    added = data.assign(
+        resampled_score=(("kind", "resample", "model"), scores),
+        resampled_ceiling=(("kind", "resample", "bound"), bounds),
+    ).assign_coords(kind=np.array(KINDS[over], dtype=object), other=("other", data["model"].values))
+    usable = usable_resamples(added)
     n_usable = int(usable.sum())
     if n_usable < max(2, len(usable) // 2):
         raise DataError(
@@ -168,23 +170,16 @@ def add_resamples(
     to_ceilings = variances.to_ceilings
     if not np.isfinite(bounds).any():  # the ceiling counts as known
         to_ceilings = np.repeat(variances.models[:, None], 2, axis=1)
-    added = data.assign(
-        resampled_score=(("kind", "resample", "model"), scores),
-        resampled_ceiling=(("kind", "resample", "bound"), bounds),
+    added = added.assign(
         variance=("model", variances.models),
         variance_difference=(("model", "other"), variances.differences),
         variance_to_ceiling=(("model", "bound"), to_ceilings),
-    ).assign_coords(kind=np.array(KINDS[over], dtype=object), other=("other", data["model"].values))
+    )
     if n_usable < len(usable):
         notes = [
             *json.loads(data.attrs["warnings"]),
             f"{len(usable) - n_usable} of {len(usable)} resamples could not be scored and were "
-            "left out.",
+            "left out of variances, percentile intervals and tests, of all models alike.",
         ]
         added.attrs["warnings"] = json.dumps(notes)
     return added
-
-
-def _finite(values: np.ndarray) -> np.ndarray:
-    """Tell which resamples (kinds, r, ...) hold nothing undefined."""
-    return np.array([bool(np.isfinite(values[:, r]).all()) for r in range(values.shape[1])])

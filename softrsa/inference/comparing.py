@@ -230,7 +230,7 @@ def _untested(
         return []
     return [
         f"No test is possible (NaN) between {', '.join(found)}: the difference does not vary over "
-        "what would show how sure it is."
+        "subjects or resamples, so that nothing shows how sure it is."
     ]
 
 

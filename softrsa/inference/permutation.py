@@ -10,6 +10,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from softrsa._checks import check_count
 from softrsa._ranks import average_ranks
 from softrsa.errors import DataError
 from softrsa.inference._scoring import CHUNK_BYTES, score_once
@@ -86,8 +87,7 @@ def permutation_test(
     0  model 1          0.005
     1  model 2          0.160
     """
-    if n_permutations < 1:
-        raise DataError(f"`n_permutations` must be at least 1, got {n_permutations}, e.g. 1000.")
+    check_count("n_permutations", n_permutations, 1)
     stack = stack_rsms(models, subjects_rsms, measure, names)
     if stack.n_missing:
         raise DataError(
@@ -209,8 +209,7 @@ def noise_ceiling_test(
             "Agreement above chance needs at least 2 subjects and all pairs, got "
             f"{stack.n_subjects} and {stack.n_missing} missing ones."
         )
-    if n_permutations < 1:
-        raise DataError(f"`n_permutations` must be at least 1, got {n_permutations}, e.g. 1000.")
+    check_count("n_permutations", n_permutations, 1)
     rng = torch.Generator().manual_seed(seed)
     squares = rsms.detach().double()
     subjects = torch.arange(len(squares), device=rsms.device)[:, None, None]

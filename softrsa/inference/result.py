@@ -100,7 +100,8 @@ class InferenceResult:
         Returns
         -------
         ndarray, shape (n_models, 2)
-            Lower and upper end.
+            Lower and upper end; NaN where nothing is known, as of a model whose score is undefined.
+            Percentiles are of the resamples that also variances and tests are from.
 
         Raises
         ------
@@ -116,7 +117,9 @@ class InferenceResult:
             if "resampled_score" not in self.data:
                 raise DataError("Percentile intervals need a bootstrap; use kind='t'.")
             samples = self.data["resampled_score"].isel(kind=0).transpose("resample", "model")
-            known = samples.values[np.isfinite(samples.values).any(1)]
+            known = samples.values[usable_resamples(self.data)]
+            if not len(known):
+                return np.full((len(self.names), 2), np.nan)
             return np.quantile(known, tails, axis=0).T
         if kind != "t":
             raise unknown_name("kind of interval", kind, ("t", "percentile"))
@@ -250,3 +253,16 @@ class InferenceResult:
                 "with `softrsa.load`."
             )
         return cls(loaded)
+
+
+def usable_resamples(data: xr.Dataset) -> np.ndarray:
+    """Tell which resamples variances, percentile intervals and tests are from: (resample,).
+
+    Those on which every model that is defined on all the data has a score, and, where ceilings were
+    resampled, these are known: the same resamples for all models.
+    """
+    defined = data["score"].notnull().all("subject")
+    scores = data["resampled_score"].isel(model=defined.values)
+    known = np.isfinite(data["resampled_ceiling"].values)
+    usable = np.isfinite(scores.values).all((0, 2)) & (known.all((0, 2)) | (not known.any()))
+    return np.asarray(usable)

@@ -16,12 +16,12 @@ from rsatoolbox.model import ModelFixed
 from rsatoolbox.rdm import RDMs
 
 from softrsa.errors import DataError, ShapeError, UnknownNameError
-from softrsa.inference import bootstrap
+from softrsa.inference import bootstrap, compare_models
 from softrsa.inference._stack import stack_rsms
 from softrsa.inference.bootstrap import add_resamples, resampled
 from softrsa.inference.evaluation import describe
 from softrsa.measures import get
-from softrsa.pairs import expand
+from softrsa.pairs import condense, expand
 
 METHODS = {
     "pearson": "corr",
@@ -223,6 +223,42 @@ def test_a_constant_model_stays_undefined_and_is_named(rng):
     assert "undefined (NaN) for flat" in result.warnings[0]
 
 
+def test_a_constant_subject_leaves_nothing_known(rng):
+    models, subjects = simulated(rng)
+    subjects[1] = 2.0
+    for over in ("stimuli", "subjects"):
+        result = bootstrap(models, subjects, "pearson", over=over, n_resamples=20)
+        bounds = ["score", "score_se", "ci_low", "percentile_low", "percentile_high"]
+        assert result.table[bounds].isna().all(axis=None)
+        assert "undefined (NaN) for subject 2" in result.warnings[0]
+
+
+@pytest.mark.parametrize("ceilings", [True, False])
+def test_all_that_is_told_is_from_the_same_resamples(ceilings, rng):
+    """A model of two values is constant in some resamples, which then count for no model."""
+    _, subjects = simulated(rng, n=10)
+    group = torch.arange(10) < 2
+    models = torch.stack([condense((group[:, None] != group).double()), subjects.mean(0)])
+    result = bootstrap(
+        models, subjects, "pearson", n_resamples=200, ceilings=ceilings, names=["two", "mean"]
+    )
+    scores = result.data["resampled_score"].values[0]
+    held = np.isfinite(scores).all(1)
+    assert 5 < (np.isfinite(scores).any(1) & ~held).sum() < 100
+    expected = np.quantile(scores[held], [0.025, 0.975], axis=0)
+    np.testing.assert_allclose(result.intervals(kind="percentile").T, expected, rtol=1e-12)
+    np.testing.assert_allclose(result.data["variance"], scores[held].var(0, ddof=1) * 10 / 9)
+    assert f"{(~held).sum()} of 200 resamples could not be scored" in result.warnings[0]
+    tested = compare_models(result, test="percentile")
+    n = held.sum()
+    below = (scores[held, 0] < scores[held, 1]).mean()
+    p = (n - 1) / n * 2 * min(below, 1 - below) + 1 / n
+    assert tested.comparisons["p"][0] == pytest.approx(p, abs=1e-12)
+    np.testing.assert_allclose(
+        tested.table["p_zero"], ((scores[held] <= 0).sum(0) + 1) / (n + 1), rtol=1e-12
+    )
+
+
 def test_one_subject(rng):
     models, subjects = simulated(rng, n_subjects=1)
     result = bootstrap(models, subjects, "pearson", n_resamples=20)
@@ -240,6 +276,8 @@ def test_wrong_arguments_are_named(rng):
         bootstrap(models, subjects, "pearson", over="stimulus")
     with pytest.raises(DataError, match=r"`n_resamples` must be at least 2, got 1"):
         bootstrap(models, subjects, "pearson", n_resamples=1)
+    with pytest.raises(DataError, match=r"`n_resamples` must be a whole number from 2, got 10\.0"):
+        bootstrap(models, subjects, "pearson", n_resamples=10.0)
     with pytest.raises(ShapeError, match=r"at least 4 stimuli, got 3"):
         bootstrap(models[:, :3], subjects[:, :3], "pearson")
     with pytest.raises(ShapeError, match=r"same stimuli, got 9 .* and 8 \(\(4, 28\)\)"):

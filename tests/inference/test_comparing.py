@@ -116,6 +116,43 @@ def test_undefined_and_equal_models(data):
         assert found.table["p_zero"].isna().tolist() == [False, False, True]
 
 
+@pytest.mark.parametrize("test", ["t", "bootstrap", "percentile"])
+def test_without_spread_no_test_is_possible(data, test):
+    """Subjects who are all the same differ by rounding at most: p would be 0, effects endless."""
+    models, subjects = data
+    below = torch.stack([models[0], -models[0], models[1]])
+    for n in (3, 7):
+        same = -models[0].repeat(n, 1) / 3
+        for over in ("subjects", "stimuli"):
+            if (test, over) == ("t", "stimuli"):
+                continue
+            result = bootstrap(below, same, "pearson", over=over, n_resamples=30)
+            found = compare_models(result, test=test)
+            expected = [True, True, over == "subjects"]
+            assert found.table["p_zero"].isna().tolist() == expected
+            assert found.comparisons["effect_size"].isna().all()
+            assert found.comparisons["p"].isna().tolist() == [True, *[over == "subjects"] * 2]
+            assert "(NaN) between model 1 and model 2" in found.warnings[-1]
+            assert "model 1 and 0, model 2 and 0" in found.warnings[-1]
+    # the same model in another unit differs from itself by rounding
+    twins = bootstrap(torch.stack([models[0], models[0] / 3]), subjects, "pearson", n_resamples=30)
+    found = compare_models(twins, test=test)
+    assert found.comparisons[["effect_size", "p"]].isna().all(axis=None)
+    assert (found.table["p_zero"] < 0.05).all()
+    assert found.warnings == [
+        "No test is possible (NaN) between model 1 and model 2: the difference does not vary over "
+        "subjects or resamples, so that nothing shows how sure it is."
+    ]
+
+
+def test_wilcoxon_needs_signs_only(data):
+    models, subjects = data
+    below = evaluate(-models[:1], models[0].repeat(6, 1), "pearson")
+    assert compare_models(below, test="wilcoxon").table["p_zero"][0] == 1.0
+    twins = evaluate(torch.stack([models[0], models[0] / 3]), subjects, "pearson")
+    assert np.isnan(compare_models(twins, test="wilcoxon").comparisons["p"][0])
+
+
 def test_wrong_arguments_are_named(data):
     one = evaluate(data[0], data[1][:1], "pearson")
     with pytest.raises(DataError, match=r"test='t' .* at least 2, got 1.*bootstrap over stimuli"):
