@@ -47,7 +47,7 @@ from softrsa.recordings import split_units
 LabelledData = Mapping[str, Data] | Data
 
 
-def align(  # noqa: PLR0913, each of them a choice of the analysis
+def align(
     layers: LabelledData,
     regions: LabelledData,
     *,
