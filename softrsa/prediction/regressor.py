@@ -117,7 +117,7 @@ class NeighborRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
     n_features_in_: int
     feature_names_in_: np.ndarray
 
-    def __init__(  # noqa: PLR0913  scikit-learn reads the parameters here
+    def __init__(
         self,
         head: str = "diffknn-instance",
         *,
