@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
-from softrsa.errors import DataError, ShapeError
+from softrsa.errors import DataError, FitError, ShapeError
 from softrsa.inference._stack import FEWEST_STIMULI, stack_rsms
-from softrsa.inference.evaluation import describe
+from softrsa.inference.evaluation import cautions, describe
 from softrsa.inference.flexible import FlexibleModel
 from softrsa.inference.noise_ceiling import noise_ceiling
 from softrsa.inference.result import InferenceResult
@@ -25,6 +28,7 @@ def crossvalidate(
     stimulus_folds: int = 5,
     subject_folds: int | None = None,
     seed: int = 0,
+    progress: bool = False,
 ) -> InferenceResult:
     """Fit flexible models on training stimuli and subjects, score them on held-out ones.
 
@@ -44,12 +48,18 @@ def crossvalidate(
         the only possibility with one subject.
     seed : int
         Of the folds; held in the result.
+    progress : bool
+        Whether to show a bar of the fits, after two seconds.
 
     Returns
     -------
     InferenceResult
         `score` of each subject, held out, as mean over the parts of the stimuli; `weights` (model,
-        fold, part of subjects, rsm); ceilings over the pairs that were scored.
+        fold, part of subjects, rsm); ceilings over the pairs that were scored. Where a model cannot
+        be fitted, its RSMs being constant among the training stimuli or none positively related, it
+        predicts with the best single RSM (`FlexibleModel.fit_single`), and the result's `warnings`
+        say how often. NaN, with a warning, where predictions or data are constant among held-out
+        stimuli.
 
     Raises
     ------
@@ -59,8 +69,6 @@ def crossvalidate(
         If models and subjects differ in their stimuli, or the subjects' RSMs are not square.
     DataError
         If nothing is held out, there are too many folds, pairs are missing, or names repeat.
-    FitError
-        If a model cannot be fitted.
     UnknownNameError
         If there is no such measure.
 
@@ -92,9 +100,13 @@ def crossvalidate(
     subjects = _splits(stack.n_subjects, n_parts, "subject", 1, rng)
     if len(stimuli) == len(subjects) == 1:
         raise DataError("Nothing is held out: use at least 2 stimulus or subject folds.")
-    scores, weights = _fit_and_score(models, subjects_rsms, stack.entry, stimuli, subjects)
+    scores, weights, failed = _fit_and_score(
+        models, subjects_rsms, stack.entry, stimuli, subjects, progress=progress
+    )
     settings = {"stimulus_folds": stimulus_folds, "subject_folds": n_parts, "seed": seed}
     data = describe(stack, **settings, procedure="crossvalidate").drop_vars(["score", "model"])
+    known = cautions(replace(stack, models=tuple(names)), torch.from_numpy(scores))
+    data.attrs["warnings"] = json.dumps([*known, *_fallbacks(names, failed)])
     ceilings = _held_out_ceilings(subjects_rsms, stack.entry, [test for _, test in stimuli])
     return InferenceResult(
         data.assign(
@@ -129,20 +141,46 @@ def _fit_and_score(
     entry: Measure,
     stimuli: list[tuple[Tensor, Tensor]],
     subjects: list[tuple[Tensor, Tensor]],
-) -> tuple[np.ndarray, np.ndarray]:
-    """Mean held-out scores (model, subject) and weights (model, fold, part, rsm)."""
+    *,
+    progress: bool,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Held-out scores (model, subject), weights (model, fold, part, rsm), and which fits failed."""
     most = max(len(model.rsms) for model in models)
     scores = torch.zeros(len(models), len(rsms), dtype=torch.float64)
     weights = torch.full((len(models), len(stimuli), len(subjects), most), torch.nan).double()
-    for f, (train, test) in enumerate(stimuli):
-        held = entry.pairs_of(rsms.double()[:, test][:, :, test])
-        for p, (others, tested) in enumerate(subjects):
-            for m, model in enumerate(models):
-                found = model.fit(rsms[others], entry, stimuli=train)
-                weights[m, f, p, : len(found)] = found.cpu()
-                predicted = entry.pairs_of(model.predict(found)[test][:, test])
-                scores[m, tested] += entry.function(predicted, held[tested]).cpu() / len(stimuli)
-    return scores.numpy(), weights.numpy()
+    failed = np.zeros((len(models), len(stimuli), len(subjects)), dtype=bool)
+    bar = tqdm(total=failed.size, desc="crossvalidate", unit="fit", delay=2, disable=not progress)
+    with bar:
+        for f, (train, test) in enumerate(stimuli):
+            held = entry.pairs_of(rsms.double()[:, test][:, :, test])
+            for p, (others, tested) in enumerate(subjects):
+                for m, model in enumerate(models):
+                    found, failed[m, f, p] = _fitted(model, rsms[others], entry, train)
+                    weights[m, f, p, : len(found)] = found.cpu()
+                    predicted = entry.pairs_of(model.predict(found)[test][:, test])
+                    scores[m, tested] += entry.function(predicted, held[tested]).cpu()
+                    bar.update()
+    return scores.numpy() / len(stimuli), weights.numpy(), failed
+
+
+def _fitted(
+    model: FlexibleModel, rsms: Tensor, entry: Measure, train: Tensor
+) -> tuple[Tensor, bool]:
+    """Weights of a model, and whether it could not be fitted and these are of its best RSM."""
+    try:
+        return model.fit(rsms, entry, stimuli=train), False
+    except FitError:
+        return model.fit_single(rsms, entry, stimuli=train), True
+
+
+def _fallbacks(names: list[str], failed: np.ndarray) -> list[str]:
+    """Say of which models how many fits were impossible."""
+    return [
+        f"{name!r} could not be fitted in {int(lost.sum())} of {lost.size} fits, no weights giving "
+        "a defined, positive score; its best single RSM was taken there."
+        for name, lost in zip(names, failed, strict=True)
+        if lost.any()
+    ]
 
 
 def _held_out_ceilings(rsms: Tensor, entry: Measure, tests: list[Tensor]) -> np.ndarray:

@@ -92,7 +92,7 @@ def describe(stack: Stack, **settings: object) -> xr.Dataset:
     data.attrs = {
         "softrsa_kind": KIND, "softrsa_schema": SCHEMA, "measure": stack.entry.name,
         "model_dim": stack.model_dim, "n_stimuli": stack.n_stimuli,
-        "n_missing_pairs": stack.n_missing, "warnings": json.dumps(_warnings(stack, scores)),
+        "n_missing_pairs": stack.n_missing, "warnings": json.dumps(cautions(stack, scores)),
         "versions": json.dumps(_versions()), **settings,
     }  # fmt: skip
     return data
@@ -105,7 +105,7 @@ def _versions() -> dict[str, str]:
     return found | {"python": platform.python_version()}
 
 
-def _warnings(stack: Stack, scores: Tensor) -> list[str]:
+def cautions(stack: Stack, scores: Tensor) -> list[str]:
     """Say what to know about these data: undefined scores, a single subject, missing pairs."""
     found = []
     names = [*stack.models, *stack.subjects]

@@ -6,16 +6,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from softrsa._checks import check_floating
+from softrsa._ranks import average_ranks
 from softrsa.errors import DataError, FitError, ShapeError, unknown_name
 from softrsa.inference.noise_ceiling import find_measure
-from softrsa.measures import Measure, soft_spearman
+from softrsa.measures import Measure
 from softrsa.measures.correlation import centered
+from softrsa.measures.rank import SOFT_STRENGTH
 from softrsa.pairs import condense, expand
-from softrsa.transforms import double_center
+from softrsa.transforms import double_center, soft_rank
 
 KINDS = ("weighted", "select", "interpolate")
 MOST_STEPS = 200
@@ -87,6 +90,50 @@ class FlexibleModel:
             If there is no such measure.
         """
         entry = find_measure(measure)
+        models, subjects = self._training_pairs(subjects_rsms, entry, stimuli)
+        fit = {"weighted": _fit_weighted, "select": _fit_select, "interpolate": _fit_mixture}
+        weights = fit[self.kind](models, subjects, entry)
+        if not torch.isfinite(weights).all() or not weights.any():
+            raise FitError(
+                f"No weights of {self.name!r} give a defined score: its RSMs or the subjects' are "
+                "constant among the training stimuli, or none of them is positively related."
+            )
+        return weights
+
+    def fit_single(
+        self,
+        subjects_rsms: Tensor,
+        measure: str | Measure | Callable[[Tensor, Tensor], Tensor],
+        *,
+        stimuli: Tensor | None = None,
+    ) -> Tensor:
+        """Choose the single best, or least bad, RSM; what is left where `fit` is impossible.
+
+        Parameters
+        ----------
+        subjects_rsms, measure, stimuli
+            As in `fit`.
+
+        Returns
+        -------
+        Tensor, shape (k,)
+            1 for the RSM with the best mean score over the subjects of whom it has one, 0 for the
+            others; the first RSM where no score is defined.
+
+        Raises
+        ------
+        ShapeError, UnknownNameError
+            As `fit`.
+        """
+        entry = find_measure(measure)
+        models, subjects = self._training_pairs(subjects_rsms, entry, stimuli)
+        scores = entry.function(models[:, None], subjects).nanmean(1).nan_to_num(nan=-torch.inf)
+        return _chosen(scores)
+
+    def _training_pairs(
+        self, subjects_rsms: Tensor, entry: Measure, stimuli: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """RSMs of the model and the subjects among training stimuli, as the measure takes them."""
         if subjects_rsms.shape[-2:] != self.rsms.shape[-2:]:
             raise ShapeError(
                 f"{self.name!r} has {self.rsms.shape[-1]} stimuli, the subjects' RSMs have shape "
@@ -96,14 +143,7 @@ class FlexibleModel:
         models, subjects = (
             entry.pairs_of(_within(rsms, chosen).double()) for rsms in (self.rsms, subjects_rsms)
         )
-        fit = {"weighted": _fit_weighted, "select": _fit_select, "interpolate": _fit_mixture}
-        weights = fit[self.kind](models, subjects, entry)
-        if not torch.isfinite(weights).all() or not weights.any():
-            raise FitError(
-                f"No weights of {self.name!r} give a defined score: its RSMs or the subjects' are "
-                "constant among the training stimuli, or none of them is positively related."
-            )
-        return weights
+        return models, subjects
 
     def predict(self, weights: Tensor) -> Tensor:
         """Combine the RSMs: (n_stimuli, n_stimuli), in float64."""
@@ -159,9 +199,13 @@ def mean_scores(models: Tensor, subjects: Tensor, entry: Measure) -> Tensor:
 
 def _fit_select(models: Tensor, subjects: Tensor, entry: Measure) -> Tensor:
     scores = mean_scores(models, subjects, entry).nan_to_num(nan=-torch.inf)
-    weights = torch.zeros(len(models), dtype=torch.float64, device=models.device)
-    if torch.isfinite(scores).any():
-        weights[scores.argmax()] = 1.0
+    return _chosen(scores) if torch.isfinite(scores).any() else torch.zeros_like(scores)
+
+
+def _chosen(scores: Tensor) -> Tensor:
+    """Weight 1 for the highest score, 0 for the others."""
+    weights = torch.zeros_like(scores)
+    weights[scores.argmax()] = 1.0
     return weights
 
 
@@ -191,16 +235,20 @@ def _fit_weighted(models: Tensor, subjects: Tensor, entry: Measure) -> Tensor:
     }  # fmt: skip
     if entry.name not in spaces:
         return _ascended(models, subjects, entry)
+    columns, targets = (spaces[entry.name](rsms) for rsms in (models, subjects))
+    return _least_squares(columns, (targets / targets.norm(dim=1, keepdim=True)).mean(0))
+
+
+def _least_squares(columns: Tensor, target: Tensor) -> Tensor:
+    """Non-negative weights, of unit norm, of columns (k, m) towards a target (m,)."""
     from scipy.optimize import nnls
 
-    columns, targets = (spaces[entry.name](rsms) for rsms in (models, subjects))
-    target = (targets / targets.norm(dim=1, keepdim=True)).mean(0)
     # the k x k triangle has the same solution as the n_pairs x k problem, and is small
     basis, triangle = torch.linalg.qr(columns.T)
     if not (torch.isfinite(triangle).all() and torch.isfinite(target).all()):
-        return torch.full((len(models),), torch.nan, dtype=torch.float64)
+        return columns.new_full((len(columns),), torch.nan)
     weights, _ = nnls(triangle.cpu().numpy(), (basis.T @ target).cpu().numpy())
-    found = torch.from_numpy(weights).to(models)
+    found = torch.from_numpy(weights).to(columns)
     return found / found.norm() if found.any() else found
 
 
@@ -216,20 +264,39 @@ def _whitened(pairs: Tensor) -> Tensor:
 
 
 def _ascended(models: Tensor, subjects: Tensor, entry: Measure) -> Tensor:
-    """Ascend soft Spearman by its gradient from equal weights; squares keep them non-negative."""
+    """Ascend soft Spearman by its gradient within non-negative weights.
+
+    From the least-squares solution on ranks, or equal weights where that is nothing.
+    """
+    from scipy.optimize import minimize
+
     if entry.takes == "matrices":
         models, subjects = condense(models), condense(subjects)
     scale = models.std(1, keepdim=True)
-    scaled = models / scale.where(scale > 0, 1.0)
-    roots = torch.ones(len(models), dtype=torch.float64, device=models.device, requires_grad=True)
-    optimizer = torch.optim.LBFGS([roots], max_iter=MOST_STEPS, line_search_fn="strong_wolfe")
+    scaled = models / scale.where(scale > 0, torch.inf)
+    target = _unit_ranks(soft_rank(subjects, strength=SOFT_STRENGTH)).mean(0)
+    start = _least_squares(_unit_ranks(average_ranks(scaled)).nan_to_num(0.0), target)
+    if not torch.isfinite(start).all():
+        return start
+    start = start if start.any() else torch.ones_like(start)
 
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss = -soft_spearman(roots.square() @ scaled, subjects).mean()
-        loss.backward()
-        return loss
+    def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
+        mixing = torch.from_numpy(weights).to(scaled).requires_grad_()
+        mixture = _unit_ranks(soft_rank(mixing @ scaled, strength=SOFT_STRENGTH))
+        value = -mixture @ target  # minus the mean soft Spearman over subjects
+        (slope,) = torch.autograd.grad(value, mixing)
+        return value.item(), slope.cpu().numpy()
 
-    optimizer.step(closure)  # pyright: ignore[reportArgumentType]
-    weights = roots.detach().square() / scale.squeeze(1).where(scale.squeeze(1) > 0, torch.inf)
+    found = minimize(
+        loss, start.cpu().numpy(), jac=True, method="L-BFGS-B",
+        bounds=[(0.0, None)] * len(start), options={"maxiter": MOST_STEPS, "ftol": 1e-9},
+    )  # fmt: skip
+    weights = torch.from_numpy(found.x).to(scaled) / scale.squeeze(1)
+    weights = weights.where(scale.squeeze(1) > 0, 0.0)
     return weights / weights.norm()
+
+
+def _unit_ranks(ranks: Tensor) -> Tensor:
+    """Ranks less their mean, of length 1."""
+    ranks = centered(ranks)
+    return ranks / ranks.norm(dim=-1, keepdim=True)

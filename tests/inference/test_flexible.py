@@ -6,11 +6,13 @@ import torch
 from rsatoolbox.model import ModelInterpolate, ModelSelect, ModelWeighted
 from rsatoolbox.model.fitter import fit_interpolate, fit_regress_nn, fit_select
 from rsatoolbox.rdm import RDMs
+from tqdm import tqdm
 
 from softrsa.errors import DataError, FitError, ShapeError, UnknownNameError
 from softrsa.inference import FlexibleModel, compare_models, crossvalidate, weighted_rsm_model
-from softrsa.measures import get
+from softrsa.measures import get, soft_spearman
 from softrsa.pairs import condense, expand
+from softrsa.transforms import soft_rank
 
 
 @pytest.fixture
@@ -101,6 +103,79 @@ def test_noise_is_not_fitted(rng):
     inside = get("pearson").between(model.predict(model.fit(subjects, "pearson")), subjects)
     assert inside.mean() > 0.04
     assert abs(result.table["score"][0]) < 0.05
+
+
+def test_rank_measures_rank_subjects_once_and_find_the_best_weights(rng):
+    layers = torch.rand(4, 105, dtype=torch.float64, generator=rng)
+    subjects = layers[:2].sum(0) + torch.rand(3, 105, dtype=torch.float64, generator=rng)
+    model = weighted_rsm_model(expand(layers))
+    calls = []
+    with pytest.MonkeyPatch.context() as patched:
+        count = lambda x, **options: calls.append(x.ndim) or soft_rank(x, **options)  # noqa: E731
+        patched.setattr("softrsa.inference.flexible.soft_rank", count)
+        found = model.fit(expand(subjects), "spearman")
+    assert calls.count(2) == 1  # the subjects
+    assert calls.count(1) < 150
+    reached = soft_spearman(found @ layers, subjects).mean().item()
+    others = torch.rand(500, 4, dtype=torch.float64, generator=rng)
+    near = (found + 0.1 * others - 0.05).clamp_min(0)
+    for weights in (others, near):
+        assert reached > soft_spearman((weights @ layers)[:, None], subjects).mean(1).max() - 1e-5
+
+
+def test_a_fold_without_weights_takes_the_best_single_rsm(data):
+    layers, subjects = data
+    opposite = -subjects.mean(0) + 0.3 * layers
+    against = FlexibleModel("against", opposite)
+    group = torch.zeros(12, 12, dtype=torch.float64)
+    order = torch.randperm(12, generator=torch.Generator().manual_seed(0))
+    pair = order[::2][:2]  # the same part: constant among the training stimuli of that fold
+    group[pair[0], pair[1]] = group[pair[1], pair[0]] = 1.0
+    flat = FlexibleModel("flat", group[None], "select")
+    good = weighted_rsm_model(layers)
+    result = crossvalidate([against, flat, good], subjects, "pearson", stimulus_folds=2)
+    alone = crossvalidate([good], subjects, "pearson", stimulus_folds=2)
+    np.testing.assert_array_equal(result.data["score"][2], alone.data["score"][0])
+    weights = result.data["weights"].values
+    for f in range(2):
+        train = order[1 - f :: 2].sort().values
+        for part, (own, one) in enumerate(zip(weights[0, f], weights[1, f], strict=True)):
+            s = int(torch.randperm(5, generator=_after(order))[part])
+            others = [t for t in range(5) if t != s]
+            seen = subjects[others][:, train][:, :, train]
+            scores = get("pearson").between(opposite[:, None][..., train, :][..., train], seen)
+            assert own.tolist() == [float(k == scores.mean(1).argmax()) for k in range(4)]
+            assert one[0] == 1.0
+    assert result.table["score"][0] < 0
+    assert "'against' could not be fitted in 10 of 10 fits" in result.warnings[-2]
+    assert "'flat' could not be fitted in 5 of 10 fits" in result.warnings[-1]
+    assert "undefined (NaN) for flat:" in result.warnings[0]  # constant in the other test fold
+    assert alone.warnings == []
+    with pytest.raises(FitError, match=r"No weights of 'against'"):
+        against.fit(subjects, "pearson")
+    assert against.fit_single(torch.ones_like(subjects), "pearson").tolist() == [1, 0, 0, 0]
+
+
+def _after(order):
+    """The generator once the stimuli have been drawn."""
+    rng = torch.Generator().manual_seed(0)
+    assert torch.equal(torch.randperm(len(order), generator=rng), order)
+    return rng
+
+
+def test_progress_is_shown_on_demand(data, capsys, monkeypatch):
+    layers, subjects = data
+    model = weighted_rsm_model(layers)
+    bars = []
+    monkeypatch.setattr(
+        "softrsa.inference.crossvalidation.tqdm",
+        lambda *args, **options: bars.append(options) or tqdm(*args, **options),
+    )
+    for progress in (False, True):
+        crossvalidate([model], subjects, "pearson", stimulus_folds=2, progress=progress)
+    assert [bar["disable"] for bar in bars] == [True, False]
+    assert bars[1]["total"] == 10
+    assert capsys.readouterr().err == ""  # a short one stays hidden
 
 
 def test_wrong_arguments_are_named(data):
