@@ -103,16 +103,18 @@ def stimuli(make: ModuleType, responses: list[list[Tensor]], out: Path | None) -
     print(f"\nnetworks, noise 0.2, spread 1, by number of stimuli (two folds)\n{summary(curves)}")
 
 
-def algonauts(out: Path | None) -> None:
+def algonauts(n_subsets: int) -> None:
     """Tell EVC from IT in 15 subjects, by random 30 of the 92 stimuli."""
-    del out
     regions = datasets.load("algonauts2019-92").regions
     start = time.perf_counter()
-    curves = identification_curves(regions, n_stimuli=(30,), n_subsets=10, n_resamples=10)
+    curves = identification_curves(
+        regions, n_stimuli=(30,), n_subsets=n_subsets, n_resamples=10, progress=True,
+        transform=(*FIXED, "instance"),
+    )  # fmt: skip
     by_subject = curves.groupby(["transform", "subject"], sort=False)["accuracy"].mean()
     table = by_subject.unstack("transform")
     print(
-        f"\nAlgonauts, EVC and IT, ten subsets of 30 stimuli ({time.perf_counter() - start:.0f} s)"
+        f"\nAlgonauts, EVC and IT, {n_subsets} subsets of 30 stimuli ({time.perf_counter() - start:.0f} s)"
     )
     rows = {}
     for name in table:
@@ -147,10 +149,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default=",".join(PARTS), help="parts, comma-separated")
     parser.add_argument("--out", type=Path, help="folder for results as netCDF")
+    parser.add_argument("--subsets", type=int, default=10, help="of the 92 stimuli (%(default)s)")
     arguments = parser.parse_args()
     parts = arguments.only.split(",")
     if "algonauts" in parts:
-        algonauts(arguments.out)
+        algonauts(arguments.subsets)
     simulated = [part for part in (networks, noise, stimuli, published) if part.__name__ in parts]
     if simulated:
         make = simulator()
