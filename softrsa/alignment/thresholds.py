@@ -84,7 +84,9 @@ def threshold_correlations(
 
 
 def _standardized(x: Tensor) -> Tensor:
-    """Take the mean off vectors (..., n_pairs) and bring them to length 1, in place."""
+    """Take the mean off vectors (..., n_pairs) and bring them to length 1, NaN of equal values."""
+    low, high = torch.aminmax(x, dim=-1, keepdim=True)
+    constant = low == high  # less their mean, equal values may leave rounding
     x -= x.mean(-1, keepdim=True)
-    x /= x.norm(dim=-1, keepdim=True)
+    x /= x.norm(dim=-1, keepdim=True).masked_fill_(constant, torch.nan)
     return x

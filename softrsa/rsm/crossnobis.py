@@ -44,7 +44,8 @@ def crossnobis(x_folds: Tensor, precision: Tensor | None = None) -> Tensor:
     ShapeError
         If there are fewer than two folds or the shapes do not fit each other.
     DataError
-        If a precision of a fold cannot be inverted.
+        If a response is not finite, which the message names, or a precision of a fold cannot be
+        inverted.
 
     Notes
     -----
@@ -76,7 +77,22 @@ def crossnobis(x_folds: Tensor, precision: Tensor | None = None) -> Tensor:
     else:
         products = across_folds(x if precision is None else _weighted(x, x_folds, precision), x)
         n_pairs = n_folds * (n_folds - 1)
-    return (distances(products) / (n_pairs * n_units)).to(x_folds.dtype)
+    found = (distances(products) / (n_pairs * n_units)).to(x_folds.dtype)
+    if not bool(torch.isfinite(found).all()):
+        _check_finite(x_folds)
+    return found
+
+
+def _check_finite(x_folds: Tensor) -> None:
+    """Name the first response that is not finite."""
+    bad = ~torch.isfinite(x_folds)
+    if bool(bad.any()):
+        *_, fold, stimulus, unit = bad.nonzero()[0].tolist()
+        raise DataError(
+            f"The responses of fold {fold} to stimulus {stimulus} are not finite in unit {unit} "
+            f"({int(bad.any(-1).sum())} such rows in all). For stimuli that a fold lacks, NaN in "
+            "all units, use `crossnobis_unbalanced`; leave out units with gaps."
+        )
 
 
 def _weighted(x: Tensor, x_folds: Tensor, precision: Tensor) -> Tensor:

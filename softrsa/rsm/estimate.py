@@ -38,6 +38,7 @@ class _Plan(NamedTuple):
     folds: Tensor  # all 0 without cross-validation
     n_stimuli: int
     fold_names: list[str]
+    prior: dict[str, float]
     device: torch.device
 
 
@@ -50,6 +51,8 @@ def build_rdms(
     noise: CovarianceMethod | None = "shrinkage_diagonal",
     per_fold: bool = False,
     over: Literal["shared", "all"] = "shared",
+    prior_lambda: float = 1.0,
+    prior_weight: float = 0.1,
     device: str | torch.device = "cpu",
 ) -> xr.DataArray:
     r"""Distances between stimuli from single trials, one RDM per region, subject and time.
@@ -83,6 +86,9 @@ def build_rdms(
     over : {"shared", "all"}
         What `crossnobis` averages where folds lack stimuli: see
         `softrsa.rsm.crossnobis_unbalanced`. ``"all"`` weights folds by their trials.
+    prior_lambda, prior_weight : float
+        For `poisson` and `poisson_cv`, the rate expected beforehand, in the unit of ``trials``, and
+        how many trials it counts for: see `softrsa.rsm.poisson_kl`.
     device : str or torch.device
         Where to compute; ``"auto"`` takes CUDA where there is one.
 
@@ -161,6 +167,7 @@ def build_rdms(
         folds.to(target),
         len(ids),
         fold_names,
+        {"prior_lambda": prior_lambda, "prior_weight": prior_weight},
         target,
     )
     names = (by,) if isinstance(by, str) else tuple(by or ())
@@ -189,7 +196,7 @@ def _rdm(x: Tensor, plan: _Plan) -> Tensor:
     if plan.method in ("mahalanobis", "poisson"):
         means, _ = group_means(x, plan.stimuli, plan.n_stimuli)
         if plan.method == "poisson":
-            return poisson_kl(means)
+            return poisson_kl(means, **plan.prior)
         precision = _precision(x, plan)
         similarity = "sqeuclidean" if precision is None else "mahalanobis"
         return -similarity_matrix(means, similarity=similarity, precision=precision)
@@ -197,7 +204,7 @@ def _rdm(x: Tensor, plan: _Plan) -> Tensor:
     means, counts = group_means(x, plan.folds * shape[1] + plan.stimuli, shape[0] * shape[1])
     means, counts = means.unflatten(-2, shape), counts.unflatten(0, shape)
     if plan.method == "poisson_cv":
-        return poisson_cv(means)
+        return poisson_cv(means, **plan.prior)
     return _crossnobis(means, counts, _precision(x, plan), plan)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from softrsa._checks import check_floating
@@ -45,7 +46,8 @@ def poisson_kl(x: Tensor, *, prior_lambda: float = 1.0, prior_weight: float = 0.
     ShapeError
         If ``x`` has less than two dimensions or nothing in it.
     DataError
-        If ``prior_weight`` is negative, or a rate is not positive: its logarithm is undefined.
+        If ``prior_weight`` is negative, a response is not finite, or a rate is not positive: its
+        logarithm is undefined.
 
     Notes
     -----
@@ -73,7 +75,16 @@ def poisson_kl(x: Tensor, *, prior_lambda: float = 1.0, prior_weight: float = 0.
     rates, logs = _rates(x, prior_lambda, prior_weight)
     # distances do not see means over stimuli; without them fewer digits are lost
     rates, logs = rates - rates.mean(-2, keepdim=True), logs - logs.mean(-2, keepdim=True)
-    return (distances(rates @ logs.mT) / x.shape[-1]).to(x.dtype)
+    found = (distances(rates @ logs.mT) / x.shape[-1]).to(x.dtype)
+    bad = ~torch.isfinite(x) if not bool(torch.isfinite(found).all()) else None
+    if bad is not None and bool(bad.any()):
+        *_, stimulus, unit = bad.nonzero()[0].tolist()
+        raise DataError(
+            f"The responses to stimulus {stimulus} are not finite in unit {unit} "
+            f"({int(bad.any(-1).sum())} such rows in all). Leave out stimuli that were not shown "
+            "(`poisson_cv` takes folds that lack some) and units with gaps."
+        )
+    return found
 
 
 def poisson_cv(x_folds: Tensor, *, prior_lambda: float = 1.0, prior_weight: float = 0.1) -> Tensor:

@@ -20,20 +20,22 @@ from softrsa.rsm.poisson import poisson_cv, poisson_kl
 from softrsa.rsm.similarity import condensed_similarity
 
 Neighbors = Sequence[Sequence[int] | np.ndarray | Tensor] | np.ndarray | Tensor
-Distances = Callable[[Tensor, Tensor | None], Tensor]  # (B, [folds,] n, p), precision -> (B, pairs)
+Priors = dict[str, float]  # of Poisson rates
+# (B, [folds,] n, p), precision, prior -> (B, pairs)
+Distances = Callable[[Tensor, Tensor | None, Priors], Tensor]
 
 
 def _similarity(name: str, own: float) -> Distances:
-    return lambda x, _: own - condensed_similarity(x, similarity=name)
+    return lambda x, *_: own - condensed_similarity(x, similarity=name)
 
 
-def _mahalanobis(x: Tensor, precision: Tensor | None) -> Tensor:
+def _mahalanobis(x: Tensor, precision: Tensor | None, _: Priors) -> Tensor:
     if precision is not None:  # far quicker than one quadratic form after the other
         x = (x.double() @ torch.linalg.cholesky(precision.double())).to(x.dtype)
     return -condensed_similarity(x, similarity="sqeuclidean")
 
 
-def _crossnobis(x: Tensor, precision: Tensor | None) -> Tensor:
+def _crossnobis(x: Tensor, precision: Tensor | None, _: Priors) -> Tensor:
     return condense(crossnobis(x, None if precision is None else precision.unsqueeze(-3)))
 
 
@@ -45,8 +47,8 @@ METHODS: dict[str, Distances] = {
     "l1": _similarity("l1", 0.0),
     "mahalanobis": _mahalanobis,
     "crossnobis": _crossnobis,
-    "poisson": lambda x, _: condense(poisson_kl(x)),
-    "poisson_cv": lambda x, _: condense(poisson_cv(x)),
+    "poisson": lambda x, _, prior: condense(poisson_kl(x, **prior)),
+    "poisson_cv": lambda x, _, prior: condense(poisson_cv(x, **prior)),
 }
 FOLDED = ("crossnobis", "poisson_cv")
 WHITENED = ("crossnobis", "mahalanobis")
@@ -61,6 +63,8 @@ def searchlight(
     residuals: Tensor | None = None,
     noise: CovarianceMethod = "shrinkage_diagonal",
     dof: int | None = None,
+    prior_lambda: float = 1.0,
+    prior_weight: float = 0.1,
     memory: int = 64 * 2**20,
     progress: bool = True,
 ) -> Tensor:
@@ -95,7 +99,11 @@ def searchlight(
         How to estimate the covariance of ``residuals``: see
         `softrsa.recordings.residual_covariance`.
     dof : int, optional
-        Degrees of freedom of ``residuals``: their number less that of the means taken out.
+        Degrees of freedom of ``residuals``, without which they are refused: their number less that
+        of the means taken out of them, so trials less stimuli. Distances are inverse to the
+        covariance, and so proportional to it.
+    prior_lambda, prior_weight : float
+        For `poisson` and `poisson_cv`: see `softrsa.rsm.poisson_kl`.
     memory : int
         Bytes that may be needed at a time beside ``x``, the result and what ``evaluate`` needs.
         One center is always computed, whatever it takes.
@@ -120,7 +128,9 @@ def searchlight(
         each center.
     DataError
         If there are no centers, a center has no neighbors or neighbors beyond the units,
-        ``residuals`` do not suit the method, or a center's noise covariance has no inverse.
+        ``residuals`` do not suit the method or come without ``dof``, a center's noise covariance
+        has no inverse, or, of `crossnobis` and Poisson methods, a response is not finite or a rate
+        not positive.
 
     Notes
     -----
@@ -141,7 +151,8 @@ def searchlight(
     >>> searchlight(x, [[0, 1], [1, 2]], method="l1", evaluate=lambda rdms: rdms.mean(-1))
     tensor([4.6667, 4.6667])
     """
-    _check(x, method, residuals)
+    _check(x, method, residuals, dof)
+    prior = {"prior_lambda": prior_lambda, "prior_weight": prior_weight}
     groups = _by_size(_indices(neighbors, x.shape[-1]), x.device)
     n_centers = sum(len(centers) for centers, _ in groups)
     result: Tensor | None = None
@@ -152,7 +163,7 @@ def searchlight(
             for start in range(0, len(centers), step):
                 some = units[start : start + step]
                 precision = _precision(residuals, some, noise, dof)
-                found = METHODS[method](_gather(x, some), precision)
+                found = METHODS[method](_gather(x, some), precision, prior)
                 found = found if evaluate is None else _evaluated(evaluate, found)
                 if result is None:
                     result = found.new_empty(n_centers, *found.shape[1:])
@@ -234,7 +245,7 @@ def _by_size(indices: list[np.ndarray], device: torch.device) -> list[tuple[Tens
     return groups
 
 
-def _check(x: Tensor, method: str, residuals: Tensor | None) -> None:
+def _check(x: Tensor, method: str, residuals: Tensor | None, dof: int | None) -> None:
     """Check types, then the method, then shapes, then what the method needs."""
     check_floating(x=x, **({} if residuals is None else {"residuals": residuals}))
     if method not in METHODS:
@@ -256,4 +267,10 @@ def _check(x: Tensor, method: str, residuals: Tensor | None) -> None:
         raise ShapeError(
             f"`residuals` must have shape (n_residuals, {x.shape[-1]}), got "
             f"{tuple(residuals.shape)}."
+        )
+    if dof is None:
+        raise DataError(
+            "`residuals` need `dof`, their degrees of freedom: how many they are less the means "
+            f"taken out of them. Of {residuals.shape[0]} trials less the mean of each of "
+            f"{x.shape[-2]} stimuli, dof={residuals.shape[0] - x.shape[-2]}."
         )

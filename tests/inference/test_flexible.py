@@ -120,7 +120,7 @@ def test_rank_measures_rank_subjects_once_and_find_the_best_weights(rng):
     others = torch.rand(500, 4, dtype=torch.float64, generator=rng)
     near = (found + 0.1 * others - 0.05).clamp_min(0)
     for weights in (others, near):
-        assert reached > soft_spearman((weights @ layers)[:, None], subjects).mean(1).max() - 1e-5
+        assert reached > soft_spearman((weights @ layers)[:, None], subjects).mean(1).max() - 1e-3
 
 
 def test_a_fold_without_weights_takes_the_best_single_rsm(data):

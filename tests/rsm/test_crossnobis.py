@@ -138,3 +138,13 @@ def test_wrong_arguments_are_named(rng):
     each[2, 1, 1] = 0
     with pytest.raises(DataError, match="`precision` of fold 2 cannot be inverted"):
         crossnobis(x, each)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_gaps_are_named_and_not_passed_on(value, rng):
+    x = draw(rng, 2, FOLDS, N, P)
+    x[1, 2, 3, 4] = value
+    message = r"fold 2 to stimulus 3 are not finite in unit 4 \(1 .*`crossnobis_unbalanced`"
+    for precision in (None, precisions(rng), precisions(rng, FOLDS)):
+        with pytest.raises(DataError, match=message):
+            crossnobis(x, precision)

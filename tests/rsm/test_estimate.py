@@ -10,7 +10,14 @@ from rsatoolbox.rdm import calc_rdm
 from softrsa.errors import DataError, DeviceError, DTypeError, ShapeError, UnknownNameError
 from softrsa.io import check_rdms, load, save
 from softrsa.recordings import noise_precision, time_windows
-from softrsa.rsm import build_rdms, build_rsms, crossnobis, crossnobis_unbalanced
+from softrsa.rsm import (
+    build_rdms,
+    build_rsms,
+    crossnobis,
+    crossnobis_unbalanced,
+    poisson_cv,
+    poisson_kl,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered in cast")  # rsatoolbox's
 STIMULI = ["car", "dog", "face", "house", "tree"]
@@ -80,6 +87,20 @@ def test_rsatoolbox_from_trials_to_rdms(trials, method, kind):
     assert found.attrs["kind"] == "rdm"
     assert found.attrs["dissimilarity"] == method
     check_rdms(found)
+
+
+@pytest.mark.parametrize("method", ["poisson", "poisson_cv"])
+def test_priors_are_passed_on(trials, method):
+    prior = {"prior_lambda": 3.0, "prior_weight": 0.7}
+    found = build_rdms(trials, method=method, **prior).values
+    folds, n = cells(trials, STIMULI)
+    if method == "poisson":
+        together = (folds.nan_to_num() * n[..., None]).sum(0) / n.sum(0)[:, None]
+        expected = poisson_kl(together, **prior)
+    else:
+        expected = poisson_cv(folds, **prior)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-10)
+    assert np.abs(found - build_rdms(trials, method=method).values).max() > 0.01
 
 
 @pytest.mark.parametrize("method", METHODS)

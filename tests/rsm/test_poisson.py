@@ -97,3 +97,11 @@ def test_what_is_no_rate_is_refused(compute, rng):
         compute(x, prior_weight=0.0)
     with pytest.raises(DataError, match=r"at least 0, got -1\.0"):
         compute(x, prior_weight=-1.0)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_gaps_are_named_and_not_passed_on(value, rng):
+    x = counts(rng, 2)
+    x[1, 2, 3] = value
+    with pytest.raises(DataError, match=r"to stimulus 2 are not finite in unit 3 \(1 .*_cv`"):
+        poisson_kl(x)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 from rsatoolbox.util.searchlight import get_searchlight_RDMs
@@ -11,7 +12,14 @@ from softrsa.errors import DataError, DTypeError, ShapeError, UnknownNameError
 from softrsa.measures import pearson
 from softrsa.pairs import condense
 from softrsa.recordings import precision_of, residual_covariance
-from softrsa.rsm import crossnobis, poisson_cv, poisson_kl, searchlight, similarity_matrix
+from softrsa.rsm import (
+    build_rdms,
+    crossnobis,
+    poisson_cv,
+    poisson_kl,
+    searchlight,
+    similarity_matrix,
+)
 from softrsa.rsm.searchlight import METHODS
 
 FOLDS, N, UNITS, CENTERS = 3, 6, 30, 17
@@ -109,6 +117,42 @@ def test_type_and_undefined(rng):
     assert found[1].isnan().all()
 
 
+def test_degrees_of_freedom_scale_distances_as_build_rdms_does(rng):
+    """Fewer than residuals, by the means taken out; the old default made them 1.68 x too large."""
+    x = torch.randn(3, 20, 12, dtype=torch.float64, generator=rng) + torch.randn(
+        20, 12, generator=rng
+    )
+    trials = xr.DataArray(
+        x.flatten(0, 1).numpy(),
+        dims=("trial", "unit"),
+        coords={
+            "stimulus": ("trial", [f"image {i}" for i in range(20)] * 3),
+            "run": ("trial", np.repeat(range(3), 20)),
+        },
+    )
+    rest = (x - x.mean(0)).flatten(0, 1)
+    everywhere = [range(12)]
+    both = ("crossnobis", x), ("mahalanobis", x.mean(0))
+    for method, data in both:
+        expected = condense(torch.from_numpy(build_rdms(trials, method=method).values))
+        found = searchlight(data, everywhere, method=method, residuals=rest, dof=40)
+        torch.testing.assert_close(found[0], expected, rtol=1e-9, atol=1e-12)
+        with pytest.raises(DataError, match=r"need `dof`.* Of 60 trials .* 20 stimuli, dof=40\."):
+            searchlight(data, everywhere, method=method, residuals=rest)
+
+
+@pytest.mark.parametrize("method", ["poisson", "poisson_cv"])
+def test_priors_are_passed_on(method, neighbors, rng):
+    x = draw(rng, method)
+    prior = {"prior_lambda": 3.0, "prior_weight": 0.7}
+    found = searchlight(x, neighbors, method=method, **prior)
+    alone = {"poisson": poisson_kl, "poisson_cv": poisson_cv}[method]
+    for center in (0, 16):
+        expected = condense(alone(x[..., neighbors[center]], **prior))
+        torch.testing.assert_close(found[center], expected, rtol=0, atol=1e-11)
+    assert (found - searchlight(x, neighbors, method=method)).abs().max() > 0.01
+
+
 def test_mistakes_are_named(neighbors, rng):
     x = draw(rng)
     residuals = torch.randn(20, UNITS, dtype=torch.float64, generator=rng)
@@ -129,7 +173,9 @@ def test_mistakes_are_named(neighbors, rng):
     with pytest.raises(ShapeError, match=r"\(n_residuals, 30\), got \(20, 29\)"):
         searchlight(x, neighbors, method="mahalanobis", residuals=residuals[:, 1:])
     with pytest.raises(DataError, match="of 6 units has rank 3"):
-        searchlight(x, [range(6)], method="mahalanobis", residuals=residuals[:4], noise="full")
+        searchlight(
+            x, [range(6)], method="mahalanobis", residuals=residuals[:4], noise="full", dof=3
+        )
     with pytest.raises(DataError, match="`neighbors` is empty"):
         searchlight(x, [])
     with pytest.raises(DataError, match="Center 1 has no neighbors"):

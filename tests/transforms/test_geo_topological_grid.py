@@ -90,6 +90,17 @@ def test_rdms_are_not_changed_and_constants_are_undefined():
     assert found[0, 1].isnan()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("value", [0.1, 1 / 3])
+def test_constants_that_leave_rounding_are_undefined(dtype, value):
+    rdms = torch.rand(1, 45, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    rdms = torch.cat([rdms, torch.full_like(rdms, value)])
+    found = threshold_correlations(rdms, [0.0, 0.2], [1.0, 0.5], rdms, preset="value")
+    assert found[:, :, 1].isnan().all()
+    assert found[:, 1].isnan().all()
+    assert found[:, 0, 0].isfinite().all()
+
+
 def test_mistakes_name_the_values():
     rdms = torch.rand(2, 6)
     with pytest.raises(ShapeError, match=r"got shapes \(2,\) and \(1,\)"):
