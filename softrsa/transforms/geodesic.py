@@ -14,6 +14,7 @@ from softrsa.pairs import condense, expand
 
 Keep = Literal["p_shortest", "p_nearest", "k_nearest", "twostep"]
 ZeroEdges = Literal["keep", "drop"]
+EXACT_IN_FLOAT32 = 2**24  # whole numbers up to here
 PART = 2**16  # entries of RDMs at a time: a stack this small stays in the cache
 
 
@@ -45,10 +46,12 @@ def geodesic(
         "k_nearest", None for "twostep".
     rank : bool
         Whether to replace the lengths by their average ranks, from 1; pairs without a path rank
-        highest.
+        highest. Sums of ranks often tie: of whole numbers, so that equal lengths are equal and
+        float32 and float64 rank alike, except with "twostep" and "drop".
     zero_edges : {"keep", "drop"}
-        "drop" repeats the published code: an edge of length 0 is no edge, and "p_nearest" and
-        "k_nearest" look from the first end of a pair only.
+        "drop" repeats the published code: an edge of length 0 is no edge, "p_nearest" and
+        "k_nearest" look from the first end of a pair only, and lengths are sums of rounded
+        fractions, so that rounding decides about the order of many paths of equal length.
 
     Returns
     -------
@@ -88,9 +91,13 @@ def geodesic(
     n = len(expand(values.new_zeros(values.shape[-1])))
     _check_amount(keep, amount, n)
     parts = values.reshape(-1, values.shape[-1]).split(max(1, PART // (n * n)))
-    lengths = [_lengths(part, keep, amount, zero_edges) for part in parts]
+    whole = rank and keep != "twostep" and zero_edges == "keep"
+    lengths = [
+        _whole_lengths(part, keep, amount) if whole else _lengths(part, keep, amount, zero_edges)
+        for part in parts
+    ]
     found = torch.cat([average_ranks(part) if rank else part for part in lengths])
-    found = found.reshape(values.shape)
+    found = found.to(values).reshape(values.shape)
     return expand(found) if square else found
 
 
@@ -103,6 +110,20 @@ def _lengths(values: Tensor, keep: Keep, amount: float | None, zero_edges: ZeroE
         missing |= edges == 0
     lengths = condense(_shortest_paths(edges.masked_fill_(missing, torch.inf)))
     return lengths.masked_fill_(own.isnan().any(-1, keepdim=True), torch.nan)
+
+
+def _whole_lengths(values: Tensor, keep: Keep, amount: float | None) -> Tensor:
+    """Lengths (k, n_pairs) of the shortest paths over twice the ranks less the smallest: exact."""
+    twice = 2 * average_ranks(values).double()
+    own = twice - twice.amin(-1, keepdim=True)
+    edges = expand(own)
+    n = edges.shape[-1]
+    missing = _long(own, edges, keep, amount, first_end_only=False)
+    # a path has fewer than n edges, of less than n (n - 1) each
+    exact = torch.float32 if n**3 < EXACT_IN_FLOAT32 else torch.float64
+    lengths = condense(_shortest_paths(edges.to(exact).masked_fill_(missing, torch.inf)))
+    undefined = ~(own.amax(-1, keepdim=True) > 0)  # constant or NaN
+    return lengths.masked_fill_(undefined, torch.nan)
 
 
 def _unit_range(values: Tensor) -> Tensor:
