@@ -113,9 +113,8 @@ def algonauts(n_subsets: int) -> None:
     )  # fmt: skip
     by_subject = curves.groupby(["transform", "subject"], sort=False)["accuracy"].mean()
     table = by_subject.unstack("transform")
-    print(
-        f"\nAlgonauts, EVC and IT, {n_subsets} subsets of 30 stimuli ({time.perf_counter() - start:.0f} s)"
-    )
+    seconds = time.perf_counter() - start
+    print(f"\nAlgonauts, EVC and IT, {n_subsets} subsets of 30 stimuli ({seconds:.0f} s)")
     rows = {}
     for name in table:
         paired = table["instance"] - table[name]
