@@ -24,11 +24,11 @@ def intervals(data: xr.Dataset, *, over: Over = "auto", level: float = 0.95) -> 
         raise DataError(f"`level` must be between 0 and 1, got {level!r}, e.g. 0.95.")
     score = data["score"].mean("fold")
     reach = xr.full_like(score, np.nan)
-    for layer, region, transform in product(*(score[dim].values for dim in score.dims)):
-        one = data.sel(region=region, transform=transform, layer=[layer])
-        spread = _spread(one, over, "layer")
-        at = {"layer": layer, "region": region, "transform": transform}
-        reach.loc[at] = spread.error(np.ones(1)) * _quantile(level, spread.df)
+    for layer, region in product(data["layer"].values, data["region"].values):
+        at = {"layer": layer, "region": region}
+        spread = _spread(data.sel(at), over, "transform")
+        errors = [spread.error(one) for one in np.eye(data.sizes["transform"])]
+        reach.loc[at] = np.array(errors) * _quantile(level, spread.df)
     return xr.Dataset({"low": score - reach, "high": score + reach})
 
 
