@@ -13,8 +13,7 @@ from torch import Tensor
 
 from softrsa._checks import check_floating
 from softrsa.errors import DataError, ShapeError, StimulusError
-from softrsa.inference.noise_ceiling import find_measure
-from softrsa.measures import Measure
+from softrsa.measures import Measure, get
 from softrsa.pairs import expand
 
 FEWEST_STIMULI = 4
@@ -81,6 +80,15 @@ class Stack:
         return counts[:, self.first] * counts[:, self.second]
 
 
+def find_measure(measure: str | Measure | Callable[[Tensor, Tensor], Tensor]) -> Measure:
+    """Find the entry of a measure given by name, entry or function."""
+    if isinstance(measure, Measure):
+        return measure
+    if isinstance(measure, str):
+        return get(measure)
+    return get(getattr(measure, "__name__", repr(measure)))
+
+
 def stack_rsms(
     models: Tensor | xr.DataArray,
     subjects_rsms: Tensor | xr.DataArray,
@@ -123,16 +131,35 @@ def stack_rsms(
     )  # fmt: skip
 
 
+def stack_subjects(
+    rsms: Tensor, measure: str | Measure | Callable[[Tensor, Tensor], Tensor]
+) -> Stack:
+    """Check subjects without models, (k, n, n) or (k, n_pairs), and bring them to common pairs."""
+    _check_stack("rsms", rsms)
+    return stack_rsms(rsms[:1], rsms, measure, ["subject 1"])  # which also stands in for a model
+
+
+def unlabeled(rsms: xr.DataArray) -> Tensor:
+    """Take the values of a checked stack of RDMs or RSMs."""
+    from softrsa.io import check_rdms
+
+    return torch.as_tensor(np.ascontiguousarray(check_rdms(rsms, name="rsms").values))
+
+
+def _check_stack(name: str, rsms: Tensor) -> None:
+    check_floating(**{name: rsms})
+    if rsms.ndim not in (2, 3) or (rsms.ndim == 3 and rsms.shape[-1] != rsms.shape[-2]):
+        raise ShapeError(
+            f"`{name}` must be square RSMs (k, n_stimuli, n_stimuli) or condensed ones "
+            f"(k, n_pairs), got shape {tuple(rsms.shape)}; give a single one as `{name}[None]`."
+        )
+    if not len(rsms):
+        raise ShapeError(f"`{name}` must hold at least one RSM, got shape {tuple(rsms.shape)}.")
+
+
 def _check_shapes(models: Tensor, subjects: Tensor) -> None:
-    check_floating(models=models, subjects_rsms=subjects)
-    for name, rsms in (("models", models), ("subjects_rsms", subjects)):
-        if rsms.ndim not in (2, 3) or (rsms.ndim == 3 and rsms.shape[-1] != rsms.shape[-2]):
-            raise ShapeError(
-                f"`{name}` must be square RSMs (k, n_stimuli, n_stimuli) or condensed ones "
-                f"(k, n_pairs), got shape {tuple(rsms.shape)}; give a single one as `{name}[None]`."
-            )
-        if not len(rsms):
-            raise ShapeError(f"`{name}` must hold at least one RSM, got shape {tuple(rsms.shape)}.")
+    _check_stack("models", models)
+    _check_stack("subjects_rsms", subjects)
     counts = [_n_stimuli(rsms) for rsms in (models, subjects)]
     if counts[0] != counts[1]:
         raise ShapeError(

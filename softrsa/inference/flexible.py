@@ -13,7 +13,7 @@ from torch import Tensor
 from softrsa._checks import check_floating
 from softrsa._ranks import average_ranks
 from softrsa.errors import DataError, FitError, ShapeError, unknown_name
-from softrsa.inference.noise_ceiling import find_measure
+from softrsa.inference._stack import find_measure
 from softrsa.measures import Measure
 from softrsa.measures.correlation import centered
 from softrsa.measures.rank import SOFT_STRENGTH

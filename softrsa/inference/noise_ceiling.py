@@ -6,11 +6,14 @@ from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import torch
+import xarray as xr
 from torch import Tensor
 
 from softrsa._checks import check_floating
 from softrsa.errors import DataError, ShapeError, unknown_name
-from softrsa.measures import Measure, get
+from softrsa.inference._scoring import score_once
+from softrsa.inference._stack import find_measure, stack_subjects, unlabeled
+from softrsa.measures import Measure
 
 
 class NoiseCeiling(NamedTuple):
@@ -21,7 +24,7 @@ class NoiseCeiling(NamedTuple):
 
 
 def noise_ceiling(
-    rsms: Tensor,
+    rsms: Tensor | xr.DataArray,
     measure: str | Measure | Callable[[Tensor, Tensor], Tensor],
     *,
     pool: Literal["normalized", "raw"] = "normalized",
@@ -32,7 +35,9 @@ def noise_ceiling(
     ----------
     rsms : Tensor, shape (..., n_subjects, n_stimuli, n_stimuli) or (..., n_subjects, n_pairs)
         One RSM or RDM per subject: square ones, or condensed ones for a measure on vectors. Equal
-        last two dimensions mean square. Transformed ones may be asymmetric.
+        last two dimensions mean square. Transformed ones may be asymmetric. Or a labelled stack, a
+        DataArray with dims (..., subject, anchor, neighbor). A pair that is NaN in one subject is
+        left out of all, as in `evaluate`.
     measure : str, Measure or callable
         A name of `softrsa.measures.available`, its entry, or its function.
     pool : {"normalized", "raw"}
@@ -44,7 +49,9 @@ def noise_ceiling(
     NoiseCeiling
         Lower and upper ceiling of each subject in the unit of the measure. A model's mean score
         over subjects is to be compared with their means. NaN with a single subject, of whom
-        nothing is known beyond the data themselves.
+        nothing is known beyond the data themselves; and, where a subject's RSM is constant, for
+        that subject and, unless ranks are pooled, for all who are compared with a mean it is in:
+        leave such a subject out.
 
     Raises
     ------
@@ -52,6 +59,8 @@ def noise_ceiling(
         If there is no subject dimension, or square matrices are needed and not given.
     DTypeError
         If ``rsms`` is not float32 or float64.
+    DataError
+        If pairs are missing and fewer than 3 are left or ``pool`` is "raw".
     UnknownNameError
         If there is no such measure or no such way to pool.
 
@@ -71,6 +80,8 @@ def noise_ceiling(
     entry = find_measure(measure)
     if pool not in ("normalized", "raw"):
         raise unknown_name("pooling", pool, ("normalized", "raw"))
+    if isinstance(rsms, xr.DataArray):
+        rsms = unlabeled(rsms)
     check_floating(rsms=rsms)
     if rsms.ndim < 2 or (entry.takes == "matrices" and rsms.ndim < 3):
         raise ShapeError(
@@ -84,19 +95,31 @@ def noise_ceiling(
     if n_subjects < 2:
         undefined = torch.full(data.shape[: data.ndim + axis + 1], torch.nan).to(data)
         return NoiseCeiling(undefined, undefined.clone())
+    if bool(data.isnan().any()):
+        return _without_gaps(rsms if square else data, entry, pool, square=square)
     normal = _normalized(data, entry) if pool == "normalized" else data
     total = normal.sum(axis, keepdim=True)
     lower = entry.function(data, (total - normal) / (n_subjects - 1))
     return NoiseCeiling(lower, entry.function(data, total / n_subjects))
 
 
-def find_measure(measure: str | Measure | Callable[[Tensor, Tensor], Tensor]) -> Measure:
-    """Find the entry of a measure given by name, entry or function."""
-    if isinstance(measure, Measure):
-        return measure
-    if isinstance(measure, str):
-        return get(measure)
-    return get(getattr(measure, "__name__", repr(measure)))
+def _without_gaps(rsms: Tensor, entry: Measure, pool: str, *, square: bool) -> NoiseCeiling:
+    """Ceilings of stacks of subjects, each over the pairs that all of them have."""
+    if pool == "raw":
+        raise DataError(
+            f"`pool='raw'` takes no missing pairs, and {int(rsms.isnan().sum())} entries are NaN."
+        )
+    own = rsms.shape[-3:] if square else rsms.shape[-2:]
+    found = []
+    for stack in rsms.reshape(-1, *own):
+        if stack.isnan().all():  # a region that no subject has, say
+            found.append(stack.new_full((2, own[0]), torch.nan))
+            continue
+        scored = score_once(stack_subjects(stack, entry))
+        everyone = torch.ones(1, own[0], dtype=torch.float64, device=rsms.device)
+        found.append(torch.cat(scored.subject_ceilings(everyone)).to(rsms))
+    lower, upper = torch.stack(found, 1).reshape(2, *rsms.shape[: -len(own)], own[0])
+    return NoiseCeiling(lower, upper)
 
 
 def _normalized(data: Tensor, entry: Measure) -> Tensor:

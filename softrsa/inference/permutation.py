@@ -13,12 +13,15 @@ from torch import Tensor
 from softrsa._checks import check_count
 from softrsa._ranks import average_ranks
 from softrsa.errors import DataError
+from softrsa.inference._ranked import MEASURES as RANKED
+from softrsa.inference._ranked import ranked_ceilings, ranked_scores
 from softrsa.inference._scoring import CHUNK_BYTES, score_once
-from softrsa.inference._stack import Stack, stack_rsms
+from softrsa.inference._stack import Stack, stack_rsms, stack_subjects, unlabeled
 from softrsa.inference.evaluation import describe
-from softrsa.inference.noise_ceiling import noise_ceiling
 from softrsa.inference.result import InferenceResult
-from softrsa.measures import Measure, get
+from softrsa.measures import Measure, cosine, get
+
+COSINES = ("pearson", "cosine", "centered_pearson")
 
 
 def permutation_test(
@@ -163,7 +166,7 @@ class CeilingTest:
 
 
 def noise_ceiling_test(
-    rsms: Tensor,
+    rsms: Tensor | xr.DataArray,
     measure: str | Measure | Callable[[Tensor, Tensor], Tensor],
     *,
     n_permutations: int = 1000,
@@ -176,8 +179,9 @@ def noise_ceiling_test(
 
     Parameters
     ----------
-    rsms : Tensor, shape (n_subjects, n_stimuli, n_stimuli)
-        Square RSMs or RDMs of at least two subjects, no pair missing.
+    rsms : Tensor, shape (n_subjects, n_stimuli, n_stimuli) or (n_subjects, n_pairs), or DataArray
+        RSMs or RDMs of at least two subjects, square, condensed, or a labelled stack with dims
+        (subject, anchor, neighbor). No pair may be missing.
     measure : str, Measure or callable
         Of RSMs: a name of `softrsa.measures.available`, its entry, or its function.
     n_permutations : int
@@ -188,7 +192,7 @@ def noise_ceiling_test(
     Returns
     -------
     CeilingTest
-        One-sided.
+        One-sided. NaN where a subject's RSM is constant: leave that subject out.
 
     Raises
     ------
@@ -203,22 +207,64 @@ def noise_ceiling_test(
     >>> noise_ceiling_test(rsms, "pearson", n_permutations=99).p
     0.01
     """
-    stack = stack_rsms(rsms, rsms, measure)
+    check_count("n_permutations", n_permutations, 1)
+    stack = stack_subjects(unlabeled(rsms) if isinstance(rsms, xr.DataArray) else rsms, measure)
     if stack.n_missing or stack.n_subjects < 2:
         raise DataError(
             "Agreement above chance needs at least 2 subjects and all pairs, got "
             f"{stack.n_subjects} and {stack.n_missing} missing ones."
         )
-    check_count("n_permutations", n_permutations, 1)
+    everyone = stack.values.new_ones(1, stack.n_subjects)
+    lower = float(score_once(stack).subject_ceilings(everyone)[0].mean())
     rng = torch.Generator().manual_seed(seed)
-    squares = rsms.detach().double()
-    subjects = torch.arange(len(squares), device=rsms.device)[:, None, None]
-    orders = torch.rand(n_permutations, *squares.shape[:2], generator=rng).argsort(-1)
-    permuted = []
-    for some in orders.to(rsms.device).split(max(1, int(CHUNK_BYTES / 8 / (8 * squares.numel())))):
-        mixed = squares[subjects, some[..., :, None], some[..., None, :]]
-        permuted.append(noise_ceiling(mixed, stack.entry).lower.mean(-1))
-    lower = float(noise_ceiling(squares, stack.entry).lower.mean())
-    found = torch.cat(permuted).cpu().numpy()
+    orders = torch.rand(n_permutations, stack.n_subjects, stack.n_stimuli, generator=rng)
+    permuted = _permuted_ceilings(stack, orders.argsort(-1).to(stack.values.device))
+    found = torch.cat(list(permuted)).cpu().numpy()
     p, _ = _tail_shares(np.array([lower]), found[:, None], two_sided=False)
     return CeilingTest(lower, float(p[0]), found)
+
+
+def _permuted_ceilings(stack: Stack, orders: Tensor) -> Iterator[Tensor]:
+    """Mean lower ceilings (chunk,) of subjects permuted in orders (r, n_subjects, n_stimuli).
+
+    What normalizes a subject, ranks above all, is computed once, and permuted with its pairs.
+    """
+    n, n_pairs = stack.n_stimuli, len(stack.first)
+    places = torch.arange(n_pairs, device=orders.device)
+    pair = orders.new_zeros(n, n)
+    pair[stack.first, stack.second] = places
+    if stack.once:
+        pair[stack.second, stack.first] = places
+    values, lower = _lower_ceilings(stack)
+    size = max(1, int(CHUNK_BYTES / 32 / (8 * values.numel())))
+    for some in orders.split(size):
+        index = some.index_select(-1, stack.first).mul_(n).add_(some.index_select(-1, stack.second))
+        index = pair.take(index).expand(len(values), *index.shape)
+        yield lower(values[:, None].expand_as(index).gather(-1, index)).mean(-1)
+
+
+def _lower_ceilings(stack: Stack) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """Give pairs (k, n_subjects, n_pairs) and what makes ceilings (r, n_subjects) of permuted ones.
+
+    These have the shape (k, r, n_subjects, n_pairs).
+    """
+    entry, subjects = stack.entry, stack.of_subjects
+    if entry.name in RANKED:
+        _, ranks, times = ranked_scores(stack, subjects.new_ones(1, stack.n_stimuli))
+        return ranks, lambda mixed: ranked_ceilings(
+            stack, mixed[0], times.expand(mixed.shape[1], -1), torch.ones_like(mixed[0, ..., 0])
+        )[0]
+    normalize = entry.normalize or torch.clone
+    if entry.takes == "matrices":
+        normal = normalize(stack.squares(subjects))[:, stack.first, stack.second]
+    else:
+        normal = normalize(subjects)
+    if entry.name in COSINES:  # of what is normalized
+        return normal[None], lambda mixed: cosine(mixed[0], _others(mixed[0]))
+    both = torch.stack([subjects, normal])
+    return both, lambda mixed: entry.function(mixed[0], _others(mixed[1]))
+
+
+def _others(normal: Tensor) -> Tensor:
+    """Mean of all other subjects, of each (r, n_subjects, n_pairs)."""
+    return (normal.sum(-2, keepdim=True) - normal) / (normal.shape[-2] - 1)

@@ -4,12 +4,13 @@ import h5py
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from rsatoolbox.inference.noise_ceiling import boot_noise_ceiling
 from rsatoolbox.rdm import RDMs
 from scipy.stats import rankdata
 
-from softrsa.errors import DTypeError, ShapeError, UnknownNameError
-from softrsa.inference import noise_ceiling
+from softrsa.errors import DataError, DTypeError, ShapeError, UnknownNameError
+from softrsa.inference import evaluate, noise_ceiling
 from softrsa.measures import available, get
 from softrsa.pairs import condense
 from softrsa.transforms import double_center
@@ -135,6 +136,54 @@ class TestEveryMeasure:
         below = half.tril() + half.tril(-1).mT
         changed = noise_ceiling(half, measure).upper - noise_ceiling(below, measure).upper
         assert changed.abs().max() > 1e-6
+
+
+@pytest.mark.parametrize("measure", ON_RSMS)
+def test_a_missing_pair_is_left_out_of_all_as_in_evaluate(measure, rng):
+    stack = rdms(rng, 2, 4)
+    stack[0, 1, 2, 5] = stack[0, 1, 5, 2] = torch.nan
+    stack[1, 0, 0, 1] = stack[1, 0, 1, 0] = torch.nan
+    gone = torch.cat([stack, torch.full_like(stack[:1], torch.nan)])
+    found = noise_ceiling(gone, measure)
+    for ceiling in found:
+        assert ceiling.shape == (3, 4)
+        assert ceiling[:2].isfinite().all()
+        assert ceiling[2].isnan().all()
+    for i, one in enumerate(stack):
+        expected = evaluate(one[:1], one, measure).data["ceiling"].values
+        for ceiling, same in zip(found, expected, strict=True):
+            np.testing.assert_allclose(ceiling[i], same, rtol=0, atol=1e-12)
+    alone = noise_ceiling(stack[0].float(), measure).lower
+    assert alone.dtype == torch.float32
+    with pytest.raises(DataError, match=r"takes no missing pairs, and 4 entries are NaN"):
+        noise_ceiling(stack, measure, pool="raw")
+
+
+def test_a_missing_pair_is_as_if_it_were_not_there(rng):
+    stack = condense(rdms(rng, 4))
+    kept = [i for i in range(28) if i != 9]
+    expected = noise_ceiling(stack[:, kept], "spearman")
+    stack[2, 9] = torch.nan
+    for found, same in zip(noise_ceiling(stack, "spearman"), expected, strict=True):
+        torch.testing.assert_close(found, same, rtol=0, atol=1e-12)
+    stack[3, 2:] = torch.nan
+    with pytest.raises(DataError, match=r"fewer than 3 are left\. 'subject 4' misses most \(93%\)"):
+        noise_ceiling(stack, "spearman")
+
+
+def test_labelled_stacks(rng):
+    stack = rdms(rng, 2, 4)
+    stack = stack * (1 - torch.eye(8))
+    ids = [f"image {i}" for i in range(8)]
+    labelled = xr.DataArray(
+        stack.numpy(),
+        dims=("region", "subject", "anchor", "neighbor"),
+        coords={"region": ["V4", "IT"], "anchor": ids, "neighbor": ids},
+    )
+    for found, same in zip(
+        noise_ceiling(labelled, "pearson"), noise_ceiling(stack, "pearson"), strict=True
+    ):
+        assert torch.equal(found, same)
 
 
 def test_wrong_arguments_are_named(rng):

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 
-from softrsa.errors import DataError
-from softrsa.inference import noise_ceiling_test, permutation_test
-from softrsa.measures import get
+from softrsa.errors import DataError, ShapeError
+from softrsa.inference import noise_ceiling, noise_ceiling_test, permutation_test
+from softrsa.measures import available, get
 from softrsa.pairs import expand
 
 
@@ -60,6 +61,48 @@ def test_two_sided_finds_the_opposite(rng):
     )
     assert one.table["p_permutation"][0] == 1.0
     assert two.table["p_permutation"][0] == 0.01
+
+
+ON_RSMS = [name for name, entry in available().items() if entry.takes != "features"]
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("measure", ON_RSMS)
+def test_permuted_ceilings_are_those_of_permuted_matrices(measure, symmetric, rng):
+    rsms = torch.rand(4, 8, 8, dtype=torch.float64, generator=rng)
+    rsms = (4 * (rsms + rsms.mT)).round() if symmetric else rsms
+    found = noise_ceiling_test(rsms, measure, n_permutations=3, seed=5)
+    observed = noise_ceiling(rsms, measure).lower.mean().item()
+    assert found.lower == pytest.approx(observed, abs=1e-12)
+    orders = torch.rand(3, 4, 8, generator=torch.Generator().manual_seed(5)).argsort(-1)
+    for one, order in zip(found.permuted, orders, strict=True):
+        mixed = torch.stack([rsms[s][o][:, o] for s, o in enumerate(order)])
+        expected = noise_ceiling(mixed, measure).lower.mean().item()
+        assert one == pytest.approx(expected, abs=1e-9)
+
+
+def test_agreement_takes_condensed_and_labelled_stacks(rng):
+    _, subjects = simulated(rng)
+    expected = noise_ceiling_test(expand(subjects), "spearman", n_permutations=9)
+    ids = [f"image {i}" for i in range(10)]
+    labelled = xr.DataArray(
+        expand(subjects).numpy(),
+        dims=("subject", "anchor", "neighbor"),
+        coords={"subject": list("abcd"), "anchor": ids, "neighbor": ids},
+        attrs={"kind": "rdm"},
+    )
+    for given in (subjects, labelled):
+        found = noise_ceiling_test(given, "spearman", n_permutations=9)
+        np.testing.assert_array_equal(found.permuted, expected.permuted)
+        assert (found.lower, found.p) == (expected.lower, expected.p)
+    subjects[1] = 2.0
+    assert np.isnan(noise_ceiling_test(subjects, "spearman", n_permutations=9).p)
+    with pytest.raises(ShapeError, match=r"`rsms` must be .* got shape \(45,\).*`rsms\[None\]`"):
+        noise_ceiling_test(subjects[0], "spearman")
+    with pytest.raises(
+        DataError, match=r"`n_permutations` must be a whole number from 1, got 9\.0"
+    ):
+        noise_ceiling_test(subjects, "spearman", n_permutations=9.0)
 
 
 def test_agreement_of_subjects(rng):
