@@ -25,6 +25,7 @@ from softrsa.pairs import condense
 from softrsa.transforms import GlobalGate, ProfileGate, SoftStep, double_center
 
 START = 20.0  # inverse temperature of correlations in the cross-entropy
+ROUNDING = 16  # differences of values from 0 to 1 that are none, in machine precision
 MOST_STIMULI = 24  # of a training step, drawn anew for each: quicker, and harder to overfit
 
 
@@ -79,18 +80,28 @@ class LearnedStatistic(nn.Module):
     def cross_entropy(self, data: Training) -> Tensor:
         """Mean over items, from correlations with the regions' means times a learned number.
 
-        Regions that no reference has are left out, and so are items of such a region.
+        Regions that no reference has are left out, and so are items of such a region. An item
+        that the transform makes constant counts as a guess.
         """
-        gram = products(self(data.seen), "best_match")
-        absent = data.references.index_select(0, data.items).sum(-1) == 0
-        scores = match_scores(gram, data.references, "best_match", data.items)
+        vectors = self(data.seen)
+        varied = vectors.amax(-1) - vectors.amin(-1) > ROUNDING * torch.finfo(vectors.dtype).eps
+        region = data.region.index_select(0, data.items)
+        there, seen = (
+            refs.index_select(0, data.items).sum(-1) > 0
+            for refs in (data.references, data.references * varied)
+        )
+        asked, told = (mask.gather(-1, region[:, None]).squeeze(-1) for mask in (there, seen))
+        told = told & varied.index_select(0, data.items)
+        guesses = (asked & ~told).sum() * log(data.references.shape[1])
+        if not told.any():
+            return (guesses + 0 * self.log_scale) / asked.sum().clamp_min(1)
+        items, absent = data.items[told], ~seen[told]
+        gram = products(vectors, "best_match")
+        scores = match_scores(gram, data.references * varied, "best_match", items)
         logits = scores.masked_fill(absent, 0.0) * self.log_scale.exp()
         logits = logits.masked_fill(absent, -torch.inf)
-        region = data.region.index_select(0, data.items)
-        kept = ~absent.gather(-1, region.unsqueeze(-1)).squeeze(-1)
-        if not kept.any():
-            return 0 * self.log_scale
-        return nn.functional.cross_entropy(logits[kept], region[kept])
+        told_apart = nn.functional.cross_entropy(logits, region[told], reduction="sum")
+        return (told_apart + guesses) / asked.sum()
 
 
 def learned_statistic(

@@ -22,7 +22,7 @@ from softrsa.alignment import (
 from softrsa.alignment.identification_items import checked_items, split_stimuli
 from softrsa.alignment.matching import best_region, match_scores, products, resampled_products
 from softrsa.alignment.published_identification import _draw, _resample
-from softrsa.alignment.region_learning import Base, Fitting, learn
+from softrsa.alignment.region_learning import Base, Fitting, LearnedStatistic, learn
 from softrsa.alignment.region_statistics import TRANSFORMS, Training, views
 from softrsa.errors import (
     DataError,
@@ -126,6 +126,20 @@ def test_held_out_stimuli_have_no_say(transform):
     before, after = (identify(x, transform=transform) for x in (rdms, changed))
     assert (before.data["chosen"][:, 0] == after.data["chosen"][:, 0]).all()
     assert (before.data["chosen"][:, 1] != after.data["chosen"][:, 1]).any()  # trained on them
+
+
+def test_what_training_makes_constant_counts_as_a_guess():
+    items = checked_items(make_rdms(1.0), SUBJECTS, REGIONS)
+    seen = views(items.rdms)
+    seen = seen._replace(ranks=0.2 + 0.6 * seen.ranks)  # some stimuli, without the extremes
+    data = Training(seen, items.region, items.references([]), items.of(range(N_SUBJECTS)))
+    learned = LearnedStatistic("global", Base(False, True), data.seen)
+    with torch.no_grad():
+        learned.step.gate.bias.copy_(torch.tensor([12.0, 0.0, 0.0]))  # nothing is above the bound
+    loss = learned.cross_entropy(data)
+    assert loss.item() == pytest.approx(np.log(N_REGIONS))
+    loss.backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in learned.parameters())
 
 
 @pytest.mark.parametrize("folds", [3, 4])
