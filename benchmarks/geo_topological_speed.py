@@ -136,6 +136,11 @@ def geodesics(rdms: np.ndarray) -> None:
         f"networkx / geodesic, {what}", ours, lambda: [*map(published_geodesic, rdms[:SHARE])],
         80, RDMS / SHARE,
     )  # fmt: skip
+    versus(
+        "the same / geodesic with exact lengths (default)",
+        lambda: geodesic(tensor, keep="p_shortest", amount=SHORTEST),
+        lambda: [*map(published_geodesic, rdms[:SHARE])], 80, RDMS / SHARE,
+    )  # fmt: skip
 
 
 def grids(rdms: np.ndarray) -> None:
