@@ -19,7 +19,15 @@ import torch
 from scipy.stats import kstest
 from torch import Tensor
 
-from softrsa.inference import bootstrap, compare_models, evaluate, permutation_test
+from softrsa.inference import (
+    bootstrap,
+    compare_models,
+    crossvalidate,
+    evaluate,
+    permutation_test,
+    weighted_rsm_model,
+)
+from softrsa.pairs import expand
 
 STIMULI, SUBJECTS, DIMENSIONS = 30, 12, 12
 PAIRS = torch.triu_indices(STIMULI, STIMULI, 1)
@@ -127,6 +135,27 @@ def permutations(n_studies: int = 2000, n_permutations: int = 99) -> None:
     )  # fmt: skip
 
 
+def fitted_models(n_studies: int = 400) -> None:
+    """Two weighted models fitted to unrelated subjects: neither above 0, nor do they differ."""
+    rng = torch.Generator().manual_seed(4)
+    above, different, failed = [], [], 0
+    for i in range(n_studies):
+        rdms = expand(torch.rand(SUBJECTS + 6, 190, dtype=torch.float64, generator=rng))
+        models = [weighted_rsm_model(rdms[k : k + 3], name=f"model {k}") for k in (0, 3)]
+        result = compare_models(
+            crossvalidate(
+                models, rdms[6:], "pearson", stimulus_folds=4, subject_folds=SUBJECTS, seed=i
+            )
+        )
+        above += (result.table["p_zero"] < 0.05).tolist()
+        different.append(result.comparisons["p"][0] < 0.05)
+        failed += any("could not be fitted" in note for note in result.warnings)
+    print(f"      null studies in which a fold had no weights: {failed} of {n_studies}")
+    claim = f"false positives at .05, crossvalidate of fitted models, {n_studies} null studies"
+    verdict(f"{claim}, above 0", float(np.mean(above)), 0.0, 0.06)
+    verdict(f"{claim}, difference of two", float(np.mean(different)), 0.0, 0.07)
+
+
 def main() -> None:
     """Print where and when, then every claim."""
     commit = subprocess.run(
@@ -143,6 +172,7 @@ def main() -> None:
     parts = {
         "permutation": permutations,
         "tests": false_positives_over_subjects,
+        "fitted": fitted_models,
         **{over: lambda o=over: coverage(o) for over in ("subjects", "stimuli", "both")},
     }
     parser = argparse.ArgumentParser(description=__doc__)
