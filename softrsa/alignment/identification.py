@@ -97,7 +97,9 @@ def identify_regions(
         between quantiles (l, u); "geodesic", along paths over the edges to the k nearest neighbors;
         "global" and "instance", SoftSteps trained to tell regions apart, with one gate for all
         stimuli, or one that depends on the profile of each, on similarities that are ranked over
-        the whole RDM or within the row of each. All by default.
+        the whole RDM or within the row of each. Profiles alone are of dissimilarities as they are:
+        for "instance" all subjects' must have one scale, as correlation distances do. All by
+        default.
     published : bool
         Repeat the procedure of Lin & Kriegeskorte instead: nearest centroids, thresholds that are
         the best on the very data reported, resampled rows. Optimistic; warns so. Of the other
@@ -116,7 +118,7 @@ def identify_regions(
     learning_rate, penalty : float
         Of Adam, and on the squares of a gate's distance from the identity.
     n_resamples : int
-        Of stimuli, and of subjects, for intervals.
+        Of stimuli, and of subjects, for intervals; and permutations of regions, for p.
     seed : int
         Of folds and resamples.
     progress : bool
@@ -197,7 +199,7 @@ def as_items(
     if isinstance(rdms, xr.DataArray | Mapping):
         if subjects is not None or regions is not None:
             raise DataError("Labelled RDMs name their subjects and regions: leave both out.")
-        return checked_items(*labelled_items(rdms)[:3])
+        return checked_items(*labelled_items(rdms))
     if subjects is None or regions is None:
         raise DataError("RDMs without labels need `subjects` and `regions`, one for each RDM.")
     return checked_items(rdms, subjects, regions)

@@ -79,8 +79,8 @@ def checked_items(
 LabelledRDMs = xr.DataArray | Mapping[str, xr.DataArray]
 
 
-def labelled_items(stacks: LabelledRDMs) -> tuple[np.ndarray, list[str], list[str], list[object]]:
-    """Take RDMs apart into items: values, subjects, regions, and the ids of the stimuli.
+def labelled_items(stacks: LabelledRDMs) -> tuple[np.ndarray, list[str], list[str]]:
+    """Take RDMs apart into items: values, subjects and regions.
 
     Parameters
     ----------
@@ -119,9 +119,9 @@ def labelled_items(stacks: LabelledRDMs) -> tuple[np.ndarray, list[str], list[st
                 values.append(rdm)
                 subjects.append(str(labels[leading.index("subject")]))
                 regions.append(str(region))
-    if not values or ids is None:
+    if not values:
         raise DataError("There are no RDMs to identify: all are NaN or the mapping is empty.")
-    return np.stack(values), subjects, regions, list(ids)
+    return np.stack(values), subjects, regions
 
 
 def block(rdms: Tensor, stimuli: Tensor) -> Tensor:
