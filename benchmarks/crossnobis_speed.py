@@ -1,25 +1,20 @@
 """Claims about distances from trials: crossnobis, Poisson and searchlights, in value and time.
 
-Run with ``env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE python benchmarks/crossnobis_speed.py``; the
-contenders take turns, so that other load on the machine falls on all alike, and ratios are taken
-within each turn.
+Run with ``python benchmarks/crossnobis_speed.py``.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
-import platform
-import subprocess
-import time
 import warnings
-from collections.abc import Callable
-from datetime import UTC, datetime
-from pathlib import Path
-from statistics import median
+from collections.abc import Callable, Iterator
+from functools import partial
 
+import _harness
 import numpy as np
 import torch
+from _harness import Case, Contender, Found, Memory, Turns, claim, compare
 from rsatoolbox.data import Dataset
 from rsatoolbox.rdm import calc_rdm
 from rsatoolbox.rdm.calc_unbalanced import calc_rdm_unbalanced
@@ -41,39 +36,11 @@ TOLERANCE = 1e-8
 Contenders = dict[str, Callable[[], object]]
 
 
-def seconds(function: Callable[[], object]) -> float:
-    """Time one call."""
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
-
-
-def turns(contenders: Contenders, repetitions: int) -> dict[str, list[float]]:
-    """Time the contenders in turns; the first turn warms up."""
-    times: dict[str, list[float]] = {name: [] for name in contenders}
-    for repetition in range(repetitions + 1):
-        for name, function in contenders.items():
-            taken = seconds(function)
-            if repetition:
-                times[name].append(taken)
-    for name, values in times.items():
-        print(f"      {name}: {1e3 * median(values):.1f} ms (median of {len(values)})")
-    return times
-
-
-def ratio(times: dict[str, list[float]], over: str, under: str) -> float:
-    """Median of the ratios within turns."""
-    return median(a / b for a, b in zip(times[over], times[under], strict=True))
-
-
-def report(claim: str, found: float, target: float | None, *, at_most: bool = False) -> None:
-    """Print a claim, what was measured and whether it holds."""
-    word = "at most" if at_most else "at least"
-    if target is None:
-        print(f"      {claim}: {found:.2f} x")
-        return
-    holds = found <= target if at_most else found >= target
-    print(f"{'pass' if holds else 'FAIL'}  {claim}: {found:.2f} x ({word} {target:g})")
+def timed(contenders: Contenders, repetitions: int) -> Turns:
+    """Let the contenders take turns and show how long they take."""
+    turns = Turns(contenders, repetitions)
+    turns.show()
+    return turns
 
 
 def agree(what: str, ours: torch.Tensor, theirs: np.ndarray) -> None:
@@ -93,14 +60,59 @@ def folds_of(x: torch.Tensor) -> Dataset:
     return Dataset(x.reshape(n_folds * n, -1).numpy(), obs_descriptors=described)
 
 
+OPTIONS = {"method": "crossnobis", "descriptor": "stimulus", "cv_descriptor": "fold"}
+
+
+def trials(n: int = STIMULI) -> tuple[torch.Tensor, torch.Tensor]:
+    """Make random folds, and a precision of their units; float64."""
+    rng = torch.Generator().manual_seed(0)
+    x = torch.randn(FOLDS, n, UNITS, dtype=torch.float64, generator=rng)
+    root = torch.randn(UNITS, UNITS, dtype=torch.float64, generator=rng)
+    return x, root @ root.mT / UNITS + torch.eye(UNITS)
+
+
+def cases(quick: bool) -> Iterator[Case]:
+    """Yield crossnobis with and without noise."""
+    for n in (20,) if quick else (STIMULI, 500):
+        size = f"{FOLDS} folds × {n} × {UNITS} float64"
+        repetitions = 1 if quick else 5 if n > STIMULI else REPETITIONS
+        for what, noise in (("crossnobis", False), ("crossnobis, noise precision", True)):
+            yield Case(what, size, partial(_distances, n, noise, repetitions))
+
+
+def _distances(n: int, noise: bool, repetitions: int) -> Found:
+    x, precision = trials(n)
+    dataset, given = folds_of(x), precision.numpy() if noise else None
+    if noise:
+        limit = Contender("x_folds @ precision", lambda: x @ precision)
+    else:  # what one product of all folds takes
+        limit = Contender("product of stimuli", lambda: x.sum(0) @ x.sum(0).mT)
+    return compare(
+        lambda: crossnobis(x, precision if noise else None),
+        peer=Contender("rsatoolbox calc_rdm", lambda: calc_rdm(dataset, noise=given, **OPTIONS)),
+        limit=limit,
+        memory=Memory(__file__, f"ours {n} {noise}", f"rsatoolbox {n} {noise}"),
+        repetitions=repetitions,
+    )
+
+
+def memory_run(name: str) -> Callable[[], object]:
+    """Prepare "WHO N NOISE" of the table."""
+    who, n, noise = name.split(" ")
+    x, precision = trials(int(n))
+    given = precision if noise == "True" else None
+    if who == "ours":
+        crossnobis(x[:, :4])  # libraries
+        return lambda: crossnobis(x, given)
+    dataset = folds_of(x)
+    calc_rdm(folds_of(x[:, :4]), **OPTIONS)
+    return lambda: calc_rdm(dataset, noise=None if given is None else given.numpy(), **OPTIONS)
+
+
 def balanced() -> None:
     """Time crossnobis beside the whitening product and rsatoolbox."""
-    rng = torch.Generator().manual_seed(0)
-    x = torch.randn(FOLDS, STIMULI, UNITS, dtype=torch.float64, generator=rng)
-    root = torch.randn(UNITS, UNITS, dtype=torch.float64, generator=rng)
-    precision = root @ root.mT / UNITS + torch.eye(UNITS)
-    dataset = folds_of(x)
-    options = {"method": "crossnobis", "descriptor": "stimulus", "cv_descriptor": "fold"}
+    x, precision = trials()
+    dataset, options = folds_of(x), OPTIONS
     for dtype in (torch.float64, torch.float32):
         y, p = x.to(dtype), precision.to(dtype)
         contenders: Contenders = {
@@ -113,13 +125,13 @@ def balanced() -> None:
                 "rsatoolbox without noise": lambda: calc_rdm(dataset, **options),
                 "rsatoolbox": lambda: calc_rdm(dataset, noise=precision.numpy(), **options),
             }
-        times = turns(contenders, REPETITIONS)
+        times = timed(contenders, REPETITIONS)
         name = f"crossnobis of {STIMULI} x {FOLDS} x {UNITS} {str(dtype)[6:]} / x_folds @ precision"
-        report(name, ratio(times, "crossnobis", "whitening"), 2.5, at_most=True)
+        claim(name, times.ratio("crossnobis", "whitening"), 2.5, at_most=True)
         if dtype == torch.float64:
-            found = ratio(times, "rsatoolbox without noise", "crossnobis without noise")
-            report("rsatoolbox / crossnobis, without noise", found, 5)
-            report("the same with noise", ratio(times, "rsatoolbox", "crossnobis"), None)
+            found = times.ratio("rsatoolbox without noise", "crossnobis without noise")
+            claim("rsatoolbox / crossnobis, without noise", found, 5)
+            claim("the same with noise", times.ratio("rsatoolbox", "crossnobis"), None)
     for noise in (None, precision):
         theirs = calc_rdm(dataset, noise=None if noise is None else noise.numpy(), **options)
         agree("crossnobis", condense(crossnobis(x, noise)), theirs.get_vectors()[0])
@@ -141,9 +153,9 @@ def unbalanced() -> None:
         "all": lambda: crossnobis_unbalanced(x, over="all"),
         "rsatoolbox unbalanced": lambda: calc_rdm_unbalanced(dataset, **options),
     }
-    times = turns(contenders, 5)
-    report(
-        "rsatoolbox unbalanced / ours over all", ratio(times, "rsatoolbox unbalanced", "all"), None
+    times = timed(contenders, 5)
+    claim(
+        "rsatoolbox unbalanced / ours over all", times.ratio("rsatoolbox unbalanced", "all"), None
     )
     theirs = calc_rdm_unbalanced(dataset, **options).get_vectors()[0]
     agree("crossnobis_unbalanced over all", condense(contenders["all"]()), theirs)  # type: ignore[arg-type]
@@ -163,9 +175,9 @@ def poisson() -> None:
         "poisson_cv": lambda: poisson_cv(x),
         "rsatoolbox poisson_cv": lambda: calc_rdm(dataset, **crossed),
     }
-    times = turns(contenders, REPETITIONS)
-    report("rsatoolbox / poisson_kl", ratio(times, "rsatoolbox poisson", "poisson_kl"), None)
-    report("rsatoolbox / poisson_cv", ratio(times, "rsatoolbox poisson_cv", "poisson_cv"), None)
+    times = timed(contenders, REPETITIONS)
+    claim("rsatoolbox / poisson_kl", times.ratio("rsatoolbox poisson", "poisson_kl"), None)
+    claim("rsatoolbox / poisson_cv", times.ratio("rsatoolbox poisson_cv", "poisson_cv"), None)
     agree("poisson_kl", condense(poisson_kl(means)), calc_rdm(averaged, **single).get_vectors()[0])
     few = x[:, :20, :50]
     theirs = calc_rdm_unbalanced(folds_of(few), **crossed).get_vectors()[0]
@@ -191,24 +203,15 @@ def lights() -> None:
             "searchlight": lambda x=x: searchlight(x, neighbors, progress=False),
             "rsatoolbox searchlight": theirs,
         }
-        times = turns(contenders, 3)
+        times = timed(contenders, 3)
         claim = f"rsatoolbox / searchlight, correlation, {len(grid)} centers, {n} stimuli"
-        report(claim, ratio(times, "rsatoolbox searchlight", "searchlight"), None)
+        claim(claim, times.ratio("rsatoolbox searchlight", "searchlight"), None)
         agree("searchlight", searchlight(x, neighbors, progress=False), theirs())
 
 
 def main() -> None:
-    """Print where and when, then every claim."""
+    """Check every claim."""
     warnings.simplefilter("ignore", RuntimeWarning)  # rsatoolbox casts NaN to integers
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    ).stdout.strip()
-    machine = f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-    print(f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {machine}, commit {commit or 'unknown'}")
     balanced()
     unbalanced()
     poisson()
@@ -216,4 +219,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    _harness.start()
     main()

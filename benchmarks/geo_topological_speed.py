@@ -1,27 +1,25 @@
 """Claims about geodesic and geo-topological transforms: much faster than the published procedures.
 
-Run with
-``env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE python benchmarks/geo_topological_speed.py``.
-The published procedures are written here from their description (Lin & Kriegeskorte 2024); values
-are compared in the same run, contenders take turns. The published ones are timed on 24 of the RDMs
-or pairs of thresholds, and the time multiplied: it is proportional to their number. All on one
-thread and in processor time, which other load on the machine falsifies least.
+Run with ``python benchmarks/geo_topological_speed.py``. The published procedures are written here
+from their description (Lin & Kriegeskorte 2024); values are compared in the same run, contenders
+take turns. The published ones are timed on 24 of the RDMs or pairs of thresholds, and the time
+multiplied: it is proportional to their number. All on one thread and in processor time, which other
+load on the machine falsifies least.
 """
 
 from __future__ import annotations
 
-import os
-import platform
-import subprocess
-import time
-from collections.abc import Callable
-from datetime import UTC, datetime
-from pathlib import Path
-from statistics import median
+from collections.abc import Callable, Iterator
+from functools import partial
 
+import _harness
 import networkx as nx
 import numpy as np
 import torch
+from _harness import Case, Contender, Found, Memory, Turns, claim, compare
+from rsatoolbox.rdm import RDMs, rank_transform
+from rsatoolbox.rdm import compare as compare_rdms
+from rsatoolbox.rdm.transform import geodesic_transform, geotopological_transform
 from scipy.spatial.distance import squareform
 from scipy.stats import rankdata
 
@@ -32,7 +30,7 @@ RDMS, STIMULI, REFERENCES = 192, 62, 8
 PAIRS = STIMULI * (STIMULI - 1) // 2
 STEPS = 20  # of either threshold
 SHORTEST = 0.05
-REPETITIONS = 6
+REPETITIONS = 5
 SHARE = 24  # of RDMs, or thresholds, that a published procedure is timed on
 
 
@@ -90,37 +88,107 @@ def thresholds() -> tuple[np.ndarray, np.ndarray]:
     return low, low + (1 - low) * share
 
 
-def timed(function: Callable[[], object]) -> float:
-    """Time one call, in seconds of the processor."""
-    start = time.process_time()
-    function()
-    return time.process_time() - start
-
-
 def versus(
-    claim: str, ours: Callable[[], object], theirs: Callable[[], object], least: float, scale: float
+    text: str, ours: Callable[[], object], theirs: Callable[[], object], least: float, scale: float
 ) -> None:
-    """Take turns and compare the medians; theirs times ``scale``, for being given a part."""
-    times: list[tuple[float, float]] = []
-    for repetition in range(REPETITIONS):
-        pair = timed(ours), timed(theirs) * scale
-        if repetition:  # the first warms up
-            times.append(pair)
-    our_time, their_time = (median(column) for column in zip(*times, strict=True))
-    ratio = their_time / our_time
-    verdict = "pass " if ratio >= least else "FAIL "
-    print(
-        f"{verdict} {claim}: {their_time:.1f} s / {our_time:.3f} s = {ratio:.0f} x "
-        f"(at least {least:g})",
-        flush=True,
-    )
+    """Take turns; theirs times ``scale``, for being given a part."""
+    turns = Turns({"ours": ours, "published": theirs}, REPETITIONS)
+    turns.show()
+    claim(text, turns.ratio("published", "ours", scale), least)
 
 
-def same(claim: str, ours: np.ndarray, theirs: np.ndarray, most: float) -> None:
+def same(text: str, ours: np.ndarray, theirs: np.ndarray, most: float) -> None:
     """Print the largest difference."""
     largest = float(np.abs(ours - theirs).max())
     verdict = "pass " if largest <= most else "FAIL "
-    print(f"{verdict} {claim}: largest difference {largest:.1e} (at most {most:g})", flush=True)
+    print(f"{verdict} {text}: largest difference {largest:.1e} (at most {most:g})", flush=True)
+
+
+def rsatoolbox_grid(
+    rdms: np.ndarray, lower: np.ndarray, upper: np.ndarray, models: np.ndarray
+) -> np.ndarray:
+    """Transform ranked RDMs by rsatoolbox at every pair of thresholds, then correlate.
+
+    Its transform writes into the RDMs it is given, hence the copies.
+    """
+    ranked, references = rank_transform(RDMs(rdms)).get_vectors(), RDMs(models)
+    return np.array(
+        [
+            compare_rdms(
+                geotopological_transform(RDMs(ranked.copy()), low, high), references, "corr"
+            )
+            for low, high in zip(lower, upper, strict=True)
+        ]
+    )
+
+
+def cases(quick: bool) -> Iterator[Case]:
+    """Yield correlations over the grid, and the geodesic transform."""
+    n_rdms, repetitions = (4, 1) if quick else (RDMS, 3)
+    size = f"{STEPS * STEPS} (l, u), {n_rdms} RDMs of {STIMULI}, {REFERENCES} models"
+    yield Case(
+        f"geo-topological grid (peer: {SHARE} of the (l, u))",
+        size,
+        partial(_grid, n_rdms, repetitions),
+    )
+    n_few = 2 if quick else SHARE
+    yield Case(
+        "geodesic transform", f"{n_few} RDMs of {STIMULI}", partial(_paths, n_few, repetitions)
+    )
+
+
+def _random_rdms(n: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).random((n, PAIRS))
+
+
+def _few() -> np.ndarray:
+    """Choose the thresholds that the peer is given."""
+    return np.linspace(0, STEPS * STEPS - 1, SHARE).round().astype(int)
+
+
+def _grid(n_rdms: int, repetitions: int) -> Found:
+    rdms, models = _random_rdms(n_rdms), _random_rdms(REFERENCES, 1)
+    (low, high), few = thresholds(), _few()
+    x, y = torch.from_numpy(rdms), torch.from_numpy(models).mT.contiguous()
+
+    def products() -> None:
+        for _ in range(len(low)):
+            x @ y
+
+    scale = len(low) / len(few)
+    return compare(
+        memory_run(f"ours {n_rdms}"),
+        peer=Contender(
+            "rsatoolbox", lambda: rsatoolbox_grid(rdms, low[few], high[few], models), scale
+        ),
+        limit=Contender("correlations alone", products),
+        memory=Memory(__file__, f"ours {n_rdms}", f"rsatoolbox {n_rdms}"),
+        repetitions=repetitions,
+    )
+
+
+def _paths(n_rdms: int, repetitions: int) -> Found:
+    rdms = _random_rdms(n_rdms)
+    tensor, theirs = torch.from_numpy(rdms), RDMs(rdms)
+    return compare(
+        lambda: geodesic(tensor, keep="twostep", rank=False),
+        peer=Contender("rsatoolbox", lambda: geodesic_transform(theirs)),
+        repetitions=repetitions,
+    )
+
+
+def memory_run(name: str) -> Callable[[], object]:
+    """Prepare "WHO N_RDMS" of the table: the grid."""
+    who, n_rdms = name.split(" ")
+    rdms, models = _random_rdms(int(n_rdms)), _random_rdms(REFERENCES, 1)
+    low, high = thresholds()
+    if who == "ours":
+        x, y = torch.from_numpy(rdms), torch.from_numpy(models)
+        threshold_correlations(x[:2], [0.1], [0.2], y)  # libraries
+        return lambda: threshold_correlations(x, low.tolist(), high.tolist(), y)
+    few = _few()[:4]
+    rsatoolbox_grid(rdms[:2], low[:1], high[:1] + 0.1, models)
+    return lambda: rsatoolbox_grid(rdms, low[few], high[few], models)
 
 
 def geodesics(rdms: np.ndarray) -> None:
@@ -158,30 +226,18 @@ def grids(rdms: np.ndarray) -> None:
         def theirs(references: np.ndarray | None = references) -> np.ndarray:
             return published_correlations(rdms, low[few], high[few], references)
 
-        claim = f"{len(low)} (l, u), {RDMS} RDMs of {STIMULI} stimuli {what}"
-        same(f"GT and Pearson, {claim}", ours().numpy()[few], theirs(), 1e-12)
-        versus(f"NumPy / threshold_correlations, {claim}", ours, theirs, 20, len(low) / SHARE)
+        text = f"{len(low)} (l, u), {RDMS} RDMs of {STIMULI} stimuli {what}"
+        same(f"GT and Pearson, {text}", ours().numpy()[few], theirs(), 1e-12)
+        versus(f"NumPy / threshold_correlations, {text}", ours, theirs, 20, len(low) / SHARE)
 
 
 def main() -> None:
-    """Print where and when, then every claim."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    ).stdout.strip()
-    torch.set_num_threads(1)
-    machine = f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-    load = f"load {os.getloadavg()[0]:.1f}"
-    print(
-        f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {machine}, {load}, commit {commit or 'unknown'}"
-    )
+    """Check every claim."""
     rdms = np.random.default_rng(0).random((RDMS, PAIRS))
     geodesics(rdms)
     grids(rdms)
 
 
 if __name__ == "__main__":
+    _harness.start()
     main()

@@ -1,40 +1,78 @@
 """Claims about rank and whitened correlations: much faster than rsatoolbox, and the same numbers.
 
-Run with ``env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE python benchmarks/measure_speed.py``; the
-contenders take turns, so that other load on the machine falls on all alike.
+Run with ``python benchmarks/measure_speed.py``.
 """
 
 from __future__ import annotations
 
-import platform
-import subprocess
-import time
-from collections.abc import Callable
-from datetime import UTC, datetime
-from pathlib import Path
-from statistics import median
+from collections.abc import Callable, Iterator
+from functools import partial
 
+import _harness
 import numpy as np
 import torch
-from rsatoolbox.rdm import RDMs, compare
+from _harness import Case, Contender, Found, Turns, claim, compare
+from rsatoolbox.rdm import RDMs
+from rsatoolbox.rdm import compare as compare_rdms
+from torch import Tensor
 
 from softrsa.measures import kendall_tau_a, kendall_tau_b, whitened_cosine, whitened_pearson
 
 STIMULI = 92
 PAIRS = STIMULI * (STIMULI - 1) // 2
 MODELS, BRAINS = 100, 50
-REPETITIONS = 4
+REPETITIONS = 3
 
 
-def timed(function: Callable[[], object]) -> tuple[float, np.ndarray]:
-    """Time one call and keep what it found."""
-    start = time.perf_counter()
-    found = function()
-    return time.perf_counter() - start, np.asarray(found)
+METHODS = {  # by rsatoolbox's name
+    "tau-a": kendall_tau_a,
+    "tau-b": kendall_tau_b,
+    "cosine_cov": whitened_cosine,
+    "corr_cov": whitened_pearson,
+}
+
+
+def data(n_models: int, n_brains: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Make random RDMs without ties, and the covariance of the noise of stimuli."""
+    rng = torch.Generator().manual_seed(0)
+    x = torch.rand(n_models, PAIRS, dtype=torch.float64, generator=rng)
+    y = torch.rand(n_brains, PAIRS, dtype=torch.float64, generator=rng)
+    root = torch.randn(STIMULI, STIMULI, dtype=torch.float64, generator=rng)
+    return x, y, root @ root.T / STIMULI + torch.eye(STIMULI)
+
+
+def cases(quick: bool) -> Iterator[Case]:
+    """Yield Kendall and whitened correlations."""
+    for method, function in METHODS.items():
+        whitened = method.endswith("cov")
+        n = 2 if quick else 4 if whitened else 20
+        yield Case(
+            function.__name__,
+            f"{n} × {n} RDMs of {STIMULI}",
+            partial(_correlations, method, n, 1 if quick else REPETITIONS),
+        )
+
+
+def _correlations(method: str, n: int, repetitions: int) -> Found:
+    x, y, noise = data(n, n)
+    theirs, function = (RDMs(x.numpy()), RDMs(y.numpy())), METHODS[method]
+    if method.endswith("cov"):
+        mine, other = {"noise_covariance": noise}, {"sigma_k": noise.numpy()}
+        square = torch.rand(2 * n, STIMULI, STIMULI, dtype=torch.float64)
+        limit = Contender("its products alone", lambda: noise @ square @ noise)
+    else:
+        mine, other = {}, {}
+        limit = Contender("torch.sort", lambda: (x.sort(-1), y.sort(-1)))
+    return compare(
+        lambda: function(x[:, None], y, **mine),
+        peer=Contender("rsatoolbox compare", lambda: compare_rdms(*theirs, method, **other)),
+        limit=limit,
+        repetitions=repetitions,
+    )
 
 
 def versus(
-    claim: str,
+    text: str,
     ours: Callable[[], object],
     theirs: Callable[[], object],
     least: float,
@@ -42,36 +80,19 @@ def versus(
     share: float = 1.0,
     close: float = 1e-8,
 ) -> None:
-    """Take turns, compare the medians; ``share`` is how much of our work the peer was given."""
-    times: list[tuple[float, float]] = []
-    for repetition in range(REPETITIONS):
-        our_time, found = timed(ours)
-        their_time, expected = timed(theirs)
-        if repetition:  # the first warms up
-            times.append((our_time, their_time / share))
+    """Take turns and compare values; ``share`` is how much of our work the peer was given."""
+    turns = Turns({"ours": ours, "rsatoolbox": theirs}, REPETITIONS)
+    turns.show()
+    claim(text, turns.ratio("rsatoolbox", "ours", 1 / share), least)
+    found, expected = np.asarray(ours()), np.asarray(theirs())
     difference = np.abs(found[: len(expected), : expected.shape[1]] - expected).max()
-    our_time, their_time = (median(column) for column in zip(*times, strict=True))
-    verdict = "pass" if their_time / our_time >= least and difference < close else "FAIL"
-    print(
-        f"{verdict}  {claim}: {their_time:.3f} s / {our_time:.3f} s = "
-        f"{their_time / our_time:.1f} x (at least {least:g}); differ by at most {difference:.1e}"
-    )
+    verdict = "pass" if difference < close else "FAIL"
+    print(f"{verdict}  values differ by at most {difference:.1e} (at most {close:g})")
 
 
 def main() -> None:
-    """Print where and when, then every claim."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    ).stdout.strip()
-    machine = f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-    print(f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {machine}, commit {commit or 'unknown'}")
-    rng = torch.Generator().manual_seed(0)
-    x = torch.rand(MODELS, PAIRS, dtype=torch.float64, generator=rng)
-    y = torch.rand(BRAINS, PAIRS, dtype=torch.float64, generator=rng)
+    """Check every claim."""
+    x, y, noise = data(MODELS, BRAINS)
     sets = {
         "no ties": (x, y),
         "float32, a few ties": (x.float().double(), y.float().double()),
@@ -87,25 +108,23 @@ def main() -> None:
             versus(
                 f"rsatoolbox {method} (a fifth, times 5) / {function.__name__}, {stack}, {kind}",
                 lambda f=function, a=a, b=b: f(a[:, None], b),
-                lambda r=rdms, m=method: compare(*r, m),
+                lambda r=rdms, m=method: compare_rdms(*r, m),
                 5 if kind != "100 values, many ties" else 1,
                 share=0.2,
             )
-    root = torch.randn(STIMULI, STIMULI, dtype=torch.float64, generator=rng)
-    noise = root @ root.T / STIMULI + torch.eye(STIMULI)
     few = RDMs(x.numpy()[:4]), RDMs(y.numpy()[:4])
     for function, method in ((whitened_cosine, "cosine_cov"), (whitened_pearson, "corr_cov")):
         versus(
             f"rsatoolbox {method} (4 x 4 RDMs) / {function.__name__} (4 x 4), full covariance",
             lambda f=function: f(x[:4, None], y[:4], noise_covariance=noise),
-            lambda m=method: compare(*few, m, sigma_k=noise.numpy()),
+            lambda m=method: compare_rdms(*few, m, sigma_k=noise.numpy()),
             20,
             close=1e-4,  # its solver stops at a relative 1e-5
         )
-        start = time.perf_counter()
-        function(x[:, None], y, noise_covariance=noise)
-        print(f"      {function.__name__}, {stack}: {time.perf_counter() - start:.3f} s")
+        taken = _harness.seconds(lambda f=function: f(x[:, None], y, noise_covariance=noise))
+        print(f"      {function.__name__}, {stack}: {taken:.3f} s")
 
 
 if __name__ == "__main__":
+    _harness.start()
     main()

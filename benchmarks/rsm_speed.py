@@ -1,28 +1,26 @@
 """Claims about `softrsa.rsm`: close to a bare matrix product in time, lean in memory.
 
-Run with ``env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE python benchmarks/rsm_speed.py``; the
-contenders take turns, so that other load on the machine falls on all alike.
+Run with ``python benchmarks/rsm_speed.py``.
 """
 
 from __future__ import annotations
 
-import json
-import platform
-import subprocess
-import sys
-import time
-from collections.abc import Callable
-from datetime import UTC, datetime
-from pathlib import Path
-from statistics import median
+from collections.abc import Iterator
+from functools import partial
 
+import _harness
 import torch
+from _harness import Case, Contender, Found, Memory, Turns, claim, compare
+from scipy.spatial.distance import pdist
+from torch import Tensor
 
 from softrsa.rsm import condensed_similarity, similarity_matrix
 
 STIMULI, UNITS = 10_000, 512
-REPETITIONS = 9
-MEGABYTE = 2**20
+REPETITIONS = 8
+TABLE_SIZES = (1_000, 3_000, 10_000, 30_000)
+PEERS_UP_TO = {"SciPy pdist": 3_000, "rsatoolbox calc_rdm": 10_000}  # what takes them seconds
+LARGE = 10_000  # from here on, one repetition for peers and few for us
 MEMORY_CASES = {  # function, similarity, stimuli, units
     "92 x 600 000 correlation": ("square", "correlation", 92, 600_000),
     "92 x 600 000 l2": ("square", "l2", 92, 600_000),
@@ -38,99 +36,100 @@ MEMORY_CASES = {  # function, similarity, stimuli, units
 FUNCTIONS = {"square": similarity_matrix, "condensed": condensed_similarity}
 
 
-def seconds(function: Callable[[], object]) -> float:
-    """Time one call."""
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
+def data(n: int, p: int = UNITS) -> Tensor:
+    """Make random responses, float32."""
+    return torch.randn(n, p, generator=torch.Generator().manual_seed(0))
 
 
-def report(claim: str, found: float, target: float, *, at_most: bool, unit: str) -> None:
-    """Print a claim, what was measured and whether it holds."""
-    holds = found <= target if at_most else found >= target
-    word = "at most" if at_most else "at least"
-    print(f"{'pass' if holds else 'FAIL'}  {claim}: {found:.2f} {unit} ({word} {target:g})")
+def rsatoolbox_rdm(x: Tensor) -> object:
+    """Let rsatoolbox compute 1 - correlation."""
+    from rsatoolbox.data import Dataset
+    from rsatoolbox.rdm import calc_rdm
+
+    return calc_rdm(Dataset(x.numpy()), method="correlation")
+
+
+PEERS = {
+    "SciPy pdist": lambda x: pdist(x.numpy(), "correlation"),
+    "rsatoolbox calc_rdm": rsatoolbox_rdm,
+}
+
+
+def cases(quick: bool) -> Iterator[Case]:
+    """Yield condensed correlation RSMs of growing size."""
+    sizes = (200, 400) if quick else TABLE_SIZES
+    for n in sizes:
+        able = [name for name, most in PEERS_UP_TO.items() if n <= most]
+        for name in able or [None]:
+            measure = partial(_building, n, name, 1 if quick or n >= LARGE else 5)
+            yield Case("RSM, correlation, condensed", f"{n} × {UNITS} float32", measure)
+
+
+def _building(n: int, peer: str | None, repetitions: int) -> Found:
+    x = data(n)
+    out = torch.empty(n, n)
+    product = Contender("torch.mm", lambda: torch.mm(x, x.T, out=out))
+    other = None if peer is None else Contender(peer, lambda: PEERS[peer](x))
+    theirs = f"{n} product" if peer is None else f"{n} {peer}"
+    return compare(
+        lambda: condensed_similarity(x),
+        peer=other,
+        limit=product,
+        memory=Memory(__file__, f"{n} ours", theirs, "limit" if peer is None else "peer"),
+        repetitions=repetitions,
+        warm_up=n < LARGE,
+    )
+
+
+def memory_run(name: str) -> _harness.Run:
+    """Prepare one of `MEMORY_CASES`, or "N ours", "N product" or "N PEER" of the table."""
+    if name in MEMORY_CASES:
+        kind, similarity, n, p = MEMORY_CASES[name]
+        x = data(n, p)
+        similarity_matrix(x[:64, :512], similarity="l2")  # libraries and thread pools
+        options = {"precision": torch.eye(p)} if similarity == "mahalanobis" else {}
+        return lambda: FUNCTIONS[kind](x, similarity=similarity, **options)
+    size, who = name.split(" ", 1)
+    x = data(int(size))
+    runs = {"ours": condensed_similarity, "product": lambda z: torch.mm(z, z.T), **PEERS}
+    runs[who](x[:64])
+    return lambda: runs[who](x)
 
 
 def speed() -> None:
     """Compare with a matrix product and with rsatoolbox, taking turns."""
-    from rsatoolbox.data import Dataset
-    from rsatoolbox.rdm import calc_rdm
-
-    x = torch.randn(STIMULI, UNITS, generator=torch.Generator().manual_seed(0))
+    x = data(STIMULI)
     out = torch.empty(STIMULI, STIMULI)
-    dataset = Dataset(x.numpy())
-    contenders = {
+    contenders: dict[str, _harness.Run] = {
         "product": lambda: torch.mm(x, x.T, out=out),
         "softrsa": lambda: condensed_similarity(x),
         "square": lambda: similarity_matrix(x),
-        "rsatoolbox": lambda: calc_rdm(dataset, method="correlation"),
     }
-    times: dict[str, list[float]] = {name: [] for name in contenders}
-    for repetition in range(REPETITIONS):
-        for name, function in contenders.items():
-            if name != "rsatoolbox" or repetition < 3:
-                times[name].append(seconds(function))
-    middle = {name: median(values[1:]) for name, values in times.items()}  # the first warms up
-    for name, value in middle.items():
-        print(f"      {name}: {value:.3f} s (median of {len(times[name]) - 1})")
+    turns = Turns(contenders, REPETITIONS)
+    turns.show()
     size = f"{STIMULI} x {UNITS} float32"
-    claim = f"condensed correlation RSM of {size} / torch.mm(x, x.T, out=...)"
-    report(claim, middle["softrsa"] / middle["product"], 1.3, at_most=True, unit="x")
-    claim = f"rsatoolbox.rdm.calc_rdm / condensed correlation RSM of {size}"
-    report(claim, middle["rsatoolbox"] / middle["softrsa"], 10, at_most=False, unit="x")
-    print(f"      similarity_matrix / torch.mm: {middle['square'] / middle['product']:.2f} x")
-
-
-def status(field: str) -> int:
-    """Read a memory field of this process in bytes; unlike ru_maxrss, free of the parent's."""
-    text = Path("/proc/self/status").read_text()
-    return int(text.split(f"{field}:")[1].split()[0]) * 1024
-
-
-def peak_memory(case: str) -> float:
-    """Measure, in this process, the peak beside input and result in MB."""
-    kind, similarity, n, p = MEMORY_CASES[case]
-    function = FUNCTIONS[kind]
-    x = torch.randn(n, p, generator=torch.Generator().manual_seed(0))
-    similarity_matrix(x[:64, :512], similarity="l2")  # libraries and thread pools
-    options = {"precision": torch.eye(p)} if similarity == "mahalanobis" else {}
-    before = status("VmRSS")
-    result = function(x, similarity=similarity, **options)
-    peak = status("VmHWM")
-    return (peak - before - result.nbytes) / MEGABYTE
+    text = f"condensed correlation RSM of {size} / torch.mm(x, x.T, out=...)"
+    claim(text, turns.ratio("softrsa", "product"), 1.3, at_most=True)
+    claim("similarity_matrix / torch.mm", turns.ratio("square", "product"), None)
+    slow: dict[str, _harness.Run] = {
+        "softrsa": contenders["softrsa"],
+        "rsatoolbox": lambda: rsatoolbox_rdm(x),
+    }
+    turns = Turns(slow, 2)
+    turns.show()
+    text = f"rsatoolbox.rdm.calc_rdm / condensed correlation RSM of {size}"
+    claim(text, turns.ratio("rsatoolbox", "softrsa"), 10)
 
 
 def memory() -> None:
     """Measure each case in a process of its own."""
-    if not Path("/proc/self/status").exists():
-        print("      peak memory is measured on Linux only")
-        return
-    for case in MEMORY_CASES:
-        command = [sys.executable, __file__, case]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
-        report(
-            f"peak beside the result, {case}", json.loads(done.stdout), 200, at_most=True, unit="MB"
-        )
-
-
-def main() -> None:
-    """Print where and when, then every claim."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    ).stdout.strip()
-    machine = f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-    print(f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {machine}, commit {commit or 'unknown'}")
-    speed()
-    memory()
+    for case, (kind, _, n, _) in MEMORY_CASES.items():
+        result = 4 * (n * n if kind == "square" else n * (n - 1) // 2) / _harness.MEGABYTE
+        beside = _harness.peak_megabytes(__file__, case) - result
+        claim(f"peak beside the result, {case}", beside, 200, at_most=True, unit="MB")
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        print(json.dumps(peak_memory(sys.argv[1])))
-    else:
-        main()
+    _harness.start()
+    speed()
+    memory()

@@ -1,24 +1,20 @@
 """Claims about `optimize_to_score`: many times faster than through singular values, no more steps.
 
-Run with ``env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE python benchmarks/synthesis_speed.py``. Data
-of 500 x 100, float64, variances from 1 to 1e-4, from one random start to a score of 0.99, against
-the same loop with the published formulas (Cloos et al. 2024): singular values of X'Y and of the
-n x n Grams XX' and YY', by `torch.linalg.svdvals`, and `torch.optim.Adam`. Both run to the target;
-the two take turns, so that other load on the machine falls on both alike.
+Run with ``python benchmarks/synthesis_speed.py``. Data of 500 x 100, float64, variances from 1 to
+1e-4, from one random start to a score of 0.99, against the same loop with the published formulas
+(Cloos et al. 2024): singular values of X'Y and of the n x n Grams XX' and YY', by
+`torch.linalg.svdvals`, and `torch.optim.Adam`. Both run to the target.
 """
 
 from __future__ import annotations
 
 import math
-import platform
-import subprocess
-import time
-from collections.abc import Callable
-from datetime import UTC, datetime
-from pathlib import Path
-from statistics import median
+from collections.abc import Callable, Iterator
+from functools import partial
 
+import _harness
 import torch
+from _harness import Case, Contender, Found, Turns, claim, compare
 from torch import Tensor
 
 from softrsa.synthesis import optimize_to_score
@@ -46,63 +42,73 @@ def angular_cka_by_singular_values(x: Tensor, y: Tensor) -> Tensor:
     return 1 - torch.arccos(cka) / (math.pi / 2)
 
 
-def plain_loop(x: Tensor, measure: Callable[[Tensor, Tensor], Tensor]) -> tuple[int, float]:
-    """Count the steps to the target and the seconds they took."""
+CONTENDERS = {"nbs": nbs_by_singular_values, "angular_cka": angular_cka_by_singular_values}
+
+
+def data(n: int = STIMULI, p: int = UNITS) -> Tensor:
+    """Make features with variances from 1 to 1e-4."""
+    noise = torch.randn(n, p, generator=torch.Generator().manual_seed(0)).double()
+    return noise * torch.logspace(0, -4, p, dtype=torch.float64).sqrt()
+
+
+def plain_loop(x: Tensor, measure: Callable[[Tensor, Tensor], Tensor]) -> int:
+    """Count the steps to the target."""
     y = starting_features(None, x, n_restarts=1, n_units=None, seed=0)[0].requires_grad_()
     optimizer = torch.optim.Adam([y], lr=0.1)
-    began = time.perf_counter()
     steps = 0
     while (score := measure(x, y)).item() < TARGET:
         optimizer.zero_grad()
         (-score).backward()
         optimizer.step()
         steps += 1
-    return steps, time.perf_counter() - began
+    return steps
 
 
-def our_loop(x: Tensor, measure: str) -> tuple[int, float]:
-    """Count the steps to the target and the seconds they took, all bookkeeping included."""
-    began = time.perf_counter()
-    result = optimize_to_score(x, measure, target=TARGET, device="cpu")
-    return int(result.steps_to_target), time.perf_counter() - began
+def our_loop(x: Tensor, measure: str) -> int:
+    """Count the steps to the target, all bookkeeping included."""
+    return int(optimize_to_score(x, measure, target=TARGET, device="cpu").steps_to_target)
 
 
-def report(claim: str, found: float, target: float, *, at_most: bool, unit: str) -> None:
-    """Print a claim, what was measured and whether it holds."""
-    holds = found <= target if at_most else found >= target
-    word = "at most" if at_most else "at least"
-    print(f"{'pass' if holds else 'FAIL'}  {claim}: {found:.2f} {unit} ({word} {target:g})")
+def cases(quick: bool) -> Iterator[Case]:
+    """Yield optimizations to a score."""
+    n, p = (60, 12) if quick else (STIMULI, UNITS)
+    for name in CONTENDERS:
+        measure = partial(_optimizing, name, n, p, 1 if quick else ROUNDS)
+        yield Case(f"optimize_to_score, {name} to {TARGET}", f"{n} × {p} float64", measure)
+
+
+def _optimizing(name: str, n: int, p: int, repetitions: int) -> Found:
+    x = data(n, p)
+    n_steps = our_loop(x, name)
+
+    def products() -> None:
+        for _ in range(n_steps):  # X'Y and Y'Y of the value, two of the gradient
+            cross, own = x.T @ x, x.T @ x
+            x @ own, x @ cross
+
+    return compare(
+        lambda: our_loop(x, name),
+        peer=Contender("torch, as diffscore", lambda: plain_loop(x, CONTENDERS[name])),
+        limit=Contender("products of its steps", products),
+        repetitions=repetitions,
+    )
 
 
 def main() -> None:
-    """Print where and when, then every claim."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    ).stdout.strip()
-    machine = f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-    print(f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {machine}, commit {commit or 'unknown'}")
-    noise = torch.randn(STIMULI, UNITS, generator=torch.Generator().manual_seed(0)).double()
-    x = noise * torch.logspace(0, -4, UNITS, dtype=torch.float64).sqrt()
-    contenders = {
-        "nbs": nbs_by_singular_values,
-        "angular_cka": angular_cka_by_singular_values,
-    }
-    for name, published in contenders.items():
-        our_loop(x, name)  # warms up
-        rounds = [(our_loop(x, name), plain_loop(x, published)) for _ in range(ROUNDS)]
-        ours, theirs = (median(pair[i][1] for pair in rounds) for i in (0, 1))
-        (steps, _), (their_steps, _) = rounds[0]
-        print(
-            f"      {name}: {steps} steps of {1e3 * ours / steps:.2f} ms; by singular values "
-            f"{their_steps} steps of {1e3 * theirs / their_steps:.1f} ms (medians of {ROUNDS} runs)"
+    """Check every claim."""
+    x = data()
+    for name, published in CONTENDERS.items():
+        steps, their_steps = our_loop(x, name), plain_loop(x, published)
+        turns = Turns(
+            {"ours": lambda n=name: our_loop(x, n), "published": partial(plain_loop, x, published)},
+            ROUNDS,
+            warm_up=False,
         )
-        report(f"{name}, seconds to {TARGET}", theirs / ours, 15, at_most=False, unit="x")
-        report(f"{name}, steps to {TARGET}", steps, their_steps, at_most=True, unit="steps")
+        turns.show()
+        claim(f"{name}, seconds to {TARGET}", turns.ratio("published", "ours"), 15)
+        claim(f"{name}, steps to {TARGET}", steps, their_steps, at_most=True, unit="steps")
 
 
 if __name__ == "__main__":
+    _harness.start()
     main()

@@ -1,7 +1,8 @@
 """Measure region identification on simulated networks and on EVC and IT of fifteen subjects.
 
-    python benchmarks/region_identification.py [--only networks,noise,stimuli,algonauts,published]
+    python benchmarks/studies/region_identification.py [--only PART[,PART ...]]
 
+The parts are networks, noise, stimuli, algonauts and published.
 Prints tables of accuracy with 95 % intervals over subjects, and differences between the learned
 instance-wise SoftStep and every fixed statistic, paired by subject.
 """
@@ -23,7 +24,7 @@ from softrsa import datasets
 from softrsa.alignment import IdentificationResult, OptimisticWarning, identify_regions
 from softrsa.alignment.identification_curves import identification_curves
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 FIXED = ("identity", "centered", "geo_topological", "geodesic")
 PARTS = ("networks", "noise", "stimuli", "algonauts", "published")
 FOLDS = 5

@@ -1,10 +1,9 @@
 """Calibration of the intervals and p of `softrsa.align`, by simulation.
 
-Run with
-``env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE python benchmarks/alignment_calibration.py``; some
-ten minutes on one core. Stimuli are points in a latent space that a layer reads with noise;
-subjects weigh its dimensions, each in its own way, and add noise. The truth is the mean score over
-all studies, of fresh stimuli and, where there are several subjects, of fresh ones.
+Run it with OPENBLAS_CORETYPE and OPENBLAS_L2_SIZE unset; some ten minutes on one core. Stimuli are
+points in a latent space that a layer reads with noise; subjects weigh its dimensions, each in its
+own way, and add noise. The truth is the mean score over all studies, of fresh stimuli and, where
+there are several subjects, of fresh ones.
 """
 
 from __future__ import annotations

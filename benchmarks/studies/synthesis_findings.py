@@ -1,6 +1,6 @@
 """What a score leaves unseen: findings of Cloos et al. (arXiv:2407.07059) on our data.
 
-    env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE python benchmarks/synthesis_findings.py
+    env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE python benchmarks/studies/synthesis_findings.py
 
 1. Captured components: random data optimized to 0.99 (three starts, Adam, lr 0.1), on 500 x 100
    data with variances from 1 to 1e-4 and on macaque V4 (1200 images x 89 neurons).

@@ -1,9 +1,9 @@
 """Claims about error rates of `softrsa.inference`, by simulation.
 
-Run with ``env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE python benchmarks/calibration.py``; a few
-minutes on one core. Stimuli are points in a latent space, brains weigh its dimensions with weights
-that vary over subjects, RDMs are squared distances with noise added to every pair; each part says
-what is random and what is the truth.
+Run it with OPENBLAS_CORETYPE and OPENBLAS_L2_SIZE unset; a few minutes on one core. Stimuli are
+points in a latent space, brains weigh its dimensions with weights that vary over subjects, RDMs are
+squared distances with noise added to every pair; each part says what is random and what is the
+truth.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """Held-out alignment on real data: every fixed and learned transform, ceilings and controls.
 
-    env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE python benchmarks/real_data.py [--out FILE.csv]
+    python benchmarks/studies/real_data.py [--out FILE.csv]
+
+with OPENBLAS_CORETYPE and OPENBLAS_L2_SIZE unset.
 
 The 92 object images: EfficientNet-Lite0 block 7, block 13 and head (pooled final convolution),
 monkey IT and the EVA model against human IT (4 subjects, mean of two sessions), Algonauts IT and
