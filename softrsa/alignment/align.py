@@ -6,43 +6,34 @@ import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
-from functools import partial
 from importlib.metadata import version
-from typing import Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import xarray as xr
 from torch import Tensor
 
 from softrsa._checks import resolve_device
+from softrsa.alignment.distributing import check_client, score_in_units
 from softrsa.alignment.embedding import rotated
-from softrsa.alignment.features import (
-    check_feature_measure,
-    compact,
-    evaluate_features,
-    few_stimuli_warnings,
-    score_features,
-)
+from softrsa.alignment.features import check_feature_measure, compact, few_stimuli_warnings
+from softrsa.alignment.fingerprint import digest
 from softrsa.alignment.fitting import LEARNED, TRANSFORMS
 from softrsa.alignment.folds import Split, split_stimuli
 from softrsa.alignment.plan import check_names
-from softrsa.alignment.resampling import resample
 from softrsa.alignment.result import KIND, AlignmentResult
-from softrsa.alignment.runs import (
-    collect,
-    degenerate_warnings,
-    evaluate,
-    fit_all,
-    make_runs,
-    row_offset_warnings,
-    score_all_stimuli,
-)
+from softrsa.alignment.runs import degenerate_warnings, make_runs, row_offset_warnings
+from softrsa.alignment.scoring import Job, score_together
 from softrsa.alignment.settings import FitSettings
 from softrsa.alignment.sides import Data, Side, as_side, join_all
 from softrsa.errors import DataError, StimulusError, unknown_name
 from softrsa.io import check_rdms
 from softrsa.measures import get
 from softrsa.recordings import split_units
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 LabelledData = Mapping[str, Data] | Data
 
@@ -66,6 +57,8 @@ def align(
     seed: int = 0,
     device: str = "auto",
     progress: bool = False,
+    client: Client | None = None,
+    store: str | Path | None = None,
 ) -> AlignmentResult:
     """Align every layer of a model with every region of a brain, on held-out stimuli.
 
@@ -107,6 +100,13 @@ def align(
         "auto", "cpu", "cuda" or "cuda:<index>".
     progress : bool
         Show a progress bar.
+    client : distributed.Client, optional
+        Score every layer, region and fold as a unit of its own on the workers of a dask cluster.
+        Units lost with a worker are computed again.
+    store : str or Path, optional
+        A folder that keeps the result of every unit as soon as it is done, with a client or
+        without. A run that was stopped goes on where it was when it is repeated with the same data
+        and options; the store of another run is refused.
 
     Returns
     -------
@@ -124,10 +124,15 @@ def align(
     DeviceError
         If CUDA is asked for and absent.
     FitError
-        If a fit diverges or collapses.
+        If a fit diverges or collapses, or workers die again and again.
+    FileFormatError, OutputError
+        If ``store`` holds another run or something else, or cannot be written to.
 
     Notes
     -----
+    With a client or a store the fits of a unit are batched by themselves, so that scores of learned
+    transforms differ by float32 rounding from those of all fits batched together.
+
     Test scores use pairs of test stimuli only. Noise ceilings are those of the transformed RSMs of
     the test stimuli. Intervals and p take the fitted transforms as they are: they say what would
     hold for other stimuli and subjects, not for other fits. A warning is raised where row offsets
@@ -145,19 +150,19 @@ def align(
     names = _checked_names(transforms, measure, similarity, subjects)
     if n_resamples < 0 or n_resamples == 1:
         raise DataError(f"`n_resamples` must be 0 or at least 2, got {n_resamples}, e.g. 1000.")
-    entry, settings = get(measure), settings or FitSettings()
-    of_features = entry.takes == "features"
+    check_client(client)
     target = resolve_device(device)
+    job = Job(tuple(names), measure, similarity, settings or FitSettings(), n_resamples, seed)
     parts = joined(named_parts(layers, by, "layer"), named_parts(regions, region, "region"), join)
     learned = bool({*LEARNED, "selected"} & {*names})
     # predictivity is of the brain's own units, so only the model's may be rotated
-    keep = (compact, Tensor.detach) if of_features else (rotated if learned else None,) * 2
+    keep = (compact, Tensor.detach) if job.of_features else (rotated if learned else None,) * 2
     layer_sides, region_sides = (
         _sides(data, similarity, subject, target, how)
         for data, how in zip(parts, keep, strict=True)
     )
-    if of_features:
-        check_feature_measure(entry, names, {**layer_sides, **region_sides})
+    if job.of_features:
+        check_feature_measure(job.entry, names, {**layer_sides, **region_sides})
     n_stimuli = _common_count([*layer_sides.items(), *region_sides.items()])
     splits = split_stimuli(n_stimuli, folds, seed=seed)
     if permute:
@@ -169,24 +174,25 @@ def align(
         for area in region_sides.items()
         for run in make_runs(layer, area, splits, subjects)
     ]
-    if not of_features:
-        fit_all(runs, names, measure, similarity, settings, seed=seed, progress=progress)
-    judge, judge_all = (
-        (evaluate_features, score_features) if of_features else (evaluate, score_all_stimuli)
-    )
-    data = collect(
-        runs, layer_sides, region_sides, partial(judge, measure=entry),
-        partial(judge_all, measure=entry),
-    )  # fmt: skip
-    if n_resamples and not of_features:
-        shown = [str(name) for name in data["transform"].values]
-        drawn = resample(runs, shown, entry, n_resamples=n_resamples, seed=seed + 2)
-        data = data.merge(drawn, join="exact")
+    if client is None and store is None:
+        data = score_together(runs, layer_sides, region_sides, job, progress=progress)
+    else:
+        fingerprint = (
+            make_fingerprint(
+                job, parts, splits, subject=subject, subjects=subjects, permute=permute
+            )
+            if store is not None
+            else {}
+        )
+        data = score_in_units(
+            runs, job, client=client, store=store, fingerprint=fingerprint, device=device,
+            progress=progress,
+        )  # fmt: skip
     choices = {
         "measure": measure, "similarity": similarity, "subjects": subjects, "seed": seed,
-        "permuted": int(permute), "settings": json.dumps(asdict(settings)),
+        "permuted": int(permute), "settings": json.dumps(asdict(job.settings)),
         "n_stimuli": n_stimuli, "n_folds": len(splits), "transforms": ",".join(names),
-        "n_resamples": n_resamples, "resampling_seed": seed + 2,
+        "n_resamples": n_resamples, "resampling_seed": job.resampling_seed,
         "n_tested": len(torch.cat([split.test for split in splits]).unique()),
         "stimuli_left_out": json.dumps(_left_out(parts)),
         "softrsa_kind": KIND, "softrsa_version": version("softrsa"),
@@ -194,7 +200,7 @@ def align(
     found = {
         RowOffsetWarning: row_offset_warnings(data, names, measure),
         DegenerateFitWarning: degenerate_warnings(data),
-        FewStimuliWarning: few_stimuli_warnings(entry, runs) if of_features else [],
+        FewStimuliWarning: few_stimuli_warnings(job.entry, runs) if job.of_features else [],
     }
     for category, messages in found.items():
         for message in messages:
@@ -262,6 +268,26 @@ def joined(
         dict(zip(layers, parts[: len(layers)], strict=True)),
         dict(zip(regions, parts[len(layers) :], strict=True)),
     )
+
+
+def make_fingerprint(
+    job: Job,
+    parts: Sequence[Mapping[str, Data]],
+    splits: Sequence[Split],
+    **options: str | bool,
+) -> dict[str, Any]:
+    """Say what decides the results: the version, options, and digests of data and folds."""
+    digests = [{name: digest(data) for name, data in part.items()} for part in parts]
+    return {
+        "softrsa_version": version("softrsa"),
+        "layer": digests[0],
+        "region": digests[1],
+        "fold": {str(i): digest(*split) for i, split in enumerate(splits)},
+        "transforms": ",".join(job.names),
+        **{name: getattr(job, name) for name in ("measure", "similarity", "n_resamples", "seed")},
+        **{name: str(value) for name, value in asdict(job.settings).items()},
+        **options,
+    }
 
 
 def _left_out(parts: Sequence[Mapping[str, Data]]) -> dict[str, list]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -71,28 +70,34 @@ def resample(
         for what cannot be resampled; p also where test stimuli of folds overlap, which permutations
         of each fold would take for independent.
     """
-    n_stimuli, device = runs[0].model.n_stimuli, runs[0].brain.rsms.device
+    device, entries = runs[0].brain.rsms.device, runs[0].brain.rsms.numel()
+    draws = make_draws(n_resamples, runs[0].model.n_stimuli, seed)
+    groups = by_group(runs)
+
+    def work(members: list[Run]) -> Resampled:
+        return finished(score_sums(members, names, measure, draws), draws)
+
+    resampled = map_on_cores(work, [*groups.values()], entries=entries, device=device)
+    return labelled(dict(zip(groups, resampled, strict=True)), names, runs)
+
+
+def make_draws(n_resamples: int, n_stimuli: int, seed: int) -> Draws:
+    """Draw everything but subjects, the same wherever it is drawn."""
     rng = torch.Generator().manual_seed(seed)
-    draws = Draws(
+    return Draws(
         draw_counts(n_resamples, n_stimuli, rng).double(),
         2 * torch.randint(2, (n_resamples, n_stimuli), generator=rng).double() - 1,
         torch.rand(n_resamples, n_stimuli, generator=rng),
         seed,
     )
+
+
+def by_group(runs: Sequence[Run]) -> dict[tuple[str, str], list[Run]]:
+    """Put the runs of each layer with each region together."""
     groups: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
         groups.setdefault((run.layer, run.region), []).append(run)
-    work = partial(_resample_group, names=names, measure=measure, draws=draws)
-    entries = runs[0].brain.rsms.numel()
-    found = dict(
-        zip(
-            groups,
-            map_on_cores(work, list(groups.values()), entries=entries, device=device),
-            strict=True,
-        )
-    )
-    subjects = {name: members[0].brain.subjects for (_, name), members in groups.items()}
-    return _labelled(found, names, subjects, disjoint=_disjoint(runs))
+    return groups
 
 
 def _disjoint(runs: Sequence[Run]) -> bool:
@@ -102,12 +107,14 @@ def _disjoint(runs: Sequence[Run]) -> bool:
     return len(tested) == len({*tested})
 
 
-def _resample_group(
+def score_sums(
     runs: Sequence[Run], names: Sequence[str], measure: Measure, draws: Draws
-) -> Resampled:
-    """Resample all folds of a layer and a region together."""
+) -> list[Tensor]:
+    """Add up the scores of a layer and a region over folds, and count those defined.
+
+    Gives (2, k, t, s) of scores as they are (k = 1), and of resamples by stimuli, pairs and chance.
+    """
     n, n_subjects = len(draws.counts), len(runs[0].brain.subjects)
-    # sums and numbers of defined scores: as they are (one more, first), by stimuli, pairs, chance
     sums = [torch.zeros(2, k, len(names), n_subjects, dtype=torch.float64) for k in (1, n, n, n)]
     for run in runs:
         models, brains = _transformed(run, names)
@@ -125,8 +132,13 @@ def _resample_group(
         _add(sums[2], at, score + scale * torch.stack(by_pairs, 1).view(-1, *score.shape))
         orders = draws.keys[:, test].argsort(-1).to(models.device)
         _add(sums[3], at, permuted_scores(measure, models, brains, orders))
+    return sums
+
+
+def finished(sums: Sequence[Tensor], draws: Draws) -> Resampled:
+    """Turn the sums of all folds (see `score_sums`) into means over folds."""
     score, stimuli, pairs, chance = (total / count for total, count in sums)
-    kinds = _by_kind(score, stimuli, pairs, draws.of_subjects(n_subjects))
+    kinds = _by_kind(score, stimuli, pairs, draws.of_subjects(score.shape[-1]))
     return Resampled(score[0], kinds, chance.nanmean(-1))
 
 
@@ -170,13 +182,12 @@ def _by_kind(score: Tensor, stimuli: Tensor, pairs: Tensor, subject_counts: Tens
     return torch.stack([both, subjects, stimuli.nanmean(-1), pairs.nanmean(-1)])
 
 
-def _labelled(
-    found: dict[tuple[str, str], Resampled],
-    names: Sequence[str],
-    subjects: dict[str, tuple[str, ...]],
-    *,
-    disjoint: bool,
+def labelled(
+    found: dict[tuple[str, str], Resampled], names: Sequence[str], runs: Sequence[Run]
 ) -> xr.Dataset:
+    """Put what was found for layers with regions into one data set: see `resample`."""
+    subjects = {run.region: run.brain.subjects for run in runs}
+    disjoint = _disjoint(runs)
     layers, regions = (list(dict.fromkeys(key[i] for key in found)) for i in (0, 1))
     people = list(dict.fromkeys(name for each in subjects.values() for name in each))
     n = next(iter(found.values())).resamples.shape[1]

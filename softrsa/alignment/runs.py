@@ -57,6 +57,13 @@ class Run:
     score: tuple[int, ...]
     fitted: dict[str, Fitted] = field(default_factory=dict)
 
+    @property
+    def name(self) -> str:
+        """Layer, region, fold and subject left out, for messages."""
+        out = [s for i, s in enumerate(self.brain.subjects) if i not in self.learn]
+        left_out = f", without subject {out[0]!r}" if out else ""
+        return f"layer {self.layer!r}, region {self.region!r}, fold {self.fold}{left_out}"
+
     def task(self) -> Task:
         """Give the fits what they may see."""
         return Task(self.model, self.brain.take_subjects(self.learn), self.split.train)

@@ -69,6 +69,11 @@ class Side:
             subjects=tuple(self.subjects[i] for i in subjects),
         )
 
+    def to(self, device: torch.device) -> Side:
+        """Move everything to a device."""
+        units = None if self.units is None else tuple(u.to(device) for u in self.units)
+        return replace(self, rsms=self.rsms.to(device), units=units)
+
     def all_units(self) -> Tensor | None:
         """All subjects' units side by side (n_stimuli, n_units)."""
         return None if self.units is None else torch.cat(self.units, 1)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import xarray as xr
 
@@ -14,6 +16,7 @@ from softrsa import datasets
 from softrsa.activations import load_model
 from softrsa.alignment import AlignmentResult
 from softrsa.alignment.align import named_parts
+from softrsa.alignment.distributing import import_distributed
 from softrsa.alignment.fitting import TRANSFORMS
 from softrsa.alignment.sides import Data
 from softrsa.cli.common import DPI, check_one_source, names, outputs, read, seed
@@ -21,6 +24,9 @@ from softrsa.errors import DataError, unknown_name
 from softrsa.io.wording import listed
 from softrsa.recordings import select
 from softrsa.reports import format_best, format_table
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 FILES = ("scores.csv", "result.nc", "alignment.png", "transforms.png")
 
@@ -81,6 +87,13 @@ def add_align(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="for intervals and p; 0 for none (%(default)s)",
     )
+    add(
+        "--store",
+        type=Path,
+        metavar="DIR",
+        help="keep each layer, region and fold here once it is done, to go on after a stop",
+    )
+    add("--workers", type=int, metavar="N", help="share the work among N processes, with dask")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:0 (%(default)s)")
     add("--quiet", action="store_true", help="no progress and no table")
     parser.set_defaults(run=_align)  # fmt: skip
@@ -88,7 +101,7 @@ def add_align(parser: argparse.ArgumentParser) -> None:
 
 def _align(arguments: argparse.Namespace) -> None:
     """Load, align, write, show."""
-    with outputs(arguments.out, FILES) as paths:
+    with outputs(arguments.out, FILES) as paths, _cluster(arguments.workers) as client:
         layers, regions = _load(arguments)
         result = softrsa.align(
             layers,
@@ -107,11 +120,31 @@ def _align(arguments: argparse.Namespace) -> None:
             seed=arguments.seed,
             device=arguments.device,
             progress=not arguments.quiet,
+            client=client,
+            store=arguments.store,
         )
         _write(result, paths)
     if not arguments.quiet:
         sys.stdout.write(f"{format_table(result.table)}\n\n{format_best(result.table)}\n")
         sys.stdout.write(f"Results are in {arguments.out.resolve()}\n")
+
+
+@contextmanager
+def _cluster(workers: int | None) -> Iterator[Client | None]:
+    """Start processes of one thread each, where any are asked for."""
+    if workers is None:
+        yield None
+        return
+    if workers < 1:
+        raise DataError(f"--workers must be at least 1, got {workers}.")
+    distributed = import_distributed()
+    with (
+        distributed.LocalCluster(
+            n_workers=workers, threads_per_worker=1, dashboard_address=None
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        yield client
 
 
 def _write(result: AlignmentResult, paths: Mapping[str, Path]) -> None:
