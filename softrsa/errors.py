@@ -14,6 +14,7 @@ __all__ = [
     "FitError",
     "NoSecondDerivativeError",
     "NotFittedError",
+    "ProcessError",
     "ShapeError",
     "SoftRSAError",
     "StimulusError",
@@ -64,6 +65,10 @@ class NotFittedError(SoftRSAError, ValueError, AttributeError):
 
 class NoSecondDerivativeError(SoftRSAError, NotImplementedError):
     """A gradient was to be differentiated again that cannot be."""
+
+
+class ProcessError(SoftRSAError, RuntimeError):
+    """Another process of the same fit has failed or does not answer."""
 
 
 class DeviceError(SoftRSAError, RuntimeError):

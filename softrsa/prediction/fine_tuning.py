@@ -11,15 +11,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from softrsa._processes import ALONE, Ranks, current_ranks, join_ranks, rank_device
 from softrsa.errors import DataError, NotFittedError, unknown_name
 from softrsa.prediction.attaching import Pool, attach
-from softrsa.prediction.distributed import (
-    ALONE,
-    Ranks,
-    current_ranks,
-    join_ranks,
-    rank_device,
-)
 from softrsa.prediction.files import as_plain, read_file, write_file
 from softrsa.prediction.learning import Learner, own_randomness
 from softrsa.prediction.network import Network

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from softrsa._processes import ALONE, Ranks
 from softrsa._threads import one_thread_if
 from softrsa.errors import DataError
-from softrsa.prediction.distributed import ALONE, Ranks
 from softrsa.prediction.heads import LinearHead
 from softrsa.prediction.network import Network, embed_inputs
 from softrsa.prediction.options import LabelScale, Options

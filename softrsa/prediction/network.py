@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from softrsa._processes import ALONE, Ranks
 from softrsa.errors import DTypeError
 from softrsa.prediction.bank import NeighborBank
-from softrsa.prediction.distributed import ALONE, Ranks
 from softrsa.prediction.heads import LinearHead, NCAHead
 from softrsa.prediction.samples import Batch, Inputs
 from softrsa.prediction.step_heads import DiffKNNHead, SoftStepNCAHead

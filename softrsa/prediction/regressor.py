@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from softrsa._processes import current_ranks, join_ranks, rank_device
 from softrsa.errors import DataError, FileMissingError, NotFittedError
 from softrsa.prediction.attaching import attach
-from softrsa.prediction.distributed import current_ranks, join_ranks, rank_device
 from softrsa.prediction.files import as_plain, read_file, write_file
 from softrsa.prediction.fine_tuning import resolve_precision
 from softrsa.prediction.learning import Learner

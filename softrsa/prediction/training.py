@@ -9,9 +9,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from softrsa._processes import ALONE, Ranks
 from softrsa.errors import FitError
 from softrsa.prediction.bank import NeighborBank
-from softrsa.prediction.distributed import ALONE, Ranks, synced_batch_norm
+from softrsa.prediction.distributed import synced_batch_norm
 from softrsa.prediction.heads import LinearHead
 from softrsa.prediction.network import Network
 from softrsa.prediction.samples import Batch, Samples

@@ -13,9 +13,10 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from softrsa._processes import ALONE, Ranks
 from softrsa.errors import DataError
 from softrsa.prediction import FineTuner
-from softrsa.prediction.distributed import ALONE, Ranks, synced_batch_norm
+from softrsa.prediction.distributed import synced_batch_norm
 
 SCRIPT = Path(__file__).with_name("two_ranks.py")
 specification = importlib.util.spec_from_file_location("two_ranks", SCRIPT)

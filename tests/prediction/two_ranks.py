@@ -5,8 +5,9 @@ import sys
 import torch
 from torch import nn
 
+from softrsa._processes import Ranks, current_ranks, join_ranks
 from softrsa.prediction import FineTuner, NeighborRegressor
-from softrsa.prediction.distributed import Ranks, current_ranks, join_ranks, synced_batch_norm
+from softrsa.prediction.distributed import synced_batch_norm
 from softrsa.prediction.network import Network
 from softrsa.prediction.options import LabelScale, Options
 from softrsa.prediction.samples import ArrayInputs, Samples
