@@ -151,10 +151,11 @@ class _Cluster:
             with _bar(self.client, [*futures], self.progress):
                 for future in as_completed([*futures]):
                     run = futures.pop(future)
-                    if future.status in ("cancelled", "lost"):
+                    found = _result(future, run)
+                    if found is None:
                         lost.append(run)
                     else:
-                        keep(run, _raised(_result(future, run)))
+                        keep(run, _raised(found))
         finally:
             self.client.cancel([*futures])
         return lost
@@ -180,11 +181,15 @@ def _score_remotely(
     return _named(run, job)
 
 
-def _result(future: Future, run: Run) -> xr.Dataset | SoftRSAError:
+def _result(future: Future, run: Run) -> xr.Dataset | SoftRSAError | None:
+    """Fetch what was found for a run; None where it, or its data, died with a worker."""
     from distributed import KilledWorker
+    from distributed.client import FutureCancelledError
 
     try:
         return future.result()
+    except FutureCancelledError:
+        return None
     except KilledWorker as error:
         raise FitError(
             f"In {run.name}: the worker died each time it was computed ({error}). Workers may be "

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
@@ -138,9 +138,10 @@ def _cluster(workers: int | None) -> Iterator[Client | None]:
     if workers < 1:
         raise DataError(f"--workers must be at least 1, got {workers}.")
     distributed = import_distributed()
+    quiet: Any = None  # no dashboard; dask's own annotation leaves this out
     with (
         distributed.LocalCluster(
-            n_workers=workers, threads_per_worker=1, dashboard_address=None
+            n_workers=workers, threads_per_worker=1, dashboard_address=quiet
         ) as cluster,
         distributed.Client(cluster) as client,
     ):
