@@ -110,7 +110,8 @@ def _with_ties(vector: Tensor) -> list[Ranked]:
     values, order = vector.sort(stable=True)
     first, last = tied_places(values)
     start = torch.empty_like(first).index_copy_(0, order, first)
-    if int((last - first).sum()) <= 2 * len(vector):
+    # listing the pairs would wait for another device once per distance; the other way never does
+    if is_cpu(vector) and int((last - first).sum()) <= 2 * len(vector):
         runs = range(1, int((last - first).max()) + 1)
         same = ((values[d:] == values[:-d]).nonzero().squeeze(-1) for d in runs)
         pairs = [torch.stack([order[at], order[at + d]]) for d, at in zip(runs, same, strict=True)]
@@ -149,32 +150,54 @@ def _twice_discordant(pairs: list[tuple[Ranked, Ranked]]) -> Array:
     # blocks of y in the order of x, and places of x in the order of y, (length, n, n_blocks)
     blocks = [y.block[x.order] for x, y in pairs]
     places = [x.place[y.order] for x, y in pairs]
-    counts = [xp.bincount((b + cell).reshape(-1), minlength=n_blocks**2) for b in blocks]
-    histogram = xp.asarray(xp.stack(counts), dtype=xp.int32).reshape(-1, n_blocks, n_blocks)
+    histogram = _histograms([b + cell for b in blocks], n_blocks**2, xp)
+    histogram = histogram.reshape(-1, n_blocks, n_blocks)
     # entries of earlier blocks of x and later ones of y: sums over rows above and columns before
     above = xp.cumsum(histogram, 1, dtype=xp.int32)[:, :-1, 1:]
     left = xp.cumsum(histogram, 2, dtype=xp.int32)[:, 1:, :-1]
     apart = (above * left).sum((1, 2), dtype=xp.int64)
     discordant = apart + _falling(xp.stack(blocks, 1), xp) + _falling(xp.stack(places, 1), xp)
-    return 2 * discordant - xp.asarray([_from_ties(x, y, xp) for x, y in pairs])
+    twice = 2 * discordant
+    for number, (x, y) in enumerate(pairs):
+        twice[number] -= _from_ties(x, y, xp)
+    return twice
 
 
-def _from_ties(x: Ranked, y: Ranked, xp: Any) -> int:
+def _histograms(cells: list[Array], n_cells: int, xp: Any) -> Array:
+    """Count the entries of each cell, (len(cells), n_cells)."""
+    if xp is np:
+        counts = [np.bincount(cell.reshape(-1), minlength=n_cells) for cell in cells]
+        return np.asarray(np.stack(counts), dtype=np.int32)
+    # torch's bincount would wait for the device each time, to learn how many cells there are
+    index = torch.stack(cells).flatten(1)
+    counts = index.new_zeros(len(cells), n_cells, dtype=torch.int32)
+    return counts.scatter_add_(1, index, torch.ones_like(index, dtype=torch.int32))
+
+
+def _from_ties(x: Ranked, y: Ranked, xp: Any) -> Array | int:
     """Twice what listed ties, which stand in the order of the entries, add beyond one half each.
 
     Entries tied in both, which are discordant in neither order, are corrected with those of y.
     """
     excess = 0
     if x.tied is not None:
-        excess += int(xp.sign(y.first[x.tied[0]] - y.first[x.tied[1]]).sum())
+        excess += xp.sign(y.first[x.tied[0]] - y.first[x.tied[1]]).sum()
     if y.tied is not None:
-        excess += int(xp.sign(x.place[y.tied[0]] - x.place[y.tied[1]]).sum())
+        excess += xp.sign(x.place[y.tied[0]] - x.place[y.tied[1]]).sum()
     if x.two_ways and y.two_ways:
         # discordant in neither way, too: their number is lacking
         both = xp.asarray(x.first, dtype=xp.int64) * len(x.first) + y.first
-        sizes = xp.unique(both, return_counts=True)[1]
-        excess -= int((sizes * (sizes - 1)).sum()) // 2
+        excess -= _equal_pairs(both)
     return excess
+
+
+def _equal_pairs(keys: Array) -> Array | int:
+    """Count pairs of equal entries."""
+    if isinstance(keys, Tensor):
+        first, last = tied_places(keys.sort().values)
+        return (last - first).sum() // 2
+    sizes = np.unique(keys, return_counts=True)[1]
+    return (sizes * (sizes - 1)).sum() // 2
 
 
 def _falling(keys: Array, xp: Any) -> Array:

@@ -243,10 +243,9 @@ class _Rule:
             return first_order(self.held_out((x, y), (x, y), eps).to(dtype))
         scores = []
         for fold in _fold_masks(x.shape[-2], folds, seed):
-            test = fold.to(x.device)
-            train, held_out = (
-                (x[..., part, :], y[..., part, :]) for part in (test.logical_not(), test)
-            )
+            # places instead of masks, whose number of stimuli a device would be waited for
+            places = (part.nonzero().squeeze(-1).to(x.device) for part in (~fold, fold))
+            train, held_out = ((x.index_select(-2, at), y.index_select(-2, at)) for at in places)
             scores.append(self.held_out(train, held_out, eps))
         return first_order(torch.stack(scores).mean(0).to(dtype))
 

@@ -52,23 +52,23 @@ def median_distance(negative: Tensor, dims: int, n_self: int) -> Tensor:
 def _middle(negative: Tensor, low: int, high: int) -> Tensor:
     """Mean of the low-th and high-th smallest of many distances, without a copy of them.
 
-    The first is found by bisection, down to neighboring floating-point numbers.
+    The first is found by bisection of the bits of positive numbers, which are in their order: so
+    many rounds as there are bits, and the device is never waited for.
     """
-    parts = negative.split(PART_BYTES // (2 * negative.itemsize))
+    parts = negative.split(max(1, PART_BYTES // (2 * negative.itemsize)))
 
-    def count(distance: Tensor) -> int:
-        return sum(int(torch.count_nonzero(part >= -distance)) for part in parts)
+    def reached(distance: Tensor, place: int) -> Tensor:
+        counts = [torch.count_nonzero(part >= -distance) for part in parts]
+        return torch.stack(counts).sum() >= place
 
-    above = -negative.amin()
-    below = torch.zeros_like(above)
-    if count(below) >= low:
-        above = below
-    while True:
-        center = below + (above - below) / 2
-        if bool((center == below) | (center == above) | center.isnan()):
-            break
-        below, above = (below, center) if count(center) >= low else (center, above)
-    if count(above) >= high:
-        return above
-    following = [part.where(part < -above, -torch.inf).amax() for part in parts]
-    return (above - torch.stack(following).amax()) / 2
+    largest = negative.amin().abs()
+    above = largest.view(torch.int32 if negative.itemsize == 4 else torch.int64)
+    below = torch.full_like(above, -1)  # the bits of a NaN, which no distance reaches
+    for _ in range(8 * negative.itemsize - 1):
+        center = below + (above - below) // 2
+        enough = reached(center.view(negative.dtype), low)
+        above, below = torch.where(enough, center, above), torch.where(enough, below, center)
+    found = above.view(negative.dtype)
+    following = torch.stack([part.where(part < -found, -torch.inf).amax() for part in parts])
+    middle = torch.where(reached(found, high), found, (found - following.amax()) / 2)
+    return middle.masked_fill(largest.isnan(), torch.nan)

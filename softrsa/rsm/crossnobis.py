@@ -109,9 +109,19 @@ def _precision_per_fold(folds: Sequence[Tensor], precision: Tensor) -> Tensor:
         raise DataError(f"`precision` of fold {index[-1]} cannot be inverted: it is singular.")
     covariances = covariance.unbind(-3)
     products = torch.zeros((), dtype=precision.dtype, device=precision.device)
-    for f, g in combinations(range(len(folds)), 2):
+    pairs = [*combinations(range(len(folds)), 2)]
+    singular = []
+    for f, g in pairs:
         mean = (covariances[f] + covariances[g]) / 2
-        products = products + folds[f] @ torch.linalg.solve(mean, folds[g].mT)
+        solved, failed = torch.linalg.solve_ex(mean, folds[g].mT)  # which does not wait
+        products = products + folds[f] @ solved
+        singular.append(failed.any())
+    if bool(torch.stack(singular).any()):
+        first, second = pairs[int(torch.stack(singular).int().argmax())]
+        raise DataError(
+            f"The covariances of folds {first} and {second} have a singular mean; `precision` "
+            "must be positive definite."
+        )
     return products
 
 
