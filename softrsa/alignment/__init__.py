@@ -16,6 +16,7 @@ from softrsa.alignment.published_identification import OptimisticWarning, Publis
 from softrsa.alignment.result import AlignmentResult
 from softrsa.alignment.settings import FitSettings
 from softrsa.alignment.thresholds import threshold_correlations
+from softrsa.alignment.tiled import tiled_noise_ceiling, tiled_scores
 
 __all__ = [
     "Aligner",
@@ -35,4 +36,6 @@ __all__ = [
     "random_splits",
     "stimulus_folds",
     "threshold_correlations",
+    "tiled_noise_ceiling",
+    "tiled_scores",
 ]

@@ -1,0 +1,305 @@
+"""Scores and noise ceilings of RSMs too large to hold, exact and differentiable."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from softrsa._checks import check_floating
+from softrsa._processes import ALONE, Ranks, current_ranks
+from softrsa.alignment.side_transforms import Centered, Identity, SoftGate
+from softrsa.alignment.tiled.moments import TransformedRSM, moments
+from softrsa.alignment.tiled.scaling import (
+    gate_parameters,
+    raw_bounds,
+    scale_of,
+    second_family,
+)
+from softrsa.alignment.tiled.scores import MEASURES, Products
+from softrsa.alignment.tiled.tiles import TiledRSM, tiled_features
+from softrsa.errors import DataError, ShapeError, unknown_name
+from softrsa.inference.noise_ceiling import NoiseCeiling
+from softrsa.measures import get
+from softrsa.rsm import SIMILARITIES
+from softrsa.transforms import SoftStep
+
+Features = Tensor | TiledRSM
+Transform = SoftStep | SoftGate | Centered | Identity | None
+
+
+def tiled_scores(
+    model: Features,
+    brain: Features | Sequence[Features],
+    *,
+    measure: str = "centered_pearson",
+    model_transform: Transform = None,
+    brain_transform: Transform = None,
+    model_anchors: Tensor | None = None,
+    brain_anchors: Tensor | None = None,
+    similarity: str = "correlation",
+    bandwidth: float | None = None,
+    distributed: bool = False,
+) -> Tensor:
+    r"""Score a model with each subject of a brain without ever holding an n x n matrix.
+
+    RSMs are computed tile by tile, transformed, and summed up; the backward pass computes the
+    tiles again. Values and gradients are those of the plain path: building both RSMs, transforming
+    them, and comparing them.
+
+    Parameters
+    ----------
+    model : Tensor, shape (n_stimuli, n_units)
+        Features, float32 or float64, in any unit.
+    brain : Tensor, shape (n_stimuli, n_units), or sequence of these
+        Responses to the same stimuli, of one subject or several.
+    measure : str
+        "centered_pearson", "pearson", "cosine", "whitened_pearson" or "whitened_cosine": those that
+        are made of sums over pairs.
+    model_transform, brain_transform : SoftStep or Module, optional
+        A `SoftStep` (its similarities are scaled to [0, 1], by `affine` for correlation and cosine
+        and by `minmax` otherwise, and the result is symmetrized), or what a fitted `Aligner` has as
+        ``model_transform_``, except thresholds. None leaves RSMs as they are.
+    model_anchors, brain_anchors : Tensor, shape (n_stimuli, n_features), optional
+        Embeddings of the stimuli, for an `EmbeddingGate`; a `ProfileGate` may be given its
+        profiles, which are found otherwise.
+    similarity : str
+        A name of `softrsa.rsm.similarity_matrix` other than `mahalanobis`.
+    bandwidth : float, optional
+        Of `rbf`, which needs a number here: the median is not a sum.
+    distributed : bool
+        Share the tiles among the processes of the process group there is (`torchrun`). All must be
+        given the same data; each gets the whole score and the whole gradient.
+
+    Returns
+    -------
+    Tensor, shape (n_subjects,)
+        Scores in the number type of ``model``; larger is more similar. NaN where an RSM is constant
+        as the measure sees it: where what is left is below the rounding of sums.
+
+    Raises
+    ------
+    DTypeError, ShapeError
+        If features are not float32 or float64, or not of the same stimuli.
+    UnknownNameError
+        If the measure or the similarity is unknown.
+    DataError
+        If the measure, the transform or the scaling needs all pairs at once (ranks, thresholds), or
+        similarities are not finite.
+    ProcessError
+        If another process fails.
+
+    Notes
+    -----
+    Memory is that of the features, twice with gradient to them, some tiles per core, and up to
+    256 MB per RSM of tiles that are kept rather than computed again. Sums are taken in float64, of
+    products in the type of the features. Gradients are of the first order; of equal extremes of a
+    row, one gets the whole gradient. Under autocast, products of features are taken in its type.
+
+    Examples
+    --------
+    >>> from softrsa.transforms import GlobalGate
+    >>> x, y = torch.randn(2, 300, 8, generator=torch.Generator().manual_seed(0))
+    >>> step = SoftStep(GlobalGate())
+    >>> score = tiled_scores(x, [x + y, y], model_transform=step)
+    >>> score.detach().round(decimals=1) + 0
+    tensor([0.5000, 0.0000])
+    >>> score.sum().backward()
+    >>> step.gate.bias.grad.isfinite().all()
+    tensor(True)
+    """
+    data = {"model": [model], "brain": _listed(brain)}
+    rsms, ranks = _laid_out(data, measure, similarity, bandwidth, distributed)
+    sides = [prepare(rsms[0], model_transform, model_anchors, measure, ranks)]
+    sides += [prepare(rsm, brain_transform, brain_anchors, measure, ranks) for rsm in rsms[1:]]
+    products = compare(sides, with_first(len(sides)), ranks)
+    found = [products.score(measure, 0, k) for k in range(1, len(sides))]
+    return torch.stack(found).to(rsms[0].dtype)
+
+
+def tiled_noise_ceiling(
+    brain: Sequence[Features],
+    *,
+    measure: str = "centered_pearson",
+    transform: Transform = None,
+    anchors: Tensor | None = None,
+    similarity: str = "correlation",
+    bandwidth: float | None = None,
+    distributed: bool = False,
+) -> NoiseCeiling:
+    """Noise ceilings of RSMs too large to hold: see `softrsa.inference.noise_ceiling`.
+
+    Parameters
+    ----------
+    brain : sequence of Tensor, shape (n_stimuli, n_units) each
+        Responses of two subjects or more to the same stimuli.
+    measure, transform, anchors, similarity, bandwidth, distributed
+        As in `tiled_scores`.
+
+    Returns
+    -------
+    NoiseCeiling
+        Lower and upper ceiling of each subject, shape (n_subjects,).
+
+    Raises
+    ------
+    ShapeError
+        If there are fewer than two subjects; otherwise the errors of `tiled_scores`.
+
+    Notes
+    -----
+    All follows from the inner products of the subjects' RSMs, of which there are as many as pairs
+    of subjects.
+
+    Examples
+    --------
+    >>> x, *noise = torch.randn(4, 200, 8, generator=torch.Generator().manual_seed(0))
+    >>> ceiling = tiled_noise_ceiling([x + 0.5 * e for e in noise])
+    >>> bool((ceiling.lower < ceiling.upper).all())
+    True
+    """
+    if len(brain) < 2:
+        raise ShapeError(f"A noise ceiling needs at least 2 subjects, got {len(brain)}.")
+    rsms, ranks = _laid_out({"brain": brain}, measure, similarity, bandwidth, distributed)
+    sides = [prepare(rsm, transform, anchors, measure, ranks) for rsm in rsms]
+    return NoiseCeiling(*(c.to(rsms[0].dtype) for c in ceilings_of(sides, measure, ranks)))
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One RSM, what is done to its entries, and what a measure must know besides."""
+
+    transformed: TransformedRSM
+    centered: bool
+    own: float | None
+
+
+def prepare(
+    rsm: TiledRSM, transform: Transform, anchors: Tensor | None, measure: str, ranks: Ranks = ALONE
+) -> Prepared:
+    """Find the step parameters of an RSM's anchors, in the unit of its similarities."""
+    if isinstance(transform, SoftStep):
+        how = "affine" if rsm.bounded else "minmax"
+        transform = SoftGate(transform, how, symmetrize=True)
+    if not isinstance(transform, SoftGate):
+        if not (transform is None or isinstance(transform, Identity | Centered)):
+            raise DataError(
+                f"{type(transform).__name__} needs all pairs at once and cannot be done in tiles; "
+                "give a SoftStep, or the fitted transform of an Aligner without thresholds."
+            )
+        plain = TransformedRSM(rsm)
+        return Prepared(plain, isinstance(transform, Centered), rsm.source.self_similarity)
+    scale = scale_of(rsm, transform.scaling, ranks)
+    gates = gate_parameters(transform, rsm, scale, anchors, ranks)
+    family = transform.step.family
+    found = (raw_bounds if family == "s1" else second_family)(scale, gates)
+    parameters = tuple(p.expand(rsm.n) for p in found)
+    # of a whitened measure both triangles are one
+    symmetrize = transform.symmetrize or measure.startswith("whitened")
+    unit = float(scale.width.detach().max())
+    return Prepared(TransformedRSM(rsm, family, parameters, unit, symmetrize), False, 1.0)
+
+
+def with_first(n_sides: int) -> list[tuple[int, int]]:
+    """Pairs of the first side with all others, and of each with itself."""
+    return [(k, k) for k in range(n_sides)] + [(0, k) for k in range(1, n_sides)]
+
+
+def compare(
+    sides: Sequence[Prepared], pairs: Sequence[tuple[int, int]], ranks: Ranks = ALONE
+) -> Products:
+    """Sum up all tiles of all sides."""
+    return Products(
+        moments([side.transformed for side in sides], pairs, ranks=ranks),
+        pairs,
+        centered=[side.centered for side in sides],
+        own=[side.own for side in sides],
+        dtype=sides[0].transformed.rsm.dtype,
+    )
+
+
+def ceilings_of(
+    sides: Sequence[Prepared], measure: str, ranks: Ranks = ALONE
+) -> tuple[Tensor, Tensor]:
+    """Lower and upper noise ceiling of each side, in float64."""
+    numbers = range(len(sides))
+    pairs = [(i, j) for i in numbers for j in numbers[i:]]
+    products = compare(sides, pairs, ranks)
+    inner = products.of_measure(measure)
+    table = torch.stack([torch.stack([inner(i, j) for j in numbers]) for i in numbers])
+    norms = torch.stack([products.norm(measure, i) for i in numbers])
+    pooled = table / norms / norms.unsqueeze(-1)  # of RSMs as they are pooled
+
+    def against(members: Tensor) -> Tensor:
+        """Score each RSM against the mean of those with a 1 in its row."""
+        size = torch.einsum("kl,km,lm->k", members, members, pooled).sqrt()
+        return (members * pooled).sum(-1) / pooled.diagonal().sqrt() / size
+
+    everyone = torch.ones_like(pooled)
+    return against(everyone - everyone.diag().diag()), against(everyone)
+
+
+def _listed(brain: Features | Sequence[Features]) -> list[Features]:
+    return [brain] if isinstance(brain, (Tensor, TiledRSM)) else list(brain)
+
+
+def _laid_out(
+    data: Mapping[str, Sequence[Features]],
+    measure: str,
+    similarity: str,
+    bandwidth: float | None,
+    distributed: bool,
+) -> tuple[list[TiledRSM], Ranks]:
+    """Check everything that can be checked, and lay out all RSMs."""
+    check_tiled_measure(measure)
+    if similarity not in SIMILARITIES or similarity == "mahalanobis":
+        raise unknown_name(
+            "similarity", similarity, [s for s in SIMILARITIES if s != "mahalanobis"]
+        )
+    if similarity == "rbf" and bandwidth is None:
+        raise DataError("In tiles, 'rbf' needs a `bandwidth`: the median needs all pairs at once.")
+    rsms = []
+    for side, members in data.items():
+        for i, x in enumerate(members):
+            name = f"{side}[{i}]" if len(members) > 1 else side
+            rsms.append(x if isinstance(x, TiledRSM) else lay_out(x, name, similarity, bandwidth))
+    counts = {rsm.n for rsm in rsms}
+    smallest = get(measure).smallest_n
+    if len(counts) > 1 or min(counts) < smallest:
+        raise ShapeError(
+            f"All must be of the same stimuli, at least {smallest} for {measure!r}, "
+            f"got {[rsm.n for rsm in rsms]}."
+        )
+    ranks = current_ranks() if distributed else ALONE
+    ranks.check_same("features", *(rsm.source.tensor.detach() for rsm in rsms))
+    return rsms, ranks
+
+
+def check_tiled_measure(measure: str) -> None:
+    """Refuse measures that are not made of sums over pairs."""
+    get(measure)
+    if measure not in MEASURES:
+        raise DataError(
+            f"{measure!r} is not made of sums over pairs, so it cannot be computed in tiles: "
+            f"use {', '.join(MEASURES)}."
+        )
+
+
+def lay_out(
+    x: Tensor, name: str = "x", similarity: str = "correlation", bandwidth: float | None = None
+) -> TiledRSM:
+    """Check features (n, p) and lay out their RSM."""
+    check_floating(**{name: x})
+    if x.ndim != 2 or 0 in x.shape:
+        raise ShapeError(f"`{name}` must be (n_stimuli, n_units), got shape {tuple(x.shape)}.")
+    rsm = tiled_features(x, similarity, bandwidth)
+    finite = rsm.source.tensor.detach().isfinite().all(-1)
+    if not bool(finite.all()):
+        bad = (~finite).nonzero().flatten().tolist()
+        raise DataError(
+            f"`{name}` must be finite, and for correlation no stimulus constant over units (for "
+            f"cosine not zero); {len(bad)} are not so: {bad[:10]}."
+        )
+    return rsm

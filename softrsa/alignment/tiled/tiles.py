@@ -1,0 +1,250 @@
+"""RSMs that exist one tile at a time: from features, or from a matrix there is already."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from softrsa._checks import check_square
+from softrsa._processes import Ranks
+from softrsa.alignment.cores import map_on_cores
+from softrsa.rsm import similarity_matrix
+from softrsa.rsm._plans import ALL, PLANS
+
+# Rows of a tile. On a CPU the working set of a tile stays near the core's cache; on a GPU a few
+# hundred MB keep it busy.
+TILE_SIZE = {"cpu": 256}
+LARGE_TILE_SIZE = 4096
+KEPT_BYTES = 2**28  # of tiles kept from pass to pass instead of computed again, per RSM
+
+
+class Tile(NamedTuple):
+    """Rows and columns of a tile; only those at or above the diagonal are visited."""
+
+    rows: slice
+    columns: slice
+    row_block: int
+    column_block: int
+
+    @property
+    def on_diagonal(self) -> bool:
+        """Whether the diagonal runs through it."""
+        return self.row_block == self.column_block
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of rows and columns."""
+        return self.rows.stop - self.rows.start, self.columns.stop - self.columns.start
+
+
+def upper_tiles(n: int, size: int) -> list[Tile]:
+    """Tiles at and above the diagonal of an n x n matrix."""
+    blocks = [slice(start, min(start + size, n)) for start in range(0, n, size)]
+    places = range(len(blocks))
+    return [Tile(blocks[i], blocks[j], i, j) for i in places for j in places[i:]]
+
+
+def tile_size(device: torch.device) -> int:
+    """Size of tiles that suits a device."""
+    return TILE_SIZE.get(device.type, LARGE_TILE_SIZE)
+
+
+class Source(Protocol):
+    """What tiles are made from; gradients arrive at ``tensor``."""
+
+    tensor: Tensor
+    self_similarity: float | None
+
+    def compute(self, rows: slice, columns: slice, out: Tensor) -> Tensor:
+        """Similarities of a tile, in ``out`` where that spares memory."""
+        ...
+
+    def of_pairs(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """Similarities of listed pairs of stimuli, with gradient to ``tensor``."""
+        ...
+
+    def backward(self, tile: Tile, by_tile: Tensor, by_tensor: Tensor) -> None:
+        """Add the gradient of a tile to that of ``tensor``."""
+        ...
+
+
+class GramSource:
+    """Inner products of rows: correlation, cosine and dot, once the rows are prepared."""
+
+    def __init__(self, rows: Tensor, self_similarity: float | None):
+        self.tensor = rows
+        self.self_similarity = self_similarity
+        kind = rows.device.type
+        low = torch.is_autocast_enabled(kind)
+        self._type = torch.get_autocast_dtype(kind) if low else rows.dtype
+
+    def compute(self, rows: slice, columns: slice, out: Tensor) -> Tensor:
+        """Multiply in the type of autocast, if that is on, and give the type of the features."""
+        left, right = self.tensor[rows], self.tensor[columns]
+        if self._type == self.tensor.dtype:
+            return torch.mm(left, right.mT, out=out)
+        return out.copy_(left.to(self._type) @ right.to(self._type).mT)
+
+    def of_pairs(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """Multiply pair by pair."""
+        return (self.tensor[rows] * self.tensor[columns]).sum(-1)
+
+    def backward(self, tile: Tile, by_tile: Tensor, by_tensor: Tensor) -> None:
+        """Add to the gradient of the rows on either side."""
+        by_tensor[tile.rows].addmm_(by_tile, self.tensor[tile.columns])
+        by_tensor[tile.columns].addmm_(by_tile.mT, self.tensor[tile.rows])
+
+
+class PairSource:
+    """Any other similarity of features, computed and differentiated tile by tile."""
+
+    def __init__(self, features: Tensor, similarity: str, bandwidth: float | None):
+        self.tensor = features
+        self.self_similarity: float | None = 1.0 if similarity == "rbf" else 0.0
+        self._options = {"similarity": similarity, "bandwidth": bandwidth}
+
+    def compute(self, rows: slice, columns: slice, out: Tensor) -> Tensor:
+        """Compute as `similarity_matrix` does between two sets of stimuli."""
+        del out
+        return similarity_matrix(
+            self.tensor[rows].detach(), self.tensor[columns].detach(), **self._options
+        )
+
+    def of_pairs(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """Compute every pair as a matrix of its own."""
+        x, y = self.tensor[rows].unsqueeze(-2), self.tensor[columns].unsqueeze(-2)
+        return similarity_matrix(x, y, **self._options)[:, 0, 0]
+
+    def backward(self, tile: Tile, by_tile: Tensor, by_tensor: Tensor) -> None:
+        """Let autograd differentiate this tile."""
+        places = tile.rows, tile.columns
+        parts = [self.tensor[place].detach().requires_grad_() for place in places]
+        with torch.enable_grad():
+            found = similarity_matrix(*parts, **self._options)
+        gradients = torch.autograd.grad(found, parts, by_tile)
+        for place, gradient in zip(places, gradients, strict=True):
+            by_tensor[place] += gradient
+
+
+class MatrixSource:
+    """A symmetric RSM that is there already; no gradient reaches it."""
+
+    def __init__(self, rsm: Tensor):
+        self.tensor = rsm.detach()
+        diagonal = self.tensor.diagonal()
+        same = bool((diagonal == diagonal[0]).all())
+        self.self_similarity = float(diagonal[0]) if same else None
+
+    def compute(self, rows: slice, columns: slice, out: Tensor) -> Tensor:
+        """Copy the tile: what is done to it must not reach the matrix."""
+        return out.copy_(self.tensor[rows, columns])
+
+    def of_pairs(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """Look them up."""
+        return self.tensor[rows, columns]
+
+    def backward(self, tile: Tile, by_tile: Tensor, by_tensor: Tensor) -> None:
+        """Nothing: the matrix was detached."""
+
+
+class TiledRSM:
+    """An n x n RSM of which only some tiles are held.
+
+    Parameters
+    ----------
+    source : GramSource, PairSource or MatrixSource
+        From `tiled_features` or `tiled_matrix`.
+    bounded : bool
+        Whether similarities lie in [-1, 1] by their nature.
+    kept_bytes : int, optional
+        Memory for tiles that are kept instead of computed again at every visit: `KEPT_BYTES`.
+    """
+
+    def __init__(self, source: Source, *, bounded: bool = False, kept_bytes: int | None = None):
+        self.source = source
+        self.bounded = bounded
+        self.n = len(source.tensor)
+        self._room = (
+            0
+            if isinstance(source, MatrixSource)
+            else KEPT_BYTES
+            if kept_bytes is None
+            else kept_bytes
+        )
+        self._kept: dict[tuple[int, int], Tensor] = {}
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Number type of the similarities."""
+        return self.source.tensor.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where they are computed."""
+        return self.source.tensor.device
+
+    @property
+    def needs_gradient(self) -> bool:
+        """Whether the features require one."""
+        return torch.is_grad_enabled() and self.source.tensor.requires_grad
+
+    def read(self, tile: Tile, out: Tensor) -> Tensor:
+        """Similarities of a tile with zeros on the diagonal; not to be written to."""
+        key = (tile.row_block, tile.column_block)
+        found = self._kept.get(key)
+        if found is not None and found.shape == tile.shape:
+            return found
+        size = out.numel() * out.itemsize
+        keep = self._room >= size
+        if keep:
+            self._room -= size
+            out = torch.empty_like(out)
+        found = self.source.compute(tile.rows, tile.columns, out)
+        if tile.on_diagonal:
+            found.diagonal().zero_()
+        if keep:
+            self._kept[key] = found
+        return found
+
+
+T = TypeVar("T")
+
+
+def share_tiles(
+    work: Callable[[list[Tile]], T], n: int, size: int, device: torch.device, ranks: Ranks
+) -> list[T]:
+    """Let every core of this rank work on its part of this rank's part of all tiles.
+
+    Tiles are dealt out one by one, so that all have as much to do; ``work`` runs without gradient.
+    """
+    tiles = upper_tiles(n, size)[ranks.rank :: ranks.size]
+    cores = torch.get_num_threads() if device.type == "cpu" else 1
+
+    def run(part: list[Tile]) -> T:
+        with torch.no_grad():  # which is a thread's own setting
+            return work(part)
+
+    parts = [tiles[k::cores] for k in range(max(1, min(cores, len(tiles))))]
+    return map_on_cores(run, parts, entries=0, device=device)
+
+
+def tiled_features(
+    x: Tensor, similarity: str = "correlation", bandwidth: float | None = None
+) -> TiledRSM:
+    """Lay out the RSM of features (n, p), which may require a gradient."""
+    if similarity not in ("correlation", "cosine", "dot"):
+        return TiledRSM(PairSource(x, similarity, bandwidth))
+    plan = PLANS[similarity](x, x, [ALL], None)
+    rows = plan.left(ALL, ALL)
+    if similarity == "dot":
+        rows = rows / x.shape[-1] ** 0.5
+    return TiledRSM(GramSource(rows, plan.self_similarity), bounded=similarity != "dot")
+
+
+def tiled_matrix(rsm: Tensor) -> TiledRSM:
+    """Lay out a symmetric RSM (n, n) that is there already."""
+    check_square(rsm=rsm)
+    return TiledRSM(MatrixSource(rsm))
