@@ -321,7 +321,10 @@ def _sides(
     """RSMs of every part, and its units as ``keep`` leaves them."""
     sides = {}
     for name, data in parts.items():
-        side = as_side(data, similarity=similarity, name=name, subject=subject, device=device)
+        side = as_side(
+            data, similarity=similarity, name=name, subject=subject, device=device,
+            units=keep is not None,
+        )  # fmt: skip
         units = tuple(keep(u) for u in side.units) if keep and side.units else None
         sides[name] = replace(side, units=units)
     return sides

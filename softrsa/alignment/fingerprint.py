@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from hashlib import sha256
-from itertools import pairwise, product
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ import xarray as xr
 from torch import Tensor
 
 from softrsa.io.labels import plain_labels
+from softrsa.io.lazy import chunk_slices, read_values
 
 Fingerprint = Mapping[str, Any]  # of strings, numbers and mappings of those, as JSON holds them
 
@@ -91,10 +91,8 @@ def _pieces(data: object) -> Iterator[bytes | memoryview]:
 
 def _values(data: xr.DataArray | xr.Variable) -> Iterator[bytes | memoryview]:
     """Walk through values chunk by chunk, in order; there is one where they are in memory."""
-    starts = [np.cumsum((0, *sizes)) for sizes in data.chunks or ()]
-    cuts = [[slice(a, b) for a, b in pairwise(s)] for s in starts]
-    for cut in product(*cuts) if cuts else [...]:
-        yield from _array(np.asarray(data[cut].values))
+    for cut in chunk_slices(data):
+        yield from _array(read_values(data[cut]))
 
 
 def _array(array: np.ndarray) -> Iterator[bytes | memoryview]:

@@ -15,6 +15,8 @@ from torch import Tensor
 from softrsa._checks import check_floating
 from softrsa.errors import DataError, DTypeError, ShapeError, StimulusError
 from softrsa.io import check_rdms, check_recording
+from softrsa.io.lazy import is_lazy
+from softrsa.io.schema import check_labels
 from softrsa.recordings import join_stimuli, split_units
 from softrsa.rsm import build_rsms, similarity_matrix, to_rsm
 
@@ -109,20 +111,29 @@ BOUNDED = ("correlation", "cosine")
 
 
 def as_side(
-    data: Data, *, similarity: str, name: str, subject: str = "subject", device: torch.device
+    data: Data,
+    *,
+    similarity: str,
+    name: str,
+    subject: str = "subject",
+    device: torch.device,
+    units: bool = True,
 ) -> Side:
     """Read features, recordings or RDMs, labelled or not, one or a list (of subjects).
 
     Labelled arrays are told apart by their dimensions. Of plain arrays, those whose last two
     dimensions are a symmetric matrix with a diagonal of zeros or ones are RDMs or RSMs, as in
-    files; everything else is (n_stimuli, n_units).
+    files; everything else is (n_stimuli, n_units). Without ``units``, those of dask-backed arrays
+    are not kept, and so never in memory all at once.
     """
     if isinstance(data, xr.DataArray):
-        side = _from_labelled(data, similarity, name, subject, device)
+        side = _from_labelled(data, similarity, name, subject, device, units=units)
     elif isinstance(data, (list, tuple)):
         side = _joined(
             [
-                as_side(item, similarity=similarity, name=f"{name}[{i}]", device=device)
+                as_side(
+                    item, similarity=similarity, name=f"{name}[{i}]", device=device, units=units
+                )
                 for i, item in enumerate(join_all(data))
             ],
             name,
@@ -144,11 +155,18 @@ def as_side(
 
 
 def _from_labelled(
-    data: xr.DataArray, similarity: str, name: str, subject: str, device: torch.device
+    data: xr.DataArray,
+    similarity: str,
+    name: str,
+    subject: str,
+    device: torch.device,
+    *,
+    units: bool,
 ) -> Side:
     if "anchor" in data.dims:
         return _from_stack(check_rdms(data, name=name), name, subject, device)
-    data = check_recording(data, name=name)
+    lazy = is_lazy(data)  # `build_rsms` checks values too, and they are read from disk each time
+    data = check_labels(data, name=name) if lazy else check_recording(data, name=name)
     has_subjects = subject in data.coords and data[subject].dims == ("unit",)
     rsms = build_rsms(data, by=subject if has_subjects else None, similarity=similarity)
     # in the order of the RSMs, so that positions mean the same in both
@@ -157,7 +175,9 @@ def _from_labelled(
         torch.from_numpy(rsms.values if has_subjects else rsms.values[None]).to(
             device, torch.float64
         ),
-        tuple(torch.from_numpy(_writable(part.values)).to(device) for part in parts.values()),
+        tuple(torch.from_numpy(_writable(part.values)).to(device) for part in parts.values())
+        if units or not lazy
+        else None,
         data.indexes["stimulus"],
         tuple(parts),
         similarity in BOUNDED,

@@ -10,6 +10,7 @@ import xarray as xr
 
 from softrsa.errors import DataError, DTypeError, ShapeError
 from softrsa.io.labels import check_distinct, check_dtype, stimulus_ids
+from softrsa.io.lazy import chunk_slices, is_lazy, read_values
 from softrsa.io.wording import counted, listed
 
 __all__ = ["check_recording", "check_trials"]
@@ -51,6 +52,13 @@ def check_recording(recording: xr.DataArray, *, name: str = "recording") -> xr.D
     >>> check_recording(array).dims
     ('stimulus', 'unit')
     """
+    recording = check_labels(recording, name=name)
+    _check_finite(recording, recording["stimulus"].values, name)
+    return recording
+
+
+def check_labels(recording: xr.DataArray, *, name: str) -> xr.DataArray:
+    """Check all that `check_recording` checks but the values."""
     if set(getattr(recording, "dims", ())) == {"trial", "unit"}:
         raise ShapeError(
             f"The {name} holds single trials, one row per stimulus is needed: average them with "
@@ -61,7 +69,6 @@ def check_recording(recording: xr.DataArray, *, name: str = "recording") -> xr.D
     check_distinct(recording.indexes["stimulus"], name)
     if recording.sizes["stimulus"] == 1:
         raise ShapeError(f"The {name} has 1 stimulus; similarities need at least 2.")
-    _check_finite(recording, recording["stimulus"].values, name)
     return recording
 
 
@@ -100,12 +107,17 @@ def check_trials(trials: xr.DataArray, *, name: str = "recording") -> xr.DataArr
     return trials
 
 
-def row_blocks(array: xr.DataArray) -> Iterator[tuple[int, np.ndarray]]:
-    """Walk through the first dimension in blocks, reading no more than needed from disk."""
+def blocks(array: xr.DataArray) -> Iterator[tuple[slice, slice, np.ndarray]]:
+    """Walk through rows and columns in blocks, by chunks where dask reads them."""
+    if is_lazy(array):
+        for rows, columns in chunk_slices(array):
+            yield rows, columns, read_values(array[rows, columns])
+        return
     row_bytes = max(1, array.nbytes // max(1, array.shape[0]))
     step = max(1, BLOCK_BYTES // row_bytes)
     for start in range(0, array.shape[0], step):
-        yield start, array[start : start + step].values
+        rows = slice(start, min(start + step, array.shape[0]))
+        yield rows, slice(0, array.shape[1]), array[rows].values
 
 
 def _in_order(array: xr.DataArray, dims: tuple[Hashable, ...], name: str) -> xr.DataArray:
@@ -125,11 +137,11 @@ def _check_finite(array: xr.DataArray, ids: np.ndarray, name: str) -> None:
     """Refuse NaN and infinity, naming the stimuli and the layers or regions they are in."""
     bad_rows = np.zeros(array.shape[0], dtype=bool)
     bad_columns = np.zeros(array.shape[1], dtype=np.int64)
-    for start, block in row_blocks(array):
+    for rows, columns, block in blocks(array):
         bad = ~np.isfinite(block)
         if bad.any():
-            bad_rows[start : start + len(block)] = bad.any(axis=1)
-            bad_columns += bad.sum(axis=0)
+            bad_rows[rows] |= bad.any(axis=1)
+            bad_columns[columns] += bad.sum(axis=0)
     if not bad_rows.any():
         return
     stimuli = pd.unique(ids[bad_rows])

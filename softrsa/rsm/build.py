@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -12,10 +13,12 @@ from torch import Tensor
 from softrsa._checks import resolve_device
 from softrsa.errors import DataError
 from softrsa.io import check_rdms, check_recording
+from softrsa.io.lazy import is_lazy
 from softrsa.io.wording import counted, listed
 from softrsa.recordings._trials import share_or_copy
 from softrsa.rsm._stacking import stack_parts, where
 from softrsa.rsm.similarity import similarity_matrix
+from softrsa.rsm.streaming import stream_similarities
 
 
 def build_rsms(
@@ -31,7 +34,8 @@ def build_rsms(
     Parameters
     ----------
     array : DataArray, dims (stimulus, unit) or (stimulus, unit, time)
-        Responses or activations with stimulus ids, float32 or float64, in any unit.
+        Responses or activations with stimulus ids, float32 or float64, in any unit. Dask-backed
+        arrays, as `softrsa.load` with ``chunks`` gives them, are never loaded whole.
     by : str or sequence of str, optional
         Coordinates on `unit` whose labels get an RSM each, such as ``"layer"`` or
         ``("region", "subject")``; one RSM of all units by default.
@@ -63,7 +67,10 @@ def build_rsms(
     Notes
     -----
     Units that lie side by side are not copied. Memory beside the result stays below 200 MB for
-    writable arrays in memory; the float32 result is within 1e-5 of float64.
+    writable arrays in memory; the float32 result is within 1e-5 of float64. Of dask-backed arrays
+    stretches of units are read and summed up in float64, with less than 250 MB and a few chunks
+    held beside the result. Chunks of all stimuli and some units are read fastest: twice each, once
+    of them for the check of values.
 
     Examples
     --------
@@ -153,19 +160,24 @@ def _rsm(
     dtype: torch.dtype,
 ) -> Tensor:
     """Compute one RSM of checked values."""
+    place, ids = where(labels), part["stimulus"].values
+    if similarity == "correlation" and part.shape[-1] == 1:
+        raise DataError(
+            f"`correlation` needs at least 2 units, got 1{place}. Use 'l2', or join units."
+        )
+    check_rows = partial(_check_rows, ids=ids, similarity=similarity, place=place)
+    if is_lazy(part):
+        return stream_similarities(
+            part, similarity, device=device, dtype=dtype, check_rows=check_rows
+        ).cpu()
     x = share_or_copy(part.values)
-    _check_rows(x, part["stimulus"].values, similarity, where(labels))
+    check_rows(*torch.aminmax(x, dim=-1))
     x = x.to(device=device, dtype=dtype)
     return similarity_matrix(x, similarity=similarity)
 
 
-def _check_rows(x: Tensor, ids: np.ndarray, similarity: str, place: str) -> None:
-    """Refuse responses whose similarity is undefined."""
-    if similarity == "correlation" and x.shape[-1] == 1:
-        raise DataError(
-            f"`correlation` needs at least 2 units, got 1{place}. Use 'l2', or join units."
-        )
-    low, high = torch.aminmax(x, dim=-1)
+def _check_rows(low: Tensor, high: Tensor, *, ids: np.ndarray, similarity: str, place: str) -> None:
+    """Refuse responses whose similarity is undefined, by their smallest and largest values."""
     bad = {"correlation": low == high, "cosine": (low == 0) & (high == 0)}.get(similarity)
     if bad is not None and bool(bad.any()):
         found = ids[bad.numpy()]
