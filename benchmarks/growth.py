@@ -116,7 +116,7 @@ def _kendall(n: int) -> _harness.Run:
 
 
 GROWING = (
-    Growing("RSM, correlation, condensed", "stimuli × 512", 1_000, 2, 2, _rsm),
+    Growing("RSM, correlation, condensed", "stimuli × 512", 2_000, 2, 2, _rsm),
     Growing(
         "linear CKA and gradients", "stimuli × 64", 4_000, 1, 1, partial(_features, linear_cka)
     ),
@@ -130,7 +130,7 @@ GROWING = (
     Growing("geo-topological grid, 40 (l, u)", "stimuli", 60, 2, 2, _grid),
     Growing("geodesic transform", "stimuli", 40, 3, None, _geodesic),
     Growing("NCA + S1, training step", "batch", 256, 2, 2, _training),
-    Growing("NCA + S1, inference, 500 queries", "neighbors", 5_000, 1, 0, _inference),
+    Growing("NCA + S1, inference, 500 queries", "neighbors", 5_000, 1, 1, _inference),
     Growing("soft rank, 64 rows", "columns", 2_000, 1, 1, _soft_rank),
     Growing("Kendall's tau-a", "pairs", 5_000, 1.5, None, _kendall),
 )  # fmt: skip

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from softrsa._precision import product, short_type, without_autocast
 from softrsa.measures._features import first_order
 
 
@@ -25,16 +26,23 @@ class KernelProducts(NamedTuple):
 
 
 def kernel_products(x: Tensor, y: Tensor) -> KernelProducts:
-    """<XX', YY'>, <XX', XX'> and <YY', YY'> of features (..., n, p) and (..., n, q)."""
+    """<XX', YY'>, <XX', XX'> and <YY', YY'> of features (..., n, p) and (..., n, q).
+
+    Under autocast matrices are multiplied in its type, forward and backward; sums are not.
+    """
+    short = short_type(x)
+    with without_autocast(x):
+        return KernelProducts(*map(first_order, _products(x, y, short)))
+
+
+def _products(x: Tensor, y: Tensor, short: torch.dtype | None) -> tuple[Tensor, Tensor, Tensor]:
     n, p, q = x.shape[-2], x.shape[-1], y.shape[-1]
     if n * n <= p * q:
-        a, b = _Kernel.apply(x), _Kernel.apply(y)
-        products = _inner(a, b), _inner(a, a), _inner(b, b)
-        return KernelProducts(*map(first_order, products))
+        a, b = _Kernel.apply(x, short), _Kernel.apply(y, short)
+        return _inner(a, b), _inner(a, a), _inner(b, b)
     lead = torch.broadcast_shapes(x.shape[:-2], y.shape[:-2])
-    cross = _CrossProduct.apply(x.expand(*lead, n, p), y.expand(*lead, n, q))
-    products = cross, _self_product(x, p * q), _self_product(y, p * q)
-    return KernelProducts(*map(first_order, products))
+    cross = _CrossProduct.apply(x.expand(*lead, n, p), y.expand(*lead, n, q), short)
+    return cross, _self_product(x, p * q, short), _self_product(y, p * q, short)
 
 
 def _inner(a: Tensor, b: Tensor) -> Tensor:
@@ -45,62 +53,71 @@ class _Kernel(torch.autograd.Function):
     """XX', for functions of it whose gradient is symmetric."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, short: torch.dtype | None) -> Tensor:
         ctx.save_for_backward(x)
-        return x @ x.mT
+        ctx.short = short
+        return product(x, x.mT, short)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
         (x,) = ctx.saved_tensors
-        return (2 * grad) @ x
+        return product(2 * grad, x, ctx.short), None
 
 
 class _CrossProduct(torch.autograd.Function):
     """Squared norm of X'Y."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor) -> Tensor:
-        cross = x.mT @ y
+    def forward(ctx: Any, x: Tensor, y: Tensor, short: torch.dtype | None) -> Tensor:
+        cross = product(x.mT, y, short)
         ctx.save_for_backward(x, y, cross)
+        ctx.short = short
         return _inner(cross, cross)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:  # type: ignore[override]
+    def backward(  # type: ignore[override]
+        ctx: Any, grad: Tensor
+    ) -> tuple[Tensor | None, Tensor | None, None]:
         x, y, cross = ctx.saved_tensors
         scaled = cross * (2 * grad[..., None, None])
-        needed = ctx.needs_input_grad
-        return y @ scaled.mT if needed[0] else None, x @ scaled if needed[1] else None
+        to_x, to_y, _ = ctx.needs_input_grad
+        return (
+            product(y, scaled.mT, ctx.short) if to_x else None,
+            product(x, scaled, ctx.short) if to_y else None,
+            None,
+        )
 
 
-def _self_product(x: Tensor, limit: int) -> Tensor:
+def _self_product(x: Tensor, limit: int, short: torch.dtype | None) -> Tensor:
     """Squared norm of X'X (or XX', if that is smaller), at most ``limit`` entries at a time."""
-    return _SelfProduct.apply(x.mT if x.shape[-1] <= x.shape[-2] else x, limit)
+    return _SelfProduct.apply(x.mT if x.shape[-1] <= x.shape[-2] else x, limit, short)
 
 
 class _SelfProduct(torch.autograd.Function):
     """Squared norm of ZZ', in stretches of rows; kept for the gradient if it is one stretch."""
 
     @staticmethod
-    def forward(ctx: Any, z: Tensor, limit: int) -> Tensor:
-        ctx.limit = limit
+    def forward(ctx: Any, z: Tensor, limit: int, short: torch.dtype | None) -> Tensor:
+        ctx.limit, ctx.short = limit, short
         total, whole = z.new_zeros(z.shape[:-2]), None
         for rows in _stretches(z.shape[-2], limit):
-            part = z[..., rows, :] @ z.mT
+            part = product(z[..., rows, :], z.mT, short)
             total += _inner(part, part)
             whole = part if part.shape[-2] == z.shape[-2] else None
         ctx.save_for_backward(z, whole)
         return total
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
         z, whole = ctx.saved_tensors
         factor = 4 * grad[..., None, None]
         if whole is not None:
-            return (whole * factor) @ z, None
+            return product(whole * factor, z, ctx.short), None, None
         result = torch.empty_like(z)
         for rows in _stretches(z.shape[-2], ctx.limit):
-            result[..., rows, :] = (z[..., rows, :] @ z.mT).mul_(factor) @ z
-        return result, None
+            part = product(z[..., rows, :], z.mT, ctx.short).mul_(factor)
+            result[..., rows, :] = product(part, z, ctx.short)
+        return result, None, None
 
 
 def _stretches(n: int, limit: int) -> Iterator[slice]:

@@ -13,18 +13,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from softrsa._precision import product
 from softrsa.measures._features import first_order, undefined
 
 SMALL = 64  # rows of matrices whose SVD costs next to nothing
 
 
-def cross_nuclear_norm(x: Tensor, y: Tensor) -> Tensor:
+def cross_nuclear_norm(x: Tensor, y: Tensor, short: torch.dtype | None = None) -> Tensor:
     """Sum of the singular values of X'Y, (..., n, p) and (..., n, q) -> (...).
 
     Features with more units than stimuli are turned into n coordinates first, so that nothing
-    larger than the smaller of n x n and p x q is decomposed.
+    larger than the smaller of n x n and p x q is decomposed. X'Y is formed in the type ``short``.
     """
-    return nuclear_norm(coordinates(x).mT @ coordinates(y)).to(x.dtype)
+    return nuclear_norm(product(coordinates(x).mT, coordinates(y), short)).to(x.dtype)
 
 
 def nuclear_norm(matrix: Tensor) -> Tensor:

@@ -43,7 +43,8 @@ def linear_cka(x: Tensor, y: Tensor) -> Tensor:
     Notes
     -----
     Differentiable once wherever it is defined. The smaller of n x n and p x q is formed, nothing
-    larger.
+    larger. Under `torch.autocast` float32 features are multiplied in its type, and summed in
+    float32.
     With few stimuli and many units it is biased upward: see `debiased_cka`. It equals the cosine of
     the centered linear kernels and the whitened cosine of the squared-Euclidean RDMs.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from softrsa._precision import short_type
 from softrsa.measures._features import centered, check_features
 from softrsa.measures._spectral import angular_score, cross_nuclear_norm
 
@@ -40,7 +41,7 @@ def nbs(x: Tensor, y: Tensor) -> Tensor:
     -----
     Computed in float64 whatever the input, by one symmetric eigendecomposition no larger than the
     smallest of n, p and q; the gradient is the polar factor of X'Y, finite also for repeated or
-    zero singular values.
+    zero singular values. Under `torch.autocast` X'Y alone is formed in its type, for float32.
 
     References
     ----------
@@ -60,9 +61,11 @@ def nbs(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _nbs(x: Tensor, y: Tensor) -> Tensor:
-    dtype, x, y = x.dtype, centered(x.double()), centered(y.double())
+    dtype, short = x.dtype, short_type(x)
+    scaled = short is not None  # whose range may be short, too
+    x, y = centered(x.double(), scaled=scaled), centered(y.double(), scaled=scaled)
     sizes = x.norm(dim=(-2, -1)) * y.norm(dim=(-2, -1))
-    return (cross_nuclear_norm(x, y) / sizes).to(dtype)
+    return (cross_nuclear_norm(x, y, short) / sizes).to(dtype)
 
 
 def angular_procrustes(x: Tensor, y: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ class Plan(NamedTuple):
 
 
 def _gram(x: Tensor, y: Tensor) -> Tensor:
-    return x @ y.mT
+    return (x @ y.mT).to(x.dtype)  # autocast gives a shorter type
 
 
 def _city_block(x: Tensor, y: Tensor) -> Tensor:

@@ -74,10 +74,13 @@ def similarity_matrix(
     Notes
     -----
     Distances are summed in float64 and pairs of nearly equal rows are taken one by one, so no
-    digits are lost. `correlation`, `cosine` and `dot` multiply in the type of the input and add
-    up stretches of units in float64. Without gradient, memory beside the result stays below
-    200 MB; with gradient, a graph of the whole computation is held. Where two rows coincide, the
-    gradient of `l2` and `l1` is 0; that of `rbf` flows through the median bandwidth too.
+    digits are lost. `correlation`, `cosine` and `dot` multiply in the type of the input and add up
+    stretches of units in float64. Under `torch.autocast` these three multiply float32 responses in
+    its type (and entries are rounded to it; in float16, `dot` must stay below 65504 times the
+    number of units); everything else, and the result, has the type of the input. Without gradient,
+    memory beside the result stays below 200 MB; with gradient, a graph of the whole computation is
+    held. Where two rows coincide, the gradient of `l2` and `l1` is 0; that of `rbf` flows through
+    the median bandwidth too.
 
     References
     ----------
