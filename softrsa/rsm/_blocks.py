@@ -10,16 +10,20 @@ from torch import Tensor
 from softrsa.rsm._plans import ALL, MakePlan, Plan
 
 # With these, everything held beside the result stays below 200 MB (`benchmarks/rsm_speed.py`).
-UNITS_BYTES = 44 * 2**20  # of one recording, for a stretch of units
+UNITS_BYTES = 44 * 2**20  # of one recording, for a stretch of units in float64
 BLOCK_BYTES = 40 * 2**20  # of the similarities of a stretch of rows
 
 Write = Callable[[Tensor, int, Tensor, float | None], None]
 
 
-def _unit_slices(x: Tensor, y: Tensor) -> list[slice]:
-    """Take all units where they fit in `UNITS_BYTES` as float64, else stretches of a third."""
+def _unit_slices(x: Tensor, y: Tensor, wide: bool) -> list[slice]:
+    """Take all units where they fit in memory as they are multiplied, else stretches of a third.
+
+    What is not multiplied in float64 needs fewer temporaries, so half as much again may be held.
+    """
     rows = x.shape[:-1].numel() + (0 if y is x else y.shape[:-1].numel())
-    step = UNITS_BYTES // (8 * rows)
+    fits = UNITS_BYTES // 8 if wide else 3 * UNITS_BYTES // (2 * x.itemsize)  # numbers
+    step = fits // rows
     step = max(1, step if step >= x.shape[-1] else step // 3)
     return [slice(start, start + step) for start in range(0, x.shape[-1], step)]
 
@@ -76,12 +80,14 @@ def whole(x: Tensor, y: Tensor | None, make: MakePlan) -> Tensor:
     return mirror(result, plan.self_similarity) if y is None else result
 
 
-def fill(out: Tensor, x: Tensor, y: Tensor | None, make: MakePlan, write: Write) -> None:
+def fill(
+    out: Tensor, x: Tensor, y: Tensor | None, make: MakePlan, write: Write, *, wide: bool
+) -> None:
     """Compute similarities without gradient and hand them to ``write`` block by block.
 
     ``write(out, start, block, self_similarity)`` gets the rows from ``start`` on; without ``y``
-    the block begins at column ``start`` too. ``x`` and ``y`` have the leading dimensions of
-    ``out``; more of them than fit at once are taken in groups.
+    the block begins at column ``start`` too. ``wide`` is that of the plan. ``x`` and ``y`` have
+    the leading dimensions of ``out``; more of them than fit at once are taken in groups.
     """
     other = x if y is None else y
     lead, n, (m, p) = x.shape[:-2], x.shape[-2], other.shape[-2:]
@@ -90,9 +96,9 @@ def fill(out: Tensor, x: Tensor, y: Tensor | None, make: MakePlan, write: Write)
         step = max(1, lead[0] * BLOCK_BYTES // cost)
         for start in range(0, lead[0], step):
             group = slice(start, start + step) if step > 1 else start
-            fill(out[group], x[group], None if y is None else y[group], make, write)
+            fill(out[group], x[group], None if y is None else y[group], make, write, wide=wide)
         return
-    units = _unit_slices(x, other)
+    units = _unit_slices(x, other, wide)
     plan = make(x, other, units)
     step = _row_step(plan, torch.Size((*lead, n, m)), x.itemsize, len(units))
     if len(units) == 1:

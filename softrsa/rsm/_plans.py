@@ -192,6 +192,9 @@ PLANS: dict[str, Callable[[Tensor, Tensor, Sequence[slice], Tensor | None], Plan
 }
 
 
+WIDE = frozenset(PLANS) - {"correlation", "cosine", "dot"}  # computed in float64
+
+
 def plan_maker(similarity: str, precision: Tensor | None) -> MakePlan:
     """Fix the options, so that only the recordings and stretches of units are left to give."""
     return lambda x, y, units: PLANS[similarity](x, y, units, precision)

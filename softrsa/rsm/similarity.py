@@ -11,7 +11,7 @@ from softrsa.errors import ShapeError
 from softrsa.pairs import condense
 from softrsa.rsm._arguments import Bandwidth, check_arguments
 from softrsa.rsm._blocks import fill, whole, write_condensed, write_mirrored, write_rows
-from softrsa.rsm._plans import PLANS, plan_maker
+from softrsa.rsm._plans import PLANS, WIDE, plan_maker
 from softrsa.rsm._rbf import rbf_from_distances
 
 SIMILARITIES = tuple(PLANS)
@@ -107,7 +107,8 @@ def similarity_matrix(
         result = whole(x, y, make)
     else:
         result = x.new_empty(*x.shape[:-1], (x if y is None else y).shape[-2])
-        fill(result, x, y, make, write_mirrored if y is None else write_rows)
+        write = write_mirrored if y is None else write_rows
+        fill(result, x, y, make, write, wide=similarity in WIDE)
     if similarity == "rbf":
         return rbf_from_distances(
             result, bandwidth, dims=2, n_self=0 if y is not None else x.shape[-2]
@@ -161,7 +162,7 @@ def condensed_similarity(
         result = condense(whole(x, None, make))
     else:
         result = x.new_empty(*x.shape[:-2], n * (n - 1) // 2)
-        fill(result, x, None, make, write_condensed)
+        fill(result, x, None, make, write_condensed, wide=similarity in WIDE)
     return rbf_from_distances(result, bandwidth, dims=1) if similarity == "rbf" else result
 
 
