@@ -274,6 +274,7 @@ def _with_options():
             lambda x, y, sigma: measures.whitened_cosine(x, y, noise_covariance=sigma),
             lambda n, b, rng: (*(normal(rng, b, 15) for _ in "xy"), noise), waits=3,
         ),
+        Call("minibatch_cka", partial(measures.minibatch_cka, batch_size=4), _features),
         Call("svcca of 2", partial(measures.svcca, n_components=2), _features, tolerance=loose),
         Call("procrustes scaled", partial(measures.procrustes_distance, scaling=True), _features),
         *(

@@ -9,6 +9,7 @@ from softrsa.measures.correlation import (
     row_offset_share,
     spearman,
 )
+from softrsa.measures.minibatch import minibatch_cka
 from softrsa.measures.predictivity import linear_predictivity, ridge_predictivity
 from softrsa.measures.rank import kendall_tau_a, kendall_tau_b, rho_a, soft_spearman
 from softrsa.measures.registry import Measure, available, get
@@ -29,6 +30,7 @@ __all__ = [
     "kendall_tau_b",
     "linear_cka",
     "linear_predictivity",
+    "minibatch_cka",
     "nbs",
     "pearson",
     "procrustes_distance",

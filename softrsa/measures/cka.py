@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from softrsa.measures._features import centered, check_features
-from softrsa.measures._products import kernel_products
+from softrsa.measures._products import KernelProducts, kernel_products
 from softrsa.measures._spectral import angular_score
 from softrsa.rsm import similarity_matrix
 
@@ -153,7 +153,15 @@ def debiased_cka(x: Tensor, y: Tensor) -> Tensor:
     tensor(0.7517)
     """
     check_features(x, y, at_least=4)
-    dtype = x.dtype
+    return ratio_of_hsics(unbiased_hsics(x, y)).to(x.dtype)
+
+
+def unbiased_hsics(x: Tensor, y: Tensor) -> KernelProducts:
+    """HSIC of x with y, x and y in float64, each by its unbiased estimator, shape (...).
+
+    An exact 0 of a kernel that holds nothing but one number per stimulus.
+    """
+    eps, n = torch.finfo(x.dtype).eps, x.shape[-2]
     # with many units the diagonals, which are taken off again, are nearly all there is
     x, y = centered(x.double()), centered(y.double())
     products = kernel_products(x, y)
@@ -161,13 +169,19 @@ def debiased_cka(x: Tensor, y: Tensor) -> Tensor:
     xy = _without_diagonals(products.xy, a, b)
     xx, yy = (
         # what is left of an all but additive kernel is rounding
-        rest.masked_fill(rest <= 8 * torch.finfo(dtype).eps * product, torch.nan)
+        rest.masked_fill(rest <= 8 * eps * product, 0.0)
         for rest, product in (
             (_without_diagonals(products.xx, a, a), products.xx),
             (_without_diagonals(products.yy, b, b), products.yy),
         )
     )
-    return (xy / (xx.sqrt() * yy.sqrt())).to(dtype)
+    return KernelProducts(*(total / (n * (n - 3)) for total in (xy, xx, yy)))
+
+
+def ratio_of_hsics(hsics: KernelProducts) -> Tensor:
+    """Divide by the geometric mean of the HSICs of each with itself; NaN where one is 0."""
+    xx, yy = (own.masked_fill(own == 0, torch.nan) for own in (hsics.xx, hsics.yy))
+    return hsics.xy / (xx.sqrt() * yy.sqrt())
 
 
 def _without_diagonals(product: Tensor, a: Tensor, b: Tensor) -> Tensor:
