@@ -83,7 +83,7 @@ def minibatch_cka(
     >>> y = x[:, :10] + torch.randn(1000, 10, generator=torch.Generator().manual_seed(1))
     >>> from softrsa.measures import debiased_cka
     >>> debiased_cka(x, y)
-    0.36525771021842957
+    tensor(0.3653)
     >>> minibatch_cka(x, y, batch_size=50)
     tensor(0.3763)
     >>> minibatch_cka(zip(x.split(50), y.split(50)))
