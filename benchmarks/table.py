@@ -12,7 +12,10 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
+import time
 import traceback
+import warnings
+from functools import partial
 from pathlib import Path
 
 import _harness
@@ -69,10 +72,12 @@ def main() -> int:
     options = _options()
     _harness.start(options.threads)
     conditions = _harness.conditions(options.threads)
+    warnings.simplefilter("ignore", RuntimeWarning)  # rsatoolbox casts NaN to integers
+    began = time.monotonic()
     lines, n_failed = [HEAD], 0
     print(HEAD)
     for name in options.only or MODULES:
-        for case in importlib.import_module(name).cases(options.quick):
+        for case in _cases(name, options.quick):
             line, failed = _measure(case)
             print(line)
             lines.append(line)
@@ -83,6 +88,7 @@ def main() -> int:
             encoding="utf-8",
         )
         print(f"written to {PAGE}")
+    print(f"{(time.monotonic() - began) / 60:.1f} minutes")
     if n_failed:
         print(f"{n_failed} rows could not be measured.", file=sys.stderr)
     return int(n_failed > 0)
@@ -97,6 +103,18 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="small sizes, one repetition")
     parser.add_argument("--threads", type=int, default=1)
     return parser.parse_args()
+
+
+def _cases(name: str, quick: bool) -> list[Case]:
+    """List the rows of a module; where that fails, one row that fails for the same reason."""
+    try:
+        return [*importlib.import_module(name).cases(quick)]
+    except Exception as error:  # said in its row
+        return [Case(name, "all rows", partial(_fail, error))]
+
+
+def _fail(error: Exception) -> Found:
+    raise error
 
 
 def _measure(case: Case) -> tuple[str, bool]:

@@ -397,6 +397,7 @@ CALLS = [
     *(_objective(measure) for measure in ("nbs", "linear_cka", "centered_pearson")),
 ]  # fmt: skip
 every_call = pytest.mark.parametrize("call", CALLS, ids=str)
+both_types = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 
 
 def inputs_of(call, n=9, batch=2, dtype=torch.float64):
@@ -408,7 +409,7 @@ def inputs_of(call, n=9, batch=2, dtype=torch.float64):
 
 
 def value_and_gradients(call, module, given):
-    """Value, its waits aside, and the gradient of its weighted sum for every input."""
+    """Value, and the gradient of its weighted sum for every input."""
     if not call.differentiable:
         return call.function(*module, *given), []
     given = [x.requires_grad_() for x in given]
@@ -418,19 +419,27 @@ def value_and_gradients(call, module, given):
     return value.detach(), torch.autograd.grad(total, given, allow_unused=True)
 
 
-def pretended(call, **sizes):
-    """Value and gradients on the pretend device, on the host again, with the forward waits."""
+def place(call, **options):
+    """Make the inputs and the module, and take them to the pretend device."""
+    module, given = inputs_of(call, **options)
+    return [m.to(PRETEND) for m in module], [x.to(PRETEND) for x in given]
+
+
+def pretended(call, **options):
+    """Value and gradients on the pretend device, on the host again."""
+    with Device():
+        value, gradients = value_and_gradients(call, *place(call, **options))
+    for tensor in (value, *gradients):
+        assert tensor is None or isinstance(tensor, Elsewhere), "a result is on the host"
+    return value.inner, [None if g is None else g.inner for g in gradients]
+
+
+def waits_of(call, **options):
     with Device() as device:
-        module, given = inputs_of(call, **sizes)
-        module = [m.to(PRETEND) for m in module]
-        given = [x.to(PRETEND) for x in given]
+        module, given = place(call, **options)
         device.waits.clear()
         call.function(*module, *given)
-        waits = device.waits.copy()
-        value, gradients = value_and_gradients(call, module, given)
-        for tensor in (value, *gradients):
-            assert tensor is None or isinstance(tensor, Elsewhere), "a result is on the host"
-        return value.inner, [None if g is None else g.inner for g in gradients], waits
+        return device.waits
 
 
 @pytest.fixture(autouse=True)
@@ -442,21 +451,27 @@ def autocast_of_pretend_devices(monkeypatch):
     )
 
 
+def tolerance_of(call, dtype):
+    return call.tolerance if dtype == torch.float64 else {"rtol": 1e-3, "atol": 1e-4}
+
+
+@both_types
 @every_call
-def test_values_and_gradients_keep_to_the_device(call):
-    value, gradients, _ = pretended(call)
-    expected, expected_gradients = value_and_gradients(call, *inputs_of(call))
-    torch.testing.assert_close(value, expected, equal_nan=True, **call.tolerance)
+def test_values_and_gradients_keep_to_the_device(call, dtype):
+    value, gradients = pretended(call, dtype=dtype)
+    expected, expected_gradients = value_and_gradients(call, *inputs_of(call, dtype=dtype))
+    tolerance = tolerance_of(call, dtype)
+    torch.testing.assert_close(value, expected, equal_nan=True, **tolerance)
     for found, wanted in zip(gradients, expected_gradients, strict=True):
         assert (found is None) == (wanted is None)
         if wanted is not None:
-            torch.testing.assert_close(found, wanted, **call.tolerance)
+            torch.testing.assert_close(found, wanted, **tolerance)
 
 
 @every_call
 def test_waits_for_the_device_do_not_grow(call):
     for sizes in ({"n": 8, "batch": 1}, {"n": 20, "batch": 1}, {"n": 8, "batch": 5}):
-        waits = pretended(call, **sizes)[2]
+        waits = waits_of(call, **sizes)
         assert len(waits) <= call.waits, f"{sizes}: {waits}"
 
 
@@ -474,14 +489,14 @@ def test_the_median_of_many_distances_is_not_waited_for(batch, monkeypatch):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@both_types
 @every_call
 def test_cuda_gives_what_the_host_gives(call, dtype):
     module, given = inputs_of(call, dtype=dtype)
     expected, expected_gradients = value_and_gradients(call, module, given)
     there = [x.detach().cuda() for x in given]
     value, gradients = value_and_gradients(call, [m.cuda() for m in module], there)
-    tolerance = call.tolerance if dtype == torch.float64 else {"rtol": 1e-3, "atol": 1e-4}
+    tolerance = tolerance_of(call, dtype)
     assert value.is_cuda
     torch.testing.assert_close(value.cpu(), expected, equal_nan=True, **tolerance)
     for found, wanted in zip(gradients, expected_gradients, strict=True):
