@@ -85,8 +85,9 @@ def _distances(n: int, noise: bool, repetitions: int) -> Found:
     dataset, given = folds_of(x), precision.numpy() if noise else None
     if noise:
         limit = Contender("x_folds @ precision", lambda: x @ precision)
-    else:  # what one product of all folds takes
-        limit = Contender("product of stimuli", lambda: x.sum(0) @ x.sum(0).mT)
+    else:  # of each fold with itself, and of all with all
+        total = x.sum(0)
+        limit = Contender("its products alone", lambda: (x @ x.mT, total @ total.mT))
     return compare(
         lambda: crossnobis(x, precision if noise else None),
         peer=Contender("rsatoolbox calc_rdm", lambda: calc_rdm(dataset, noise=given, **OPTIONS)),
