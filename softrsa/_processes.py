@@ -136,6 +136,13 @@ def join_ranks(device: torch.device) -> Ranks:
     return current_ranks()
 
 
+def launched_ranks() -> int:
+    """How many processes work together, or will once they are joined; 0 or 1 for one alone."""
+    if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
+        return int(os.environ["WORLD_SIZE"])
+    return current_ranks().size
+
+
 def _leave() -> None:
     if dist.is_initialized():
         dist.destroy_process_group()

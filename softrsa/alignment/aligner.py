@@ -4,21 +4,32 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, Self
+from typing import Any, Literal, Self, cast
 
 import torch
 from torch import Tensor, nn
 
 from softrsa._checks import resolve_device
+from softrsa._processes import join_ranks, launched_ranks, rank_device
 from softrsa.alignment.embedding import Embedding
 from softrsa.alignment.fitting import Fitted, Task, count_fit_steps, fit_transforms
+from softrsa.alignment.folds import SMALLEST_BLOCK
+from softrsa.alignment.paths import Tiling
 from softrsa.alignment.plan import check_names, make_plan, progress_bar
 from softrsa.alignment.settings import FitSettings
 from softrsa.alignment.side_transforms import Centered, HardGT, Identity, SoftGate
 from softrsa.alignment.sides import Data, Side, as_side, join_all
+from softrsa.alignment.tiled.sides import (
+    TILED_CHOICES,
+    TiledSide,
+    as_tiled_side,
+    check_same_data,
+    rsm_bytes,
+    tiling_obstacle,
+)
 from softrsa.errors import (
     DataError,
     FileFormatError,
@@ -30,6 +41,8 @@ from softrsa.errors import (
 from softrsa.io import atomic_path
 from softrsa.measures import get
 from softrsa.transforms import EmbeddingGate, Gate, GlobalGate, ProfileGate, SoftStep
+
+TILED_FROM_BYTES = 2 * 2**30  # of the RSMs of both sides, as float64
 
 
 class Aligner:
@@ -52,6 +65,14 @@ class Aligner:
         Seed of the inner folds, the only random thing.
     device : str
         "auto", "cpu", "cuda" or "cuda:<index>".
+    tiled : bool or "auto"
+        Whether RSMs are computed tile by tile whenever they are needed instead of held, which takes
+        features on both sides, a measure of `tiled_scores`, and a transform other than
+        "geo_topological" (which "selected" then leaves out). "auto" does so where it can be done
+        and RSMs would take more than 2 GB, a minibatch is asked for, or several processes work
+        together.
+    batch_size : int, optional
+        Stimuli of each gradient step, drawn anew every time, of a fit in tiles; all by default.
 
     Attributes
     ----------
@@ -69,6 +90,10 @@ class Aligner:
     Notes
     -----
     Gradient descent runs in float32, many inner fits as one batch; scores are computed in float64.
+    In tiles, fits follow one after the other, and scores are computed in the features' type.
+
+    Processes that `torchrun` has started share the tiles: all run the same script with the same
+    data, and all have the same result.
 
     Examples
     --------
@@ -89,6 +114,8 @@ class Aligner:
         settings: FitSettings | None = None,
         seed: int = 0,
         device: str = "auto",
+        tiled: bool | Literal["auto"] = "auto",
+        batch_size: int | None = None,
     ):
         self.transform = transform
         self.measure = measure
@@ -96,6 +123,8 @@ class Aligner:
         self.settings = settings
         self.seed = seed
         self.device = device
+        self.tiled = tiled
+        self.batch_size = batch_size
 
     def fit(self, model: Data, brain: Data, *, progress: bool = False) -> Self:
         """Fit the transforms on training stimuli.
@@ -134,10 +163,17 @@ class Aligner:
             )
         settings = self.settings or FitSettings()
         sides = self._sides(model, brain)
-        plan = make_plan(self.measure, *sides, settings)
-        task = Task(*sides, torch.arange(sides[0].n_stimuli))
         names = [self.transform]
-        with progress_bar(count_fit_steps([task], names, settings), progress) as advance:
+        tiling = None
+        if isinstance(sides[0], TiledSide):
+            tiling = Tiling(self.batch_size, self.seed, join_ranks(sides[0].device))
+            check_same_data(tiling.ranks, *sides)
+            if self.transform == "selected":
+                names = [*TILED_CHOICES, "selected"]
+        plan = replace(make_plan(self.measure, *sides, settings), tiling=tiling)
+        task = Task(*sides, torch.arange(sides[0].n_stimuli))
+        shown = progress and (tiling is None or tiling.ranks.rank == 0)
+        with progress_bar(count_fit_steps([task], names, settings), shown) as advance:
             results = fit_transforms([task], names, plan, seed=self.seed, on_step=advance)
         self._keep(results[0][self.transform])
         return self
@@ -162,8 +198,12 @@ class Aligner:
             If `fit` has not been called.
         """
         fitted = self._fitted()
-        transformed = fitted.transformed(*self._sides(model, brain))
-        return float(get(self.measure).between(*transformed).mean())
+        sides = self._sides(model, brain)
+        if isinstance(sides[0], TiledSide):
+            ranks = join_ranks(sides[0].device)
+            both = cast(tuple[TiledSide, TiledSide], sides)
+            return fitted.score_tiled(*both, self.measure, ranks)
+        return float(get(self.measure).between(*fitted.transformed(*sides)).mean())
 
     def transform_model(self, model: Data) -> Tensor:
         """Transform a model's RSM: (n_stimuli, n_stimuli)."""
@@ -184,9 +224,10 @@ class Aligner:
 
     def _sides(self, model: Data, brain: Data) -> tuple[Side, Side]:
         model, brain = join_all([model, brain])
-        device = resolve_device(self.device)
+        device = rank_device(self.device)
+        read = as_tiled_side if self._in_tiles(model, brain) else as_side
         sides = [
-            as_side(data, similarity=self.similarity, name=name, device=device)
+            cast(Side, read(data, similarity=self.similarity, name=name, device=device))
             for data, name in ((model, "model"), (brain, "brain"))
         ]
         counts = [side.n_stimuli for side in sides]
@@ -196,6 +237,25 @@ class Aligner:
                 f"{counts[1]}. Label them (xarray, dims stimulus and unit) to join by id."
             )
         return sides[0], sides[1]
+
+    def _in_tiles(self, model: Data, brain: Data) -> bool:
+        """Decide, or refuse what cannot be done."""
+        if self.tiled not in (True, False, "auto"):
+            raise DataError(f"`tiled` must be True, False or 'auto', got {self.tiled!r}.")
+        if self.batch_size is not None and not self.batch_size >= SMALLEST_BLOCK:
+            raise DataError(
+                f"`batch_size` must be at least {SMALLEST_BLOCK}, got {self.batch_size}."
+            )
+        if self.tiled is False and self.batch_size is not None:
+            raise DataError("`batch_size` is of fits in tiles: leave `tiled` at 'auto'.")
+        if self.tiled is False:
+            return False
+        obstacle = tiling_obstacle(self.transform, self.measure, self.similarity, (model, brain))
+        if self.tiled is True or self.batch_size is not None:
+            if obstacle:
+                raise DataError(f"RSMs cannot be fitted in tiles: {obstacle}")
+            return True
+        return not obstacle and (launched_ranks() > 1 or rsm_bytes(model, brain) > TILED_FROM_BYTES)
 
     def _fitted(self) -> Fitted:
         if not hasattr(self, "fitted_"):

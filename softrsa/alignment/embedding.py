@@ -28,15 +28,22 @@ class Embedding:
         """Find the components of ``units`` (n_stimuli, n_units); fewer where the rank is lower."""
         mean = units.mean(0)
         centered = units - mean
-        n = len(units)
-        # the small Gram matrix has the components' coefficients over stimuli as eigenvectors
-        variance, vectors = torch.linalg.eigh((centered @ centered.mT).double())
+        n, p = units.shape
+        # the smaller of the two products: both have the variances as eigenvalues
+        product = centered @ centered.mT if n <= p else centered.mT @ centered
+        variance, vectors = torch.linalg.eigh(product.double())
         variance, vectors = variance.flip(0)[:n_components], vectors.flip(1)[:, :n_components]
         full = variance > variance[0] * n * torch.finfo(units.dtype).eps
         variance, vectors = variance[full], vectors[:, full]
-        weights = vectors / variance * (n - 1) ** 0.5  # scores get unit sample variance
-        sign = torch.sign(vectors.gather(0, vectors.abs().argmax(0, keepdim=True)))
-        return cls(mean, centered.mT @ (weights * sign).to(units.dtype))
+        if n <= p:
+            over_stimuli = vectors
+            vectors = centered.mT @ (vectors / variance.sqrt()).to(units.dtype)
+        else:
+            over_stimuli = centered @ vectors.to(units.dtype)
+        # signs are told by stimuli, which a rotation of the units leaves as they are
+        sign = over_stimuli.gather(0, over_stimuli.abs().argmax(0, keepdim=True)).sign()
+        scale = sign * ((n - 1) / variance).sqrt()  # scores get unit sample variance
+        return cls(mean, vectors.to(units.dtype) * scale.to(units.dtype))
 
     def project(self, units: Tensor) -> Tensor:
         """Scores (n_stimuli, n_components) of any stimuli with the same units."""

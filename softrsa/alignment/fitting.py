@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from softrsa._processes import Ranks
 from softrsa.alignment.cores import map_on_cores
 from softrsa.alignment.embedding import Embedding
 from softrsa.alignment.folds import SMALLEST_BLOCK, Split, stimulus_folds
@@ -21,6 +23,8 @@ from softrsa.alignment.side_transforms import (
     best_threshold,
 )
 from softrsa.alignment.sides import Side
+from softrsa.alignment.tiled.fitting import fit_tiled_paths, score_tiled
+from softrsa.alignment.tiled.sides import TiledSide
 from softrsa.errors import DataError, FitError
 from softrsa.transforms import SoftStep
 
@@ -97,6 +101,17 @@ class Fitted:
             self.brain(brain.rsms, self.side_anchors(readers or brain, "brain")),
         )
 
+    def score_tiled(self, model: TiledSide, brain: TiledSide, measure: str, ranks: Ranks) -> float:
+        """Mean score over subjects of the transformed RSMs, which are never held."""
+        sides = model, brain
+        anchors: tuple[Tensor | None, Tensor | None] = None, None
+        if self.embeddings is not None:
+            parts = zip(self.embeddings, sides, strict=True)
+            of_model, of_brain = (embedding.project(side.all_units()) for embedding, side in parts)
+            anchors = of_model, of_brain
+        both = self.model, self.brain
+        return score_tiled(both, sides, measure, anchors=anchors, ranks=ranks)
+
 
 def fit_transforms(
     tasks: Sequence[Task],
@@ -115,9 +130,12 @@ def fit_transforms(
         on_step(0)  # lets the progress bar appear while thresholds are searched
         return {name: _fixed(name, *case, plan) for name in wanted if name in FIXED}
 
-    rsms = tasks[0].brain.rsms
     cases = list(zip(tasks, splits, strict=True))
-    results = map_on_cores(fixed, cases, entries=rsms.numel(), device=rsms.device)
+    if plan.tiling is not None:  # whose tiles are shared among the cores
+        results = [fixed(case) for case in cases]
+    else:
+        rsms = tasks[0].brain.rsms
+        results = map_on_cores(fixed, cases, entries=rsms.numel(), device=rsms.device)
     for name in (name for name in wanted if name in LEARNED):
         fits = _learned(name, tasks, splits, plan, on_step)
         for result, fitted in zip(results, fits, strict=True):
@@ -181,6 +199,10 @@ def _fixed(name: str, task: Task, inner: Sequence[Split], plan: Plan) -> Fitted:
 
     def score(transform: nn.Module, stimuli: Tensor) -> float:
         model, brain = task.model.take(stimuli), task.brain.take(stimuli)
+        if plan.tiling is not None:
+            both = cast(tuple[TiledSide, TiledSide], (model, brain))
+            name, ranks = plan.scored.name, plan.tiling.ranks
+            return score_tiled((transform, transform), both, name, ranks=ranks)
         value = plan.scored.between(transform(model.rsms), transform(brain.rsms)).mean()
         return float(value)
 
@@ -223,14 +245,17 @@ def _learned(
             for penalty in plan.settings.penalties:
                 keys += [(i, gate, penalty)] * len(inner)
                 problems += [Problem(task.model, task.brain, *s, gate, penalty) for s in inner]
-    paths = fit_paths(problems, plan, on_step)
+    fit = fit_paths if plan.tiling is None else fit_tiled_paths
+    paths = fit(problems, plan, on_step)
     choices = [_best_choice(i, keys, paths) for i in range(len(tasks))]
     final = [
         Problem(task.model, task.brain, task.train, None, choice[0], choice[1])
         for task, choice in zip(tasks, choices, strict=True)
     ]
-    fits = fit_paths(final, plan, on_step)
-    return [_chosen_fit(name, fit, choice, plan) for fit, choice in zip(fits, choices, strict=True)]
+    fits = fit(final, plan, on_step)
+    return [
+        _chosen_fit(name, path, choice, plan) for path, choice in zip(fits, choices, strict=True)
+    ]
 
 
 Choice = tuple[str, float, int, Tensor]  # gate, penalty, position in `stops`, inner scores

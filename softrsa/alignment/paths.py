@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from softrsa._processes import ALONE, Ranks
 from softrsa.alignment.cores import map_on_cores
 from softrsa.alignment.embedding import Embedding
 from softrsa.alignment.settings import FitSettings
@@ -26,13 +27,34 @@ ENTRIES_FLOOR = 3.0  # in any case: two entries are one pair of a symmetric matr
 
 
 @dataclass(frozen=True)
+class Tiling:
+    """How a fit in tiles goes about it.
+
+    Attributes
+    ----------
+    batch_size : int, optional
+        Stimuli of each step, drawn anew with ``seed``; all training stimuli by default.
+    ranks : Ranks
+        Processes that share the tiles.
+    """
+
+    batch_size: int | None = None
+    seed: int = 0
+    ranks: Ranks = ALONE
+
+
+@dataclass(frozen=True)
 class Plan:
-    """How to fit: a measure to score with, a differentiable one to fit with, scaling per side."""
+    """How to fit: a measure to score with, a differentiable one to fit with, scaling per side.
+
+    With a ``tiling``, sides are `softrsa.alignment.tiled.sides.TiledSide`.
+    """
 
     scored: Measure
     fitted: Measure
     scaling: tuple[str, str]
     settings: FitSettings
+    tiling: Tiling | None = None
 
 
 @dataclass(frozen=True)
@@ -111,7 +133,7 @@ class _Batch:
         self.problems, self.plan = problems, plan
         first = problems[0]
         self.embeddings = (
-            [_embeddings(p, plan.settings.n_components) for p in problems]
+            [embeddings_of(p, plan.settings.n_components) for p in problems]
             if first.gate == "embedding"
             else None
         )
@@ -245,7 +267,8 @@ def is_degenerate(before: Tensor, after: Tensor) -> Tensor:
     return ~((kept >= VARIANCE_FLOOR) & (entries >= floor))  # NaN is degenerate too
 
 
-def _embeddings(problem: Problem, n_components: int) -> tuple[Embedding, Embedding]:
+def embeddings_of(problem: Problem, n_components: int) -> tuple[Embedding, Embedding]:
+    """Principal components of both sides' units over the training stimuli."""
     sides = (problem.model.all_units(), problem.brain.all_units())
     model, brain = (Embedding.fit(u[problem.train], n_components) for u in sides if u is not None)
     return model, brain

@@ -195,7 +195,7 @@ def test_threads_and_kept_tiles_change_nothing(features, threads, kept, monkeypa
 
 
 def test_float32_is_as_exact_as_sums_of_float32_can_be():
-    """Against float64 throughout: scores to 1e-6, gradients to 1e-5 of the largest."""
+    """Against float64 throughout: scores to 1e-6, gradients to 3e-5 of the largest."""
     x, e = torch.randn(2, 300, 20, generator=torch.Generator().manual_seed(0))
     results = []
     for kind in (torch.float32, torch.float64):
@@ -212,7 +212,7 @@ def test_float32_is_as_exact_as_sums_of_float32_can_be():
     assert low.dtype == torch.float32
     assert float((low - high).detach().abs()) < 1e-6
     for one, other in zip(low_grads, high_grads, strict=True):
-        assert float((one - other).abs().max()) < 1e-5 * float(other.abs().max())
+        assert float((one - other).abs().max()) < 3e-5 * float(other.abs().max())
 
 
 @pytest.mark.parametrize("measure", MEASURES)

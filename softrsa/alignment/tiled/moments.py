@@ -79,6 +79,13 @@ def moments(
     return Moments(*map(first_order, found))  # type: ignore[arg-type]
 
 
+@torch.no_grad()
+def power_sums(rsms: Sequence[TransformedRSM], ranks: Ranks = ALONE) -> Tensor:
+    """Sum the first four powers of off-diagonal entries: (n_rsms, 4), float64."""
+    job = _Job(tuple(rsms), (), tile_size(rsms[0].rsm.device), ranks).detached()
+    return _on_all_tiles(job, lambda worker, tiles: [worker.powers(tiles)])[0]
+
+
 class _Job(NamedTuple):
     """What is summed, in tiles of which size."""
 
@@ -199,6 +206,8 @@ class _Worker:
         first, n_rsms = self.job.rsms[0].rsm, len(self.job.rsms)
         ends = torch.zeros(2, n_rsms, first.n, dtype=torch.float64, device=first.device)
         rows, columns = ([part.split(self.job.size) for part in end] for end in ends)
+        if not tiles:  # more ranks than tiles
+            return [*ends, ends.new_zeros(len(self.job.pairs))]
         products: list[Tensor] = []
         for tile in tiles:
             planes = self._planes(tile)
@@ -208,6 +217,23 @@ class _Worker:
         shares = torch.tensor([_share(tile) for tile in tiles], dtype=torch.float64)
         table = torch.stack(products).double().view(len(tiles), -1)
         return [ends[0], ends[1], shares.to(first.device) @ table]
+
+    def powers(self, tiles: list[Tile]) -> Tensor:
+        """Sum powers of every RSM's entries over some tiles."""
+        total = torch.zeros(len(self.job.rsms), 4, dtype=torch.float64)
+        total = total.to(self.job.rsms[0].rsm.device)
+        for tile in tiles:
+            for k, seen in enumerate(self._planes(tile)):
+                for value in seen.values:
+                    square = value * value
+                    sums = [
+                        value.sum(),
+                        _dot(value, value),
+                        _dot(value, square),
+                        _dot(square, square),
+                    ]
+                    total[k] += _share(tile) * 2 / len(seen.values) * torch.stack(sums)
+        return total
 
     def gradients(
         self, tiles: list[Tile], upstream: _Upstream, needed: Sequence[bool]

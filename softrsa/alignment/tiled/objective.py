@@ -6,14 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from softrsa._checks import check_floating
 from softrsa._processes import ALONE, Ranks, current_ranks
 from softrsa.alignment.side_transforms import Centered, Identity, SoftGate
 from softrsa.alignment.tiled.moments import TransformedRSM, moments
 from softrsa.alignment.tiled.scaling import (
-    gate_parameters,
+    Scale,
+    profile,
     raw_bounds,
     scale_of,
     second_family,
@@ -24,7 +25,7 @@ from softrsa.errors import DataError, ShapeError, unknown_name
 from softrsa.inference.noise_ceiling import NoiseCeiling
 from softrsa.measures import get
 from softrsa.rsm import SIMILARITIES
-from softrsa.transforms import SoftStep
+from softrsa.transforms import EmbeddingGate, ProfileGate, SoftStep, StepParameters
 
 Features = Tensor | TiledRSM
 Transform = SoftStep | SoftGate | Centered | Identity | None
@@ -176,23 +177,37 @@ class Prepared:
     own: float | None
 
 
-def prepare(
-    rsm: TiledRSM, transform: Transform, anchors: Tensor | None, measure: str, ranks: Ranks = ALONE
-) -> Prepared:
-    """Find the step parameters of an RSM's anchors, in the unit of its similarities."""
-    if isinstance(transform, SoftStep):
-        how = "affine" if rsm.bounded else "minmax"
-        transform = SoftGate(transform, how, symmetrize=True)
+@dataclass(frozen=True)
+class Placed:
+    """One RSM, its scale, and what a gate reads of its anchors: all that a fit leaves as it is."""
+
+    rsm: TiledRSM
+    scale: Scale | None = None
+    anchors: Tensor | None = None
+
+
+def place(
+    rsm: TiledRSM, transform: nn.Module | None, anchors: Tensor | None, ranks: Ranks = ALONE
+) -> Placed:
+    """Find the scale and, where a `ProfileGate` reads them, the profiles of an RSM."""
     if not isinstance(transform, SoftGate):
-        if not (transform is None or isinstance(transform, Identity | Centered)):
-            raise DataError(
-                f"{type(transform).__name__} needs all pairs at once and cannot be done in tiles; "
-                "give a SoftStep, or the fitted transform of an Aligner without thresholds."
-            )
-        plain = TransformedRSM(rsm)
-        return Prepared(plain, isinstance(transform, Centered), rsm.source.self_similarity)
+        return Placed(rsm)
     scale = scale_of(rsm, transform.scaling, ranks)
-    gates = gate_parameters(transform, rsm, scale, anchors, ranks)
+    gate = transform.step.gate
+    if isinstance(gate, ProfileGate) and anchors is None:
+        anchors = profile(rsm, scale, gate.n_features, ranks)
+    if isinstance(gate, EmbeddingGate) and anchors is None:
+        raise DataError("EmbeddingGate needs the anchors' embeddings: pass `anchors`.")
+    return Placed(rsm, scale, anchors)
+
+
+def apply_transform(placed: Placed, transform: nn.Module | None, measure: str) -> Prepared:
+    """Turn a gate's bounds into those of an RSM's own similarities."""
+    rsm, scale = placed.rsm, placed.scale
+    if not isinstance(transform, SoftGate) or scale is None:
+        own = rsm.source.self_similarity
+        return Prepared(TransformedRSM(rsm), isinstance(transform, Centered), own)
+    gates = StepParameters(*(p.to(rsm.dtype) for p in transform.step.gate(None, placed.anchors)))
     family = transform.step.family
     found = (raw_bounds if family == "s1" else second_family)(scale, gates)
     parameters = tuple(p.expand(rsm.n) for p in found)
@@ -200,6 +215,21 @@ def prepare(
     symmetrize = transform.symmetrize or measure.startswith("whitened")
     unit = float(scale.width.detach().max())
     return Prepared(TransformedRSM(rsm, family, parameters, unit, symmetrize), False, 1.0)
+
+
+def prepare(
+    rsm: TiledRSM, transform: Transform, anchors: Tensor | None, measure: str, ranks: Ranks = ALONE
+) -> Prepared:
+    """Lay a transform out over an RSM."""
+    if isinstance(transform, SoftStep):
+        how = "affine" if rsm.bounded else "minmax"
+        transform = SoftGate(transform, how, symmetrize=True)
+    if not (transform is None or isinstance(transform, Identity | Centered | SoftGate)):
+        raise DataError(
+            f"{type(transform).__name__} needs all pairs at once and cannot be done in tiles; "
+            "give a SoftStep, or the fitted transform of an Aligner without thresholds."
+        )
+    return apply_transform(place(rsm, transform, anchors, ranks), transform, measure)
 
 
 def with_first(n_sides: int) -> list[tuple[int, int]]:
@@ -288,13 +318,17 @@ def check_tiled_measure(measure: str) -> None:
 
 
 def lay_out(
-    x: Tensor, name: str = "x", similarity: str = "correlation", bandwidth: float | None = None
+    x: Tensor,
+    name: str = "x",
+    similarity: str = "correlation",
+    bandwidth: float | None = None,
+    kept_bytes: int | None = None,
 ) -> TiledRSM:
     """Check features (n, p) and lay out their RSM."""
     check_floating(**{name: x})
     if x.ndim != 2 or 0 in x.shape:
         raise ShapeError(f"`{name}` must be (n_stimuli, n_units), got shape {tuple(x.shape)}.")
-    rsm = tiled_features(x, similarity, bandwidth)
+    rsm = tiled_features(x, similarity, bandwidth, kept_bytes)
     finite = rsm.source.tensor.detach().isfinite().all(-1)
     if not bool(finite.all()):
         bad = (~finite).nonzero().flatten().tolist()

@@ -12,10 +12,9 @@ from torch.utils.checkpoint import checkpoint
 from softrsa._processes import ALONE, Ranks
 from softrsa._ranks import ascending, in_order, sorted_quantile
 from softrsa.alignment.cores import map_on_cores
-from softrsa.alignment.side_transforms import SoftGate
 from softrsa.alignment.tiled.tiles import Tile, TiledRSM, share_tiles, tile_size
 from softrsa.errors import DataError
-from softrsa.transforms import EmbeddingGate, ProfileGate, StepParameters
+from softrsa.transforms import StepParameters
 
 BLOCK_ENTRIES = 2**22  # of a stretch of rows whose quantiles are taken
 
@@ -141,22 +140,6 @@ def _off_diagonal(tile: Tile, s: Tensor, instead: float) -> Tensor:
     return s.clone().fill_diagonal_(instead) if tile.on_diagonal else s
 
 
-def gate_parameters(
-    transform: SoftGate,
-    rsm: TiledRSM,
-    scale: Scale,
-    anchors: Tensor | None,
-    ranks: Ranks = ALONE,
-) -> StepParameters:
-    """Lower, upper and transition of the anchors, shape (n,) or (1,), in scaled units."""
-    gate = transform.step.gate
-    if isinstance(gate, ProfileGate) and anchors is None:
-        anchors = profile(rsm, scale, gate.n_features, ranks)
-    if isinstance(gate, EmbeddingGate) and anchors is None:
-        raise DataError("EmbeddingGate needs the anchors' embeddings: pass `anchors`.")
-    return StepParameters(*(p.to(rsm.dtype) for p in gate(None, anchors)))
-
-
 def raw_bounds(scale: Scale, gates: StepParameters) -> tuple[Tensor, ...]:
     """Parameters of the first family: bounds of raw similarities, and 1 / transition."""
     lower, upper = (scale.low + bound * scale.width for bound in (gates.lower, gates.upper))
@@ -213,7 +196,7 @@ def _on_rows(rsm: TiledRSM, function: Callable[[Tensor], Tensor], ranks: Ranks) 
     """Apply a function to the similarities (k, n - 1) of some stimuli at a time to all others."""
     n, own = rsm.n, ranks.part(rsm.n)
     step = max(1, BLOCK_ENTRIES // n)
-    starts = range(own.start, own.stop, step)
+    starts = range(own.start, max(own.stop, own.start + 1), step)  # once, also for no rows
 
     def work(start: int) -> Tensor:
         rows = slice(start, min(start + step, own.stop))
@@ -221,7 +204,7 @@ def _on_rows(rsm: TiledRSM, function: Callable[[Tensor], Tensor], ranks: Ranks) 
             out = rsm.source.tensor.new_empty(rows.stop - start, n)
             s = rsm.source.compute(rows, slice(0, n), out)
             others = torch.ones_like(s, dtype=torch.bool)
-            others[:, rows].fill_diagonal_(False)
+            others[:, rows].diagonal().fill_(False)
             return function(s[others].view(len(s), n - 1))
 
     found = torch.cat(map_on_cores(work, starts, entries=0, device=rsm.device))

@@ -232,16 +232,21 @@ def share_tiles(
 
 
 def tiled_features(
-    x: Tensor, similarity: str = "correlation", bandwidth: float | None = None
+    x: Tensor,
+    similarity: str = "correlation",
+    bandwidth: float | None = None,
+    kept_bytes: int | None = None,
 ) -> TiledRSM:
     """Lay out the RSM of features (n, p), which may require a gradient."""
     if similarity not in ("correlation", "cosine", "dot"):
-        return TiledRSM(PairSource(x, similarity, bandwidth))
+        return TiledRSM(PairSource(x, similarity, bandwidth), kept_bytes=kept_bytes)
     plan = PLANS[similarity](x, x, [ALL], None)
     rows = plan.left(ALL, ALL)
     if similarity == "dot":
         rows = rows / x.shape[-1] ** 0.5
-    return TiledRSM(GramSource(rows, plan.self_similarity), bounded=similarity != "dot")
+    bounded = similarity != "dot"
+    source = GramSource(rows, plan.self_similarity)
+    return TiledRSM(source, bounded=bounded, kept_bytes=kept_bytes)
 
 
 def tiled_matrix(rsm: Tensor) -> TiledRSM:
