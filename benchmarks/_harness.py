@@ -15,6 +15,7 @@ import platform
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
@@ -132,6 +133,7 @@ def peak_megabytes(module: str, name: str) -> float:
 
 
 def _measure_memory(module: str, name: str) -> float:
+    warnings.simplefilter("ignore", RuntimeWarning)  # as in `table.py`
     run = importlib.import_module(module).memory_run(name)
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak starts from here
     before = status("VmRSS")

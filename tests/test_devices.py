@@ -12,11 +12,13 @@ from functools import partial
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from softrsa import measures, transforms
 from softrsa.alignment import AlignmentLoss
+from softrsa.alignment.tiled import tiled_scores
 from softrsa.measures import available
 from softrsa.pairs import condense, expand, off_diagonal
 from softrsa.prediction import DiffKNNHead, LinearHead, NCAHead, SoftStepNCAHead
@@ -103,6 +105,10 @@ class Device(TorchDispatchMode):
         )
         with torch.utils._python_dispatch._disable_current_modes():
             result = func(*args, **kwargs)
+        if away and torch.Tag.inplace_view in func.tags:  # the outside changes its shape, too
+            reshaped = Elsewhere(result)
+            with no_dispatch():
+                wrappers[id(result)].data = reshaped
 
         def placed(value):
             if not isinstance(value, Tensor) or not target:
@@ -393,6 +399,7 @@ CALLS = [
     *_head("DiffKNNHead", lambda: DiffKNNHead(5), SOFT_RANK_WAITS),
     _loss("centered_pearson"),
     _loss("linear_cka"),
+    Call("tiled_scores", lambda x, y: tiled_scores(x[0], y[0]), _features, waits=3),
     _loss("centered_pearson", model_transform=lambda: transforms.SoftStep(transforms.GlobalGate())),
     *(_objective(measure) for measure in ("nbs", "linear_cka", "centered_pearson")),
 ]  # fmt: skip
@@ -510,6 +517,8 @@ def test_the_pretend_device_finds_what_cuda_would():
         assert isinstance(torch.zeros(3, device=x.device) + x, Elsewhere)
         assert isinstance(torch.tensor([1.0, 2.0], device=x.device), Elsewhere)
         assert isinstance(x * torch.tensor(2.0), Elsewhere)  # a number goes along
+        assert (x @ torch.ones(3, 1, device=x.device)).shape == (1,)  # squeezed in place
+        assert (x[:1] @ torch.ones(1, 2, device=x.device)).shape == (2,)
         with pytest.raises(AssertionError, match="mul mixes devices"):
             x * torch.ones(3)
         with pytest.raises(AssertionError, match="stack mixes devices"):
