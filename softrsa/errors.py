@@ -12,6 +12,7 @@ __all__ = [
     "FileFormatError",
     "FileMissingError",
     "FitError",
+    "MemoryLimitError",
     "NoSecondDerivativeError",
     "NotFittedError",
     "ProcessError",
@@ -57,6 +58,10 @@ class FileMissingError(SoftRSAError, FileNotFoundError):
 
 class FitError(SoftRSAError, RuntimeError):
     """A fit diverged or degenerated."""
+
+
+class MemoryLimitError(SoftRSAError, MemoryError):
+    """A run would take more memory than there is."""
 
 
 class NotFittedError(SoftRSAError, ValueError, AttributeError):

@@ -21,6 +21,7 @@ from softrsa.alignment.features import check_feature_measure, compact, few_stimu
 from softrsa.alignment.fingerprint import digest
 from softrsa.alignment.fitting import LEARNED, TRANSFORMS
 from softrsa.alignment.folds import Split, split_stimuli
+from softrsa.alignment.memory import available_memory, check_memory, estimate_of_run
 from softrsa.alignment.plan import check_names
 from softrsa.alignment.result import KIND, AlignmentResult
 from softrsa.alignment.runs import degenerate_warnings, make_runs, row_offset_warnings
@@ -99,7 +100,7 @@ def align(
     device : str
         "auto", "cpu", "cuda" or "cuda:<index>".
     progress : bool
-        Show a progress bar.
+        Show a progress bar, and say what memory a large run will take.
     client : distributed.Client, optional
         Score every layer, region and fold as a unit of its own on the workers of a dask cluster.
         Units lost with a worker are computed again.
@@ -125,6 +126,8 @@ def align(
         If CUDA is asked for and absent.
     FitError
         If a fit diverges or collapses, or workers die again and again.
+    MemoryLimitError
+        If the run would take more memory than there is.
     FileFormatError, OutputError
         If ``store`` holds another run or something else, or cannot be written to.
 
@@ -154,6 +157,11 @@ def align(
     target = resolve_device(device)
     job = Job(tuple(names), measure, similarity, settings or FitSettings(), n_resamples, seed)
     parts = joined(named_parts(layers, by, "layer"), named_parts(regions, region, "region"), join)
+    expected = estimate_of_run(
+        parts, job, subject=subject, folds=folds,
+        leave_one_out=subjects == "leave_one_out", elsewhere=client is not None,
+    )  # fmt: skip
+    check_memory(expected, available_memory(target), device=target, said=progress)
     learned = bool({*LEARNED, "selected"} & {*names})
     # predictivity is of the brain's own units, so only the model's may be rotated
     keep = (compact, Tensor.detach) if job.of_features else (rotated if learned else None,) * 2

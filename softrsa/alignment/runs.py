@@ -64,10 +64,6 @@ class Run:
         left_out = f", without subject {out[0]!r}" if out else ""
         return f"layer {self.layer!r}, region {self.region!r}, fold {self.fold}{left_out}"
 
-    def task(self) -> Task:
-        """Give the fits what they may see."""
-        return Task(self.model, self.brain.take_subjects(self.learn), self.split.train)
-
     def test(self) -> tuple[Side, Side]:
         """Both sides over the test stimuli, all subjects."""
         return self.model.take(self.split.test), self.brain.take(self.split.test)
@@ -109,7 +105,7 @@ def fit_all(
     for run in runs:
         plan = make_plan(measure, run.model, run.brain, settings)
         groups.setdefault(plan.scaling, []).append(run)
-    tasks = {scaling: [run.task() for run in members] for scaling, members in groups.items()}
+    tasks = {scaling: _tasks(members) for scaling, members in groups.items()}
     total = sum(count_fit_steps(group, wanted, settings) for group in tasks.values())
     with progress_bar(total, progress) as advance:
         for scaling, members in groups.items():
@@ -117,6 +113,16 @@ def fit_all(
             fits = fit_transforms(tasks[scaling], wanted, plan, seed=seed, on_step=advance)
             for run, fitted in zip(members, fits, strict=True):
                 run.fitted = fitted
+
+
+def _tasks(runs: Sequence[Run]) -> list[Task]:
+    """Give the fits what they may see; runs that learn from the same subjects share their RSMs."""
+    brains: dict[tuple[int, tuple[int, ...]], Side] = {}
+    for run in runs:
+        key = id(run.brain), run.learn
+        if key not in brains:
+            brains[key] = run.brain.take_subjects(run.learn)
+    return [Task(run.model, brains[id(run.brain), run.learn], run.split.train) for run in runs]
 
 
 def evaluate(run: Run, measure: Measure) -> dict[str, dict[str, Any]]:

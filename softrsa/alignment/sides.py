@@ -63,7 +63,9 @@ class Side:
         )
 
     def take_subjects(self, subjects: Sequence[int]) -> Side:
-        """Keep some subjects, in the order given."""
+        """Keep some subjects, in the order given; all of them are not copied."""
+        if tuple(subjects) == tuple(range(len(self.subjects))):
+            return self
         return replace(
             self,
             rsms=self.rsms[list(subjects)],

@@ -68,7 +68,7 @@ def build_rsms(
     -----
     Units that lie side by side are not copied. Memory beside the result stays below 200 MB for
     writable arrays in memory; the float32 result is within 1e-5 of float64. Of dask-backed arrays
-    stretches of units are read and summed up in float64, with less than 250 MB and a few chunks
+    stretches of units are read and summed up in float64, with less than 300 MB and a few chunks
     held beside the result. Chunks of all stimuli and some units are read fastest: twice each, once
     of them for the check of values.
 

@@ -17,8 +17,8 @@ from softrsa.rsm._blocks import write_mirrored
 from softrsa.rsm._plans import CLOSE
 from softrsa.rsm._rbf import rbf_from_distances
 
-# With these, memory beside the result and a chunk stays below 250 MB (`tests/rsm/test_streaming`).
-READ_BYTES = 48 * 2**20  # of the values read at a time, in their own number type
+# With these, memory beside the result and a chunk stays below 300 MB (`tests/rsm/test_streaming`).
+READ_BYTES = 32 * 2**20  # of the values read at a time, in their own number type
 PART_BYTES = 12 * 2**20  # of those of them that are turned into float64 at a time
 SUMS_BYTES = 48 * 2**20  # of the similarities of a stretch of rows; more rows, fewer passes
 

@@ -203,7 +203,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
     ("chunks", "similarity"), [((300, 10000), "correlation"), ((60, 50000), "l2")]
 )
 def test_memory_stays_bounded_whatever_the_size(tmp_path, chunks, similarity):
-    """600 MB on disk, chunks of 12 MB: less than 250 MB more than a small array has taken."""
+    """600 MB on disk, chunks of 12 MB: less than 300 MB more than a small array has taken."""
     import dask.array
 
     rng = dask.array.random.default_rng(3)
@@ -216,7 +216,7 @@ def test_memory_stays_bounded_whatever_the_size(tmp_path, chunks, similarity):
         array.to_zarr(tmp_path / name, zarr_format=2, encoding=plain)
     command = [sys.executable, "-c", MEASURE, tmp_path / "large", tmp_path / "small", similarity]
     found = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
-    assert float(found.stdout) < 250
+    assert float(found.stdout) < 300
 
 
 def test_neither_dask_nor_zarr_is_imported_until_used():

@@ -1,0 +1,258 @@
+"""How much memory an alignment will take, said before it starts."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+import xarray as xr
+
+from softrsa.alignment.fitting import FIXED, LEARNED
+from softrsa.alignment.folds import Split
+from softrsa.alignment.paths import BATCH_ENTRIES
+from softrsa.alignment.scoring import Job
+from softrsa.alignment.sides import Data
+from softrsa.errors import MemoryLimitError
+
+# In bytes, or in copies of what is named, after measurements (`tests/alignment/test_memory.py`).
+BASE_BYTES = 60e6  # buffers of the libraries
+COPIES_ALL = 6  # of a model's RSM and the subjects' mean, while all stimuli are scored
+COPIES_FIXED = 7  # of both sides' RSMs over training stimuli, while thresholds are searched
+COPIES_LEARNED = 14  # of both sides' RSMs over training stimuli, with the gradient
+COPIES_TESTED = 10  # of both sides' RSMs over test stimuli and each transform, when resampled
+# The C library keeps freed pieces of less than 32 MB for later. Of glibc this is most of what a
+# process of a few thousand stimuli holds; MALLOC_MMAP_THRESHOLD_=1000000 ends it, at some speed.
+COPIES_KEPT, KEPT_BYTES = 150, 2e9  # of a model's RSM over training stimuli, at most so much
+COPIES_DRAWN, DRAWN_BYTES = 150, 300e6  # pieces of resamples: of a model's RSM, at most so much
+WORTH_SAYING = 1e9
+CGROUP = Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes that an alignment takes at most at one time, besides its input.
+
+    Attributes
+    ----------
+    sides : float
+        RSMs of all layers and regions in float64, and units kept for learned transforms.
+    work : float
+        What fits, scores or resamples take, whichever is most, on all cores.
+    """
+
+    sides: float
+    work: float
+
+    @property
+    def total(self) -> float:
+        """Sides and work."""
+        return self.sides + self.work
+
+    def __str__(self):
+        return (
+            f"about {gigabytes(self.total)} of memory ({gigabytes(self.sides)} for RSMs and units, "
+            f"{gigabytes(self.work)} for fits, scores and resamples)"
+        )
+
+
+@dataclass(frozen=True)
+class SideSize:
+    """How many matrices a layer or region has, over how many stimuli, of how many units."""
+
+    n_stimuli: int
+    n_subjects: int
+    n_units: int
+
+
+def estimate_memory(
+    layers: Sequence[SideSize],
+    regions: Sequence[SideSize],
+    job: Job,
+    *,
+    train_share: float,
+    n_runs: int,
+    cores: int,
+    leave_one_out: bool = False,
+) -> MemoryEstimate:
+    """Estimate what an alignment takes in memory at most.
+
+    Parameters
+    ----------
+    layers, regions : sequence of SideSize
+        Both sides.
+    job : Job
+        What is done with them.
+    train_share : float
+        Largest share of stimuli that is trained on.
+    n_runs : int
+        Layers, regions and folds together.
+    cores : int
+        How many runs are worked on at a time.
+    leave_one_out : bool
+        Whether subjects are left out.
+
+    Returns
+    -------
+    MemoryEstimate
+        In bytes; within a factor of 1.5 of what was measured for 500 to 2600 stimuli.
+
+    Examples
+    --------
+    >>> from softrsa.alignment.settings import FitSettings
+    >>> job = Job(("centered",), "centered_pearson", "correlation", FitSettings(), 1000, 0)
+    >>> sides = [SideSize(1000, 1, 50)], [SideSize(1000, 4, 50)]
+    >>> print(gigabytes(estimate_memory(*sides, job, train_share=0.8, n_runs=5, cores=1).sides))
+    0.04 GB
+    """
+    n = max(side.n_stimuli for side in layers)
+    square = 8.0 * n * n
+    learned = bool({*LEARNED, "selected"} & {*job.names})
+    n_subjects = max(region.n_subjects for region in regions)
+    both = 1 + n_subjects
+    matrices = sum(side.n_subjects for side in (*layers, *regions))
+    sides = matrices * square
+    if learned or job.of_features:
+        sides += sum(8.0 * n * min(n, s.n_units) * s.n_subjects for s in (*layers, *regions))
+    if leave_one_out:  # what the fits of all runs learn from is held together
+        sides += sum(r.n_subjects * (r.n_subjects - 1) for r in regions) * square
+    at_once = min(cores, n_runs)
+    trained = both * train_share**2 * square
+    tested = both * len({*FIXED, *job.names}) * (1 - train_share) ** 2 * square
+    fixed = COPIES_FIXED * trained
+    fits = max(fixed, COPIES_LEARNED * max(trained, 8.0 * BATCH_ENTRIES)) if learned else fixed
+    draws = 3 * 8.0 * job.n_resamples * n if job.resamples else 0.0
+    drawn = min(DRAWN_BYTES, COPIES_DRAWN * square) if job.resamples else 0.0
+    work = max(
+        0.0 if job.of_features else at_once * fits,
+        COPIES_ALL * square,
+        at_once * COPIES_TESTED * tested + draws + drawn if job.resamples else 0.0,
+    )
+    kept = min(KEPT_BYTES, COPIES_KEPT * train_share**2 * square)
+    return MemoryEstimate(sides, work + kept + BASE_BYTES)
+
+
+def estimate_of_run(
+    parts: Sequence[Mapping[str, Data]],
+    job: Job,
+    *,
+    subject: str,
+    folds: int | Sequence[Split],
+    leave_one_out: bool,
+    elsewhere: bool,
+) -> MemoryEstimate:
+    """Estimate what `align` takes in this process; work done ``elsewhere`` takes none of it."""
+    layers, regions = ([size_of(data, subject) for data in part.values()] for part in parts)
+    n_folds = max(2, folds) if isinstance(folds, int) else len(folds)
+    n_stimuli = max(1, *(side.n_stimuli for side in layers))
+    shares = (
+        [1 - 1 / n_folds]
+        if isinstance(folds, int)
+        else [len(split.train) / n_stimuli for split in folds]
+    )
+    found = estimate_memory(
+        layers, regions, job, train_share=max(shares, default=0.5),
+        n_runs=len(layers) * len(regions) * n_folds, cores=torch.get_num_threads(),
+        leave_one_out=leave_one_out and not elsewhere,
+    )  # fmt: skip
+    return replace(found, work=BASE_BYTES) if elsewhere else found
+
+
+def size_of(data: Data, subject: str) -> SideSize:
+    """Tell the size of a layer or region from its shape, without reading its values."""
+    if isinstance(data, (list, tuple)):
+        sizes = [size_of(one, subject) for one in data]
+        first = sizes[0] if sizes else SideSize(0, 0, 0)
+        units = max((size.n_units for size in sizes), default=0)
+        return SideSize(first.n_stimuli, sum(size.n_subjects for size in sizes), units)
+    if isinstance(data, xr.DataArray):
+        return _size_of_labelled(data, subject)
+    shape = tuple(getattr(data, "shape", ()))
+    n_subjects = shape[0] if len(shape) == 3 else 1
+    return SideSize(shape[-2], n_subjects, shape[-1]) if len(shape) > 1 else SideSize(0, 0, 0)
+
+
+def _size_of_labelled(data: xr.DataArray, subject: str) -> SideSize:
+    if "anchor" in data.dims:
+        return SideSize(data.sizes["anchor"], data.sizes.get(subject, 1), 0)
+    on_units = subject in data.coords and data[subject].dims == ("unit",)
+    n_subjects = len({*data[subject].values.tolist()}) if on_units else 1
+    n_units = data.sizes.get("unit", 0) // max(1, n_subjects)
+    return SideSize(data.sizes.get("stimulus", 0), n_subjects, n_units)
+
+
+def check_memory(
+    estimate: MemoryEstimate, available: float | None, *, device: torch.device, said: bool
+) -> None:
+    """Say what a large run will take, and refuse one that cannot fit.
+
+    Raises
+    ------
+    MemoryLimitError
+        If less is available than the run will take; None means that nobody knows.
+    """
+    free = "" if available is None else f"; {gigabytes(available)} are available"
+    if available is not None and estimate.total > available:
+        raise MemoryLimitError(
+            f"This run would take {estimate}, and {gigabytes(available)} are available on "
+            f"{device}. Use fewer stimuli, layers or regions at a time, fixed transforms only, or "
+            "fewer threads (`torch.set_num_threads`); or an Aligner that works in tiles."
+        )
+    if said and estimate.total > WORTH_SAYING:
+        from tqdm.auto import tqdm
+
+        tqdm.write(f"This run will take {estimate}{free}.", file=sys.stderr)
+
+
+def available_memory(device: torch.device) -> float | None:
+    """Bytes that can still be had on a device, under the limits of this process; None if unknown.
+
+    Examples
+    --------
+    >>> found = available_memory(torch.device("cpu"))
+    >>> found is None or found > 0
+    True
+    """
+    if device.type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[0])
+    known = [bytes_ for bytes_ in (_of_system(), _of_cgroup()) if bytes_ is not None]
+    return min(known, default=None)
+
+
+def _of_system() -> float | None:
+    """Read what Linux says can be had without swapping."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    found = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
+    return 1024.0 * int(found[0]) if found else None
+
+
+def _of_cgroup() -> float | None:
+    """Read what the limit of a container leaves beside file caches; version 2, then 1."""
+    for limit, used, cache in (
+        ("memory.max", "memory.current", "inactive_file"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        try:
+            most, now = (int((CGROUP / name).read_text()) for name in (limit, used))
+            stat = (CGROUP / limit).with_name("memory.stat").read_text().split()
+        except (OSError, ValueError):  # no such file; "max"
+            continue
+        cached = int(stat[stat.index(cache) + 1]) if cache in stat else 0
+        return float(max(0, most - now + cached))
+    return None
+
+
+def gigabytes(bytes_: float) -> str:
+    """Word an amount of memory.
+
+    Examples
+    --------
+    >>> gigabytes(1.24e9), gigabytes(3.2e7)
+    ('1.2 GB', '0.03 GB')
+    """
+    return f"{bytes_ / 1e9:.1f} GB" if bytes_ >= 1e8 else f"{bytes_ / 1e9:.2f} GB"
