@@ -72,21 +72,28 @@ def conditions(threads: int) -> str:
     return f"{threaded}, load {os.getloadavg()[0]:.1f}, {now}, commit {commit or 'unknown'}"
 
 
-def seconds(run: Run) -> float:
+def seconds(run: Run, clock: Callable[[], float] = time.perf_counter) -> float:
     """Time one call."""
-    began = time.perf_counter()
+    began = clock()
     run()
-    return time.perf_counter() - began
+    return clock() - began
 
 
 class Turns:
     """Seconds of each contender, turn by turn; other load on the machine falls on all alike."""
 
-    def __init__(self, contenders: dict[str, Run], repetitions: int, *, warm_up: bool = True):
+    def __init__(
+        self,
+        contenders: dict[str, Run],
+        repetitions: int,
+        *,
+        warm_up: bool = True,
+        clock: Callable[[], float] = time.perf_counter,
+    ):
         self.times: dict[str, list[float]] = {name: [] for name in contenders}
         for turn in range(repetitions + warm_up):
             for name, run in contenders.items():
-                taken = seconds(run)
+                taken = seconds(run, clock)
                 if turn >= warm_up:
                     self.times[name].append(taken)
 
