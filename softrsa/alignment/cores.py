@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from typing import TypeVar
 
 import torch
@@ -11,6 +13,7 @@ import torch
 T = TypeVar("T")
 R = TypeVar("R")
 LARGE = 1_000_000  # entries of a tensor from which several threads on it pay
+_HERE = threading.local()  # .threads: how many a worker may use; absent elsewhere
 
 
 def map_on_cores(
@@ -19,22 +22,33 @@ def map_on_cores(
     """Apply ``function`` to all items, whose tensors have about so many ``entries``.
 
     Two threads on one small tensor hinder each other (several times slower here, and far more on a
-    busy machine), so on a CPU small items get a core each; torch's number of threads is restored.
+    busy machine), so on a CPU small items get a core each. Within such a piece of work, items
+    follow one another.
     """
-    if device.type != "cpu" or not items:
+    if device.type != "cpu" or not items or hasattr(_HERE, "threads"):
         return [function(item) for item in items]
     cores = torch.get_num_threads()
     workers = min(cores, len(items))
     each = cores // workers if entries > LARGE else 1
+
+    def work(item: T) -> R:
+        torch.set_num_threads(each)
+        return function(item)
+
     try:
-        with ThreadPoolExecutor(workers, initializer=_prepare, initargs=(each,)) as pool:
-            return list(pool.map(function, items))
+        return list(_pool(workers).map(work, items))
     finally:
-        torch.set_num_threads(cores)
+        torch.set_num_threads(cores)  # what a worker sets, new threads start with
 
 
-def _prepare(threads: int) -> None:
-    """Set up a worker thread; both settings are its own."""
-    torch.set_num_threads(threads)
+@lru_cache(maxsize=4)
+def _pool(workers: int) -> ThreadPoolExecutor:
+    """Threads that stay: new ones would fetch new memory from the system every time."""
+    return ThreadPoolExecutor(workers, "softrsa", initializer=_prepare)
+
+
+def _prepare() -> None:
+    """Set up a worker thread; the setting is its own."""
+    _HERE.threads = True
     # products of steps beyond the bounds underflow, and subnormal numbers take three times as long
     torch.set_flush_denormal(True)

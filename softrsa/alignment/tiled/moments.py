@@ -17,7 +17,7 @@ from torch import Tensor
 
 from softrsa._processes import ALONE, Ranks
 from softrsa.alignment.tiled.steps import FAMILIES, N_SCRATCH
-from softrsa.alignment.tiled.tiles import Tile, TiledRSM, share_tiles, tile_size
+from softrsa.alignment.tiled.tiles import Tile, TiledRSM, scratch, share_tiles, tile_size
 from softrsa.measures._features import first_order
 
 
@@ -74,7 +74,8 @@ def moments(
     Gradients, of the first order, reach the step parameters and the features. Several ranks share
     the tiles; every one of them has the whole result, and the whole gradient.
     """
-    job = _Job(tuple(rsms), tuple(pairs), size or tile_size(rsms[0].rsm.device), ranks)
+    size = size or tile_size(rsms[0].rsm.device)
+    job = _Job(tuple(rsms), tuple(pairs), size, ranks)
     found = _Moments.apply(job, *(t for r in rsms for t in r.tensors))
     return Moments(*map(first_order, found))  # type: ignore[arg-type]
 
@@ -153,6 +154,7 @@ class _Upstream(NamedTuple):
 
     @classmethod
     def of(cls, job: _Job, gradients: Moments) -> _Upstream:
+        """Cut gradients of the sums into blocks, and sort products by RSM."""
         kinds = [r.rsm.dtype for r in job.rsms]
         products: list[list[tuple[int, float]]] = [[] for _ in job.rsms]
         for (k, other), weight in zip(job.pairs, gradients.products.tolist(), strict=True):
@@ -333,7 +335,8 @@ class _Worker:
         """Memory for a matrix of the tile's shape, the same for every tile of this shape."""
         key = (*name, *tile.shape)
         if key not in self._memory:
-            self._memory[key] = r.rsm.source.tensor.new_empty(tile.shape)
+            flat = scratch(r.rsm.source.tensor, self.job.size**2, name)
+            self._memory[key] = flat[: tile.shape[0] * tile.shape[1]].view(tile.shape)
         return self._memory[key]
 
 

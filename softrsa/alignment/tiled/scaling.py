@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from softrsa._processes import ALONE, Ranks
 from softrsa._ranks import ascending, in_order, sorted_quantile
 from softrsa.alignment.cores import map_on_cores
-from softrsa.alignment.tiled.tiles import Tile, TiledRSM, share_tiles, tile_size
+from softrsa.alignment.tiled.tiles import Tile, TiledRSM, scratch, share_tiles, tile_size
 from softrsa.errors import DataError
 from softrsa.transforms import StepParameters
 
@@ -129,7 +129,8 @@ def _find_places(rsm: TiledRSM, tiles: list[Tile]) -> tuple[_Best, _Best]:
 
 
 def _read_all(rsm: TiledRSM, tiles: list[Tile]):
-    memory = rsm.source.tensor.new_empty(tile_size(rsm.device) ** 2)
+    largest = max((t.shape[0] * t.shape[1] for t in tiles), default=0)
+    memory = scratch(rsm.source.tensor, largest, "read")
     for tile in tiles:
         height, width = tile.shape
         yield tile, rsm.read(tile, memory[: height * width].view(height, width))

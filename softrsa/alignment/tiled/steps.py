@@ -77,9 +77,7 @@ class S1:
     ) -> Sequence[Tensor]:
         """Clamped distances and the logarithm of their ratio."""
         u, v, log_ratio = scratch
-        kind = torch.finfo(s.dtype)
-        # so small that the step is then exactly 0 or 1, with room for ratios of distances
-        floor = max(unit * kind.tiny / kind.eps, 8 * kind.tiny)
+        floor = smallest_distance(unit, s.dtype)
         torch.sub(s, parameters[0], out=u).clamp_min_(floor)
         torch.sub(parameters[1], s, out=v).clamp_min_(floor)
         torch.div(u, v, out=log_ratio).log_()
@@ -149,6 +147,12 @@ class S2:
         if by_s is not None:
             by_s.add_(by_tile)
         return [by.flatten() for by in by_parameters]
+
+
+def smallest_distance(unit: float, dtype: torch.dtype) -> float:
+    """Distance to a bound so small that the step is exactly 0 or 1, with room for ratios."""
+    kind = torch.finfo(dtype)
+    return max(unit * kind.tiny / kind.eps, 8 * kind.tiny)
 
 
 def _second(s: Tensor, low: Tensor, width: Tensor, upper: Tensor, transition: Tensor) -> Tensor:

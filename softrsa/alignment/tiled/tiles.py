@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from threading import Lock, local
 from typing import NamedTuple, Protocol, TypeVar
+from weakref import finalize
 
 import torch
 from torch import Tensor
@@ -17,7 +19,9 @@ from softrsa.rsm._plans import ALL, PLANS
 # Rows of a tile. On a CPU the working set of a tile stays near the core's cache; on a GPU a few
 # hundred MB keep it busy.
 TILE_SIZE = {"cpu": 256}
+TILE_SIZE_OF_THREADS = 512  # which wait for each other between operations: fewer, larger ones
 LARGE_TILE_SIZE = 4096
+MOST_SCRATCH = 128  # matrices of the size of a tile that a thread holds on to
 KEPT_BYTES = 2**28  # of tiles kept from pass to pass instead of computed again, per RSM
 
 
@@ -49,6 +53,8 @@ def upper_tiles(n: int, size: int) -> list[Tile]:
 
 def tile_size(device: torch.device) -> int:
     """Size of tiles that suits a device."""
+    if device.type == "cpu" and torch.get_num_threads() > 1:
+        return max(TILE_SIZE["cpu"], TILE_SIZE_OF_THREADS)
     return TILE_SIZE.get(device.type, LARGE_TILE_SIZE)
 
 
@@ -175,6 +181,7 @@ class TiledRSM:
             else kept_bytes
         )
         self._kept: dict[tuple[int, int], Tensor] = {}
+        finalize(self, _SPARE.give, self._kept)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -201,7 +208,7 @@ class TiledRSM:
         keep = self._room >= size
         if keep:
             self._room -= size
-            out = torch.empty_like(out)
+            out = _SPARE.take(out)
         found = self.source.compute(tile.rows, tile.columns, out)
         if tile.on_diagonal:
             found.diagonal().zero_()
@@ -210,15 +217,67 @@ class TiledRSM:
         return found
 
 
+class _Spare:
+    """Memory of tiles nobody needs any more, for the next RSM.
+
+    The system takes longer to hand out fresh memory than a core to fill it. Other devices have
+    allocators that know this.
+    """
+
+    def __init__(self):
+        self._free: dict[tuple[object, ...], list[Tensor]] = {}
+        self._room = KEPT_BYTES
+        self._lock = Lock()
+
+    def take(self, like: Tensor) -> Tensor:
+        """Memory of a tensor's shape and type; what it holds is arbitrary."""
+        with self._lock:
+            waiting = self._free.get((like.shape, like.dtype))
+            if like.device.type == "cpu" and waiting:
+                found = waiting.pop()
+                self._room += found.numel() * found.itemsize
+                return found
+        return torch.empty_like(like)
+
+    def give(self, kept: dict[tuple[int, int], Tensor]) -> None:
+        """Keep the memory of tiles, as far as there is room."""
+        with self._lock:
+            for tile in kept.values():
+                size = tile.numel() * tile.itemsize
+                if tile.device.type == "cpu" and size <= self._room:
+                    self._room -= size
+                    self._free.setdefault((tile.shape, tile.dtype), []).append(tile)
+        kept.clear()
+
+
+_SPARE = _Spare()
+_HERE = local()
+
+
+def scratch(like: Tensor, size: int, name: object) -> Tensor:
+    """Memory for so many numbers that this thread has under this name, again and again."""
+    memory: dict[tuple[object, ...], Tensor] = _HERE.__dict__.setdefault("memory", {})
+    key = (name, size, like.dtype, like.device)
+    if key not in memory:
+        if len(memory) >= MOST_SCRATCH:  # of sizes gone by
+            memory.clear()
+        memory[key] = like.new_empty(size)
+    return memory[key]
+
+
 T = TypeVar("T")
 
 
 def share_tiles(
-    work: Callable[[list[Tile]], T], n: int, size: int, device: torch.device, ranks: Ranks
+    work: Callable[[list[Tile]], T],
+    n: int,
+    size: int,
+    device: torch.device,
+    ranks: Ranks,
 ) -> list[T]:
     """Let every core of this rank work on its part of this rank's part of all tiles.
 
-    Tiles are dealt out one by one, so that all have as much to do; ``work`` runs without gradient.
+    Tiles are dealt out one by one, so that all have as much to do. It runs without gradient.
     """
     tiles = upper_tiles(n, size)[ranks.rank :: ranks.size]
     cores = torch.get_num_threads() if device.type == "cpu" else 1
