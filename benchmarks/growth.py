@@ -17,12 +17,13 @@ import torch
 from _harness import Case, Found, Over, Turns, slope
 from torch import Tensor
 
-from softrsa.alignment import threshold_correlations
+from softrsa.alignment import threshold_correlations, tiled_scores
+from softrsa.alignment.tiled.objective import lay_out
 from softrsa.inference import bootstrap
 from softrsa.measures import kendall_tau_a, linear_cka, nbs, procrustes_distance
 from softrsa.prediction import SoftStepNCAHead
 from softrsa.rsm import condensed_similarity, crossnobis
-from softrsa.transforms import geodesic, soft_rank
+from softrsa.transforms import GlobalGate, SoftStep, geodesic, soft_rank
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,18 @@ def _kendall(n: int) -> _harness.Run:
     return lambda: kendall_tau_a(x, y)
 
 
+def _tiled(n: int) -> _harness.Run:
+    x, y = random(2, n, 64, dtype=torch.float32)
+    steps = SoftStep(GlobalGate()), SoftStep(GlobalGate())
+
+    def run() -> None:
+        sides = lay_out(x, kept_bytes=0), lay_out(y, kept_bytes=0)  # which would hide the growth
+        score = tiled_scores(*sides, model_transform=steps[0], brain_transform=steps[1])
+        score.sum().backward()
+
+    return run
+
+
 GROWING = (
     Growing("RSM, correlation, condensed", "stimuli × 512", 2_000, 2, 2, _rsm),
     Growing(
@@ -131,6 +144,7 @@ GROWING = (
     Growing("geodesic transform", "stimuli", 40, 3, None, _geodesic),
     Growing("NCA + S1, training step", "batch", 256, 2, 2, _training),
     Growing("NCA + S1, inference, 500 queries", "neighbors", 5_000, 1, 1, _inference),
+    Growing("alignment step in tiles, none kept", "stimuli × 64", 1_000, 2, 1, _tiled),
     Growing("soft rank, 64 rows", "columns", 2_000, 1, 1, _soft_rank),
     Growing("Kendall's tau-a", "pairs", 5_000, 1.5, None, _kendall),
 )  # fmt: skip

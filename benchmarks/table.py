@@ -32,6 +32,7 @@ MODULES = (
     "inference_speed",
     "prediction_speed",
     "synthesis_speed",
+    "tiled_speed",
     "growth",
     "import_time",
 )
