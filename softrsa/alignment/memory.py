@@ -26,7 +26,7 @@ COPIES_TESTED = 10  # of both sides' RSMs over test stimuli and each transform, 
 # The C library keeps freed pieces of less than 32 MB for later. Of glibc this is most of what a
 # process of a few thousand stimuli holds; MALLOC_MMAP_THRESHOLD_=1000000 ends it, at some speed.
 COPIES_KEPT, KEPT_BYTES = 150, 2e9  # of a model's RSM over training stimuli, at most so much
-COPIES_DRAWN, DRAWN_BYTES = 150, 300e6  # pieces of resamples: of a model's RSM, at most so much
+COPIES_DRAWN, DRAWN_BYTES = 150, 1e9  # pieces of resamples: of a model's RSM, at most so much
 WORTH_SAYING = 1e9
 CGROUP = Path("/sys/fs/cgroup")
 
