@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from hashlib import blake2b
 from typing import NamedTuple
 
 import torch
@@ -13,6 +15,19 @@ from torch import Tensor, nn
 
 from softrsa._checks import resolve_device
 from softrsa.errors import DataError, ProcessError
+
+
+@contextmanager
+def _in_company() -> Iterator[None]:
+    """Say of a message between processes that fails what it means."""
+    try:
+        yield
+    except RuntimeError as error:  # so says gloo of a process that has ended, and of a timeout
+        raise ProcessError(
+            f"Rank {dist.get_rank()} of {dist.get_world_size()} waits for processes that do not "
+            "answer: another rank has failed or hangs; see its message. "
+            f"({str(error).splitlines()[0]})"
+        ) from error
 
 
 class Ranks(NamedTuple):
@@ -38,7 +53,8 @@ class Ranks(NamedTuple):
         if self.size == 1:
             return value
         there = value.to(device, copy=True)
-        dist.broadcast(there, src=0)
+        with _in_company():
+            dist.broadcast(there, src=0)
         return there.to(value.device)
 
     @torch.no_grad()
@@ -54,22 +70,20 @@ class Ranks(NamedTuple):
     def _reduce(self, parts: Iterable[Tensor], how: str) -> None:
         if self.size == 1:
             return
-        try:
+        with _in_company():
             for part in parts:
                 dist.all_reduce(part, getattr(dist.ReduceOp, how))
-        except RuntimeError as error:  # so says gloo of a process that has ended, and of a timeout
-            raise ProcessError(
-                f"Rank {self.rank} of {self.size} waits for processes that do not answer: another "
-                f"rank has failed or hangs; see its message. ({str(error).splitlines()[0]})"
-            ) from error
 
     def check_same(self, name: str, *tensors: Tensor) -> None:
         """Refuse data that differ between ranks."""
         if self.size == 1:
             return
-        sums = [(float(t.shape[0]), float(t.shape[-1]), t.double().sum().item()) for t in tensors]
-        found = torch.tensor(sums, dtype=torch.float64, device=tensors[0].device).nan_to_num()
-        high, low = found.clone(), -found
+        digest = blake2b(digest_size=7)  # fits into a signed whole number
+        for tensor in tensors:
+            digest.update(str((tuple(tensor.shape), tensor.dtype)).encode())
+            digest.update(memoryview(tensor.detach().cpu().contiguous().numpy()))  # type: ignore[arg-type]
+        own = torch.tensor([int.from_bytes(digest.digest(), "big")], device=tensors[0].device)
+        high, low = own.clone(), -own
         self.take_largest(high, low)
         if not torch.equal(high, -low):
             raise DataError(
@@ -96,7 +110,8 @@ class Ranks(NamedTuple):
         for members in by_type.values():
             found = [torch.zeros_like(p) if p.grad is None else p.grad for p in members]
             message = torch.cat([gradient.flatten() for gradient in found])
-            dist.all_reduce(message)
+            with _in_company():
+                dist.all_reduce(message)
             sums = message.split([p.numel() for p in members])
             for parameter, total in zip(members, sums, strict=True):
                 parameter.grad = total.view_as(parameter)
@@ -155,14 +170,16 @@ class _Sum(torch.autograd.Function):
     def forward(ctx: torch.autograd.function.FunctionCtx, value: Tensor) -> Tensor:
         del ctx
         total = value.contiguous().clone()
-        dist.all_reduce(total)
+        with _in_company():
+            dist.all_reduce(total)
         return total
 
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> Tensor:
         del ctx
         total = gradients[0].contiguous().clone()
-        dist.all_reduce(total)
+        with _in_company():
+            dist.all_reduce(total)
         return total
 
 

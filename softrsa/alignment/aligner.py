@@ -12,7 +12,7 @@ from typing import Any, Literal, Self, cast
 import torch
 from torch import Tensor, nn
 
-from softrsa._checks import resolve_device
+from softrsa._checks import check_count, resolve_device
 from softrsa._processes import join_ranks, launched_ranks, rank_device
 from softrsa.alignment.embedding import Embedding
 from softrsa.alignment.fitting import Fitted, Task, count_fit_steps, fit_transforms
@@ -242,10 +242,8 @@ class Aligner:
         """Decide, or refuse what cannot be done."""
         if self.tiled not in (True, False, "auto"):
             raise DataError(f"`tiled` must be True, False or 'auto', got {self.tiled!r}.")
-        if self.batch_size is not None and not self.batch_size >= SMALLEST_BLOCK:
-            raise DataError(
-                f"`batch_size` must be at least {SMALLEST_BLOCK}, got {self.batch_size}."
-            )
+        if self.batch_size is not None:
+            check_count("batch_size", self.batch_size, SMALLEST_BLOCK)
         if self.tiled is False and self.batch_size is not None:
             raise DataError("`batch_size` is of fits in tiles: leave `tiled` at 'auto'.")
         if self.tiled is False:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import lru_cache
 from typing import TypeVar
 
@@ -35,9 +36,13 @@ def map_on_cores(
         torch.set_num_threads(each)
         return function(item)
 
+    pieces = [_pool(workers).submit(work, item) for item in items]
     try:
-        return list(_pool(workers).map(work, items))
+        return [piece.result() for piece in pieces]
     finally:
+        for piece in pieces:  # after a failure nothing goes on unseen
+            piece.cancel()
+        wait(pieces)
         torch.set_num_threads(cores)  # what a worker sets, new threads start with
 
 
@@ -52,3 +57,7 @@ def _prepare() -> None:
     _HERE.threads = True
     # products of steps beyond the bounds underflow, and subnormal numbers take three times as long
     torch.set_flush_denormal(True)
+
+
+if hasattr(os, "register_at_fork"):  # a forked process has none of the threads
+    os.register_at_fork(after_in_child=_pool.cache_clear)

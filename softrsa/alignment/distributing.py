@@ -174,11 +174,15 @@ def _score_remotely(
     unit: Unit, model: Side, brain: Side, job: Job, device: str
 ) -> xr.Dataset | SoftRSAError:
     """Score a unit on a worker, in the one thread that dask runs it in."""
-    torch.set_num_threads(1)
     layer, region, fold, split, learn, score = unit
     target = resolve_device(device)
     run = Run(layer, region, fold, model.to(target), brain.to(target), split, learn, score)
-    return _named(run, job)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        return _named(run, job)
+    finally:
+        torch.set_num_threads(before)  # which the worker's new threads start with
 
 
 def _result(future: Future, run: Run) -> xr.Dataset | SoftRSAError | None:

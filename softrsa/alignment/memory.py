@@ -20,6 +20,7 @@ from softrsa.errors import MemoryLimitError
 # In bytes, or in copies of what is named, after measurements (`tests/alignment/test_memory.py`).
 BASE_BYTES = 60e6  # buffers of the libraries
 COPIES_ALL = 6  # of a model's RSM and the subjects' mean, while all stimuli are scored
+COPIES_FEATURES = 3  # of a model's RSM, where a measure compares features
 COPIES_FIXED = 7  # of both sides' RSMs over training stimuli, while thresholds are searched
 COPIES_LEARNED = 14  # of both sides' RSMs over training stimuli, with the gradient
 COPIES_TESTED = 10  # of both sides' RSMs over test stimuli and each transform, when resampled
@@ -41,20 +42,29 @@ class MemoryEstimate:
         RSMs of all layers and regions in float64, and units kept for learned transforms.
     work : float
         What fits, scores or resamples take, whichever is most, on all cores.
+    kept : float
+        Freed pieces that the C library may keep for later, up to `KEPT_BYTES`: too uncertain to
+        refuse a run for.
     """
 
     sides: float
     work: float
+    kept: float = 0.0
+
+    @property
+    def needed(self) -> float:
+        """What must be had: sides and work."""
+        return self.sides + self.work
 
     @property
     def total(self) -> float:
-        """Sides and work."""
-        return self.sides + self.work
+        """What the process will hold at most."""
+        return self.needed + self.kept
 
     def __str__(self):
         return (
             f"about {gigabytes(self.total)} of memory ({gigabytes(self.sides)} for RSMs and units, "
-            f"{gigabytes(self.work)} for fits, scores and resamples)"
+            f"{gigabytes(self.work + self.kept)} for fits, scores and resamples)"
         )
 
 
@@ -127,11 +137,11 @@ def estimate_memory(
     drawn = min(DRAWN_BYTES, COPIES_DRAWN * square) if job.resamples else 0.0
     work = max(
         0.0 if job.of_features else at_once * fits,
-        COPIES_ALL * square,
+        (COPIES_FEATURES if job.of_features else COPIES_ALL) * square,
         at_once * COPIES_TESTED * tested + draws + drawn if job.resamples else 0.0,
     )
-    kept = min(KEPT_BYTES, COPIES_KEPT * train_share**2 * square)
-    return MemoryEstimate(sides, work + kept + BASE_BYTES)
+    kept = 0.0 if job.of_features else min(KEPT_BYTES, COPIES_KEPT * train_share**2 * square)
+    return MemoryEstimate(sides, work + BASE_BYTES, kept)
 
 
 def estimate_of_run(
@@ -157,7 +167,7 @@ def estimate_of_run(
         n_runs=len(layers) * len(regions) * n_folds, cores=torch.get_num_threads(),
         leave_one_out=leave_one_out and not elsewhere,
     )  # fmt: skip
-    return replace(found, work=BASE_BYTES) if elsewhere else found
+    return replace(found, work=BASE_BYTES, kept=0.0) if elsewhere else found
 
 
 def size_of(data: Data, subject: str) -> SideSize:
@@ -194,11 +204,13 @@ def check_memory(
         If less is available than the run will take; None means that nobody knows.
     """
     free = "" if available is None else f"; {gigabytes(available)} are available"
-    if available is not None and estimate.total > available:
+    if available is not None and estimate.needed > available:
         raise MemoryLimitError(
-            f"This run would take {estimate}, and {gigabytes(available)} are available on "
-            f"{device}. Use fewer stimuli, layers or regions at a time, fixed transforms only, or "
-            "fewer threads (`torch.set_num_threads`); or an Aligner that works in tiles."
+            f"This run needs {gigabytes(estimate.needed)} of memory ({gigabytes(estimate.sides)} "
+            f"for RSMs and units, {gigabytes(estimate.work)} for fits, scores and resamples), and "
+            f"{gigabytes(available)} are available on {device}. Use fewer stimuli, layers or "
+            "regions at a time, fixed transforms only, or fewer threads "
+            "(`torch.set_num_threads`); or an Aligner that works in tiles."
         )
     if said and estimate.total > WORTH_SAYING:
         from tqdm.auto import tqdm

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from functools import reduce
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -89,6 +90,11 @@ def minibatch_cka(
     >>> minibatch_cka(zip(x.split(50), y.split(50)))
     tensor(0.3642)
     """
+    if not isinstance(x, Iterable) or isinstance(x, (np.ndarray, str)):
+        raise DataError(
+            f"`x` must be a tensor or give pairs of tensors, got {type(x).__name__}. Convert "
+            "arrays with `torch.as_tensor`."
+        )
     if isinstance(x, Tensor):
         batches = _cut(x, y, batch_size, epochs, seed)
     elif y is None and batch_size is None and epochs == 1:
@@ -110,6 +116,8 @@ def minibatch_cka(
 
 
 def _hsics(batch: Batch) -> tuple[torch.dtype, KernelProducts]:
+    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+        raise DataError(f"A batch must be a pair (x, y) of tensors, got {type(batch).__name__}.")
     x, y = batch
     check_features(x, y, at_least=LEAST)
     return x.dtype, unbiased_hsics(x, y)
@@ -129,9 +137,10 @@ def _cut(
     check_features(x, y, at_least=LEAST)
     check_count("epochs", epochs, 1)
     n = x.shape[-2]
-    if batch_size is None or not LEAST <= batch_size <= n:
+    if not isinstance(batch_size, int) or not LEAST <= batch_size <= n:
         raise DataError(
-            f"`batch_size` must be from {LEAST} to the number of stimuli, {n}, got {batch_size!r}."
+            f"`batch_size` must be a whole number from {LEAST} to the number of stimuli, {n}, "
+            f"got {batch_size!r}."
         )
     return _parts(x, y, batch_size, epochs, seed)
 

@@ -92,6 +92,21 @@ def test_sizes_are_read_from_shapes():
     assert size_of(torch.zeros(5, 4, 4), "subject") == SideSize(4, 5, 4)
 
 
+def test_pieces_the_library_may_keep_refuse_no_run(capsys):
+    estimate = MemoryEstimate(1e9, 1e9, kept=2e9)
+    check_memory(estimate, 2.5e9, device=CPU, said=True)
+    assert "about 4.0 GB" in capsys.readouterr().err
+    with pytest.raises(MemoryLimitError, match=r"needs 2\.0 GB of memory .* and 1\.5 GB are"):
+        check_memory(estimate, 1.5e9, device=CPU, said=False)
+
+
+def test_measures_on_features_need_little():
+    job = Job(("identity",), "linear_cka", "correlation", FitSettings(), 0, 0)
+    sides = [SideSize(1700, 1, 20)], [SideSize(1700, 1, 20)]
+    found = memory.estimate_memory(*sides, job, train_share=0.8, n_runs=5, cores=1)
+    assert 0.1e9 < found.total < 0.25e9  # 0.16 were measured
+
+
 def test_large_runs_are_announced_in_one_line(capsys):
     large, small = MemoryEstimate(2e9, 1e9), MemoryEstimate(2e8, 1e8)
     check_memory(large, 8e9, device=CPU, said=True)
@@ -109,7 +124,7 @@ def test_a_run_that_cannot_fit_does_not_start(monkeypatch, data):
     module = sys.modules["softrsa.alignment.align"]
     monkeypatch.setattr(module, "available_memory", lambda device: 1e5)
     monkeypatch.setattr(module, "as_side", None)  # nothing is computed
-    message = r"would take about 0\.06 GB .* and 0\.00 GB are available on cpu\. Use fewer stimuli"
+    message = r"needs 0\.06 GB of memory .* and 0\.00 GB are available on cpu\. Use fewer stimuli"
     with pytest.raises(MemoryLimitError, match=message):
         align(*data, transforms=["identity"])
     monkeypatch.setattr(module, "available_memory", lambda device: 1e9)

@@ -1,5 +1,9 @@
 """Tiles give what whole matrices give: scores, ceilings and gradients."""
 
+import multiprocessing
+import warnings
+from concurrent.futures import ProcessPoolExecutor
+
 import pytest
 import torch
 from hypothesis import given
@@ -194,6 +198,55 @@ def test_threads_and_kept_tiles_change_nothing(features, threads, kept, monkeypa
         torch.set_num_threads(before)
 
 
+@pytest.mark.parametrize("n", [4, 8, 9, 17, 24])
+def test_tiles_of_any_width_even_one(n, monkeypatch):
+    """Of 8: one too few, whole, and one stimulus in the last."""
+    generator = torch.Generator().manual_seed(n)
+    x, e = torch.randn(2, n, 5, generator=generator, dtype=torch.float64)
+    for family in ("s1", "s2"):
+        for symmetrize in (True, False):
+            transform = warp("global", family=family, scaling="affine", symmetrize=symmetrize)
+            inputs = [x.clone().requires_grad_(), *transform.parameters()]
+            found = tiled_scores(inputs[0], x + e, model_transform=transform)[0]
+            rsms = transform(similarity_matrix(inputs[0])), similarity_matrix(x + e)
+            wanted = get("centered_pearson").between(*rsms)
+            torch.testing.assert_close(found, wanted)
+            for one, other in zip(
+                torch.autograd.grad(found, inputs), torch.autograd.grad(wanted, inputs), strict=True
+            ):
+                torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-10)
+
+
+def test_tiles_of_another_size_are_not_taken_for_kept_ones(monkeypatch):
+    x, y = torch.randn(2, 24, 5, generator=torch.Generator().manual_seed(0))
+    rsm = lay_out(x)
+    monkeypatch.setitem(tiles.TILE_SIZE, "cpu", 16)  # whose last block is 8 wide
+    first = tiled_scores(rsm, y)
+    monkeypatch.setitem(tiles.TILE_SIZE, "cpu", 8)
+    torch.testing.assert_close(tiled_scores(rsm, y), first)
+
+
+def test_number_types_that_differ_meet_in_the_wider_one(features):
+    model, brain = features
+    found = tiled_scores(model, [brain[0].float(), *brain[1:]])
+    assert found.dtype == torch.float64
+    torch.testing.assert_close(found, tiled_scores(model, brain), rtol=1e-6, atol=0)
+    with pytest.raises(DTypeError, match=r"`model` torch.float32, `brain` torch.float64"):
+        tiled_scores(lay_out(model.float()), lay_out(brain[0]))
+
+
+def test_forked_processes_work(features):
+    """The threads of the parent are not there, and must not be waited for."""
+    model, (brain, *_) = features
+    wanted = tiled_scores(model, brain)
+    context = multiprocessing.get_context("fork")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside threads
+        with ProcessPoolExecutor(1, mp_context=context) as pool:
+            found = pool.submit(tiled_scores, model, brain).result(timeout=60)
+    torch.testing.assert_close(found, wanted)
+
+
 def test_float32_is_as_exact_as_sums_of_float32_can_be():
     """Against float64 throughout: scores to 1e-6, gradients to 3e-5 of the largest."""
     x, e = torch.randn(2, 300, 20, generator=torch.Generator().manual_seed(0))
@@ -288,6 +341,13 @@ BAD = {
         DataError, r"in \[-1, 1\], got one of size",
     ),
     "anchors": ({"model_transform": warp("embedding")}, DataError, "pass `anchors`"),
+    "too few anchors": (
+        {"model_transform": warp("embedding"), "model_anchors": torch.ones(5, 2)},
+        ShapeError, "must be 23 anchors, one per stimulus, got 5",
+    ),
+    "own similarities": (
+        {"measure": "whitened_cosine", "similarity": "dot"}, DataError, "equally similar to them",
+    ),
 }  # fmt: skip
 
 
@@ -308,6 +368,8 @@ def test_data_that_cannot_be_used(features):
         tiled_scores(model.half(), brain[0])
     with pytest.raises(ShapeError, match=r"`brain\[1\]` must be .* got shape \(6,\)"):
         tiled_scores(model, [brain[0], brain[0][0]])
+    with pytest.raises(ShapeError, match="`brain` is an empty list"):
+        tiled_scores(model, [])
     constant = model.clone()
     constant[[4, 7]] = 2.0
     with pytest.raises(DataError, match=r"2 are not so: \[4, 7\]"):

@@ -145,6 +145,31 @@ def test_labelled_data_are_joined_by_id(data):
     assert stack.train_score_ == pytest.approx(found.train_score_, abs=1e-6)
 
 
+def test_number_types_may_differ(data):
+    (model, brain), (new_model, new_brain) = halves(data)
+    for transform in ("centered", "global"):
+        mixed = Aligner(transform, settings=SETTINGS, tiled=True).fit(model.double(), brain)
+        same = Aligner(transform, settings=SETTINGS, tiled=True).fit(model, brain)
+        assert mixed.score(new_model.double(), new_brain) == pytest.approx(
+            same.score(new_model, new_brain), abs=1e-5
+        )
+
+
+def test_fits_where_gradients_are_off(data):
+    train, _ = halves(data)
+    with torch.no_grad():
+        found = Aligner("global", settings=SETTINGS, tiled=True).fit(*train)
+    wanted = Aligner("global", settings=SETTINGS, tiled=True).fit(*train)
+    assert found.train_score_ == wanted.train_score_
+
+
+def test_stimuli_without_a_similarity_are_named_as_given(data):
+    model = data[0].clone()
+    model[100] = 1.0
+    with pytest.raises(DataError, match=r"`model` must be finite.* 1 are not so: \[100\]"):
+        Aligner("instance", settings=SETTINGS, tiled=True).fit(model, data[1])
+
+
 def test_collapse_is_seen_as_in_whole_matrices(data, monkeypatch):
     from softrsa.alignment.tiled import fitting
 
@@ -180,6 +205,7 @@ def test_what_cannot_be_done_is_said(data):
         ({"similarity": "rbf"}, DataError, "'rbf' needs a bandwidth"),
         ({"settings": FitSettings(scaling="rank")}, DataError, "scaling='rank' needs all pairs"),
         ({"batch_size": 2}, DataError, "`batch_size` must be at least 4, got 2"),
+        ({"batch_size": 9.5}, DataError, "`batch_size` must be a whole number from 4, got 9.5"),
         ({"tiled": "yes"}, DataError, "`tiled` must be True, False or 'auto', got 'yes'"),
         ({"tiled": False, "batch_size": 9}, DataError, "leave `tiled` at 'auto'"),
     ]

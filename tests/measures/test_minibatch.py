@@ -132,3 +132,16 @@ def test_wrong_arguments_are_named(rng):
         minibatch_cka([(x, y), (x[:3], y[:3])])
     with pytest.raises(DTypeError, match="one number type"):
         minibatch_cka([(x, y.float())])
+
+
+@pytest.mark.parametrize("x", [np.ones((8, 3)), 3, "ab"])
+def test_what_gives_no_batches_is_refused(x):
+    with pytest.raises(DataError, match=f"got {type(x).__name__}"):
+        minibatch_cka(x)
+
+
+def test_batches_must_be_pairs():
+    with pytest.raises(DataError, match=r"must be a pair \(x, y\) of tensors, got Tensor"):
+        minibatch_cka([torch.ones(8, 3)])
+    with pytest.raises(DataError, match=r"whole number from 4 .* 8, got 4.5"):
+        minibatch_cka(torch.ones(8, 3), torch.ones(8, 3), batch_size=4.5)

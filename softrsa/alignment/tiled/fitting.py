@@ -54,10 +54,11 @@ def score_tiled(
     ranks: Ranks,
 ) -> float:
     """Mean score over subjects of transformed RSMs."""
+    kind = torch.promote_types(sides[0].dtype, sides[1].dtype)
     placed = [
         place(rsm, transform, anchor, ranks)
         for transform, side, anchor in zip(transforms, sides, anchors, strict=True)
-        for rsm in side.rsms(keep=False)
+        for rsm in side.rsms(kind, keep=False)
     ]
     both = transforms[0], *[transforms[1]] * len(sides[1].units)
     return float(_score(placed, both, measure, ranks))
@@ -152,6 +153,7 @@ class _TiledFit:
         train, validation, bad = (torch.stack(column) for column in zip(*records, strict=True))
         return Path(train, validation, bad, tuple(kept), self.embeddings)
 
+    @torch.enable_grad()
     def _descend(self, optimizer: torch.optim.Optimizer, gates: Sequence[Gate]) -> None:
         distance = torch.stack([gate.penalty() for gate in gates]).sum()
         score = self._mean_score(self._batch(), self.plan.fitted.name)

@@ -313,9 +313,10 @@ class _Worker:
         by_s = self._matrix(tile, r, "by_s").zero_() if to_features else None
         step, scratch = FAMILIES[r.family], self._scratch(tile, r)
         parts = zip((tile.rows, tile.columns), by_values, planes.steps, strict=True)
-        for (part, by_value, value), given in zip(parts, self._of_ends(k, tile), strict=True):
+        ends = enumerate(zip(parts, self._of_ends(k, tile), strict=True))
+        for end, ((part, by_value, value), given) in ends:
             sums = step.backward(
-                by_value, planes.s, given, r.unit, value=value, scratch=scratch, by_s=by_s
+                by_value, planes.s, given, r.unit, end=end, value=value, scratch=scratch, by_s=by_s
             )
             for total, one in zip(found[1:], sums, strict=True):
                 if len(total):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ from softrsa.alignment.tiled.scaling import (
 )
 from softrsa.alignment.tiled.scores import MEASURES, Products
 from softrsa.alignment.tiled.tiles import TiledRSM, tiled_features
-from softrsa.errors import DataError, ShapeError, unknown_name
+from softrsa.errors import DataError, DTypeError, ShapeError, unknown_name
 from softrsa.inference.noise_ceiling import NoiseCeiling
 from softrsa.measures import get
 from softrsa.rsm import SIMILARITIES
@@ -190,6 +191,8 @@ def place(
     rsm: TiledRSM, transform: nn.Module | None, anchors: Tensor | None, ranks: Ranks = ALONE
 ) -> Placed:
     """Find the scale and, where a `ProfileGate` reads them, the profiles of an RSM."""
+    if anchors is not None and len(anchors) != rsm.n:
+        raise ShapeError(f"There must be {rsm.n} anchors, one per stimulus, got {len(anchors)}.")
     if not isinstance(transform, SoftGate):
         return Placed(rsm)
     scale = scale_of(rsm, transform.scaling, ranks)
@@ -206,6 +209,11 @@ def apply_transform(placed: Placed, transform: nn.Module | None, measure: str) -
     rsm, scale = placed.rsm, placed.scale
     if not isinstance(transform, SoftGate) or scale is None:
         own = rsm.source.self_similarity
+        if own is None and measure == "whitened_cosine":
+            raise DataError(
+                "'whitened_cosine' in tiles needs stimuli that are equally similar to themselves, "
+                "which inner products ('dot') are not: use 'whitened_pearson', or 'cosine'."
+            )
         return Prepared(TransformedRSM(rsm), isinstance(transform, Centered), own)
     gates = StepParameters(*(p.to(rsm.dtype) for p in transform.step.gate(None, placed.anchors)))
     family = transform.step.family
@@ -290,11 +298,25 @@ def _laid_out(
         )
     if similarity == "rbf" and bandwidth is None:
         raise DataError("In tiles, 'rbf' needs a `bandwidth`: the median needs all pairs at once.")
-    rsms = []
-    for side, members in data.items():
-        for i, x in enumerate(members):
-            name = f"{side}[{i}]" if len(members) > 1 else side
-            rsms.append(x if isinstance(x, TiledRSM) else lay_out(x, name, similarity, bandwidth))
+    named = {
+        f"{side}[{i}]" if len(members) > 1 else side: x
+        for side, members in data.items()
+        for i, x in enumerate(members)
+    }
+    if "brain" in data and not len(data["brain"]):
+        raise ShapeError("`brain` is an empty list: at least one subject is needed.")
+    given = {name: x.source.tensor if isinstance(x, TiledRSM) else x for name, x in named.items()}
+    check_floating(**given)
+    ranks = current_ranks() if distributed else ALONE
+    ranks.check_same("features", *(x.detach() for x in given.values()))
+    kind = reduce(torch.promote_types, (x.dtype for x in given.values()))
+    rsms = [
+        x if isinstance(x, TiledRSM) else lay_out(x.to(kind), name, similarity, bandwidth)
+        for name, x in named.items()
+    ]
+    if any(rsm.dtype != kind for rsm in rsms):
+        found = ", ".join(f"`{name}` {x.dtype}" for name, x in given.items())
+        raise DTypeError(f"RSMs laid out before must have one number type, got {found}.")
     counts = {rsm.n for rsm in rsms}
     smallest = get(measure).smallest_n
     if len(counts) > 1 or min(counts) < smallest:
@@ -302,8 +324,6 @@ def _laid_out(
             f"All must be of the same stimuli, at least {smallest} for {measure!r}, "
             f"got {[rsm.n for rsm in rsms]}."
         )
-    ranks = current_ranks() if distributed else ALONE
-    ranks.check_same("features", *(rsm.source.tensor.detach() for rsm in rsms))
     return rsms, ranks
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,11 @@ class TiledSide:
     def device(self) -> torch.device:
         """Where they are."""
         return self.units[0].device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Number type that all subjects' features can be brought to without loss."""
+        return reduce(torch.promote_types, (u.dtype for u in self.units))
 
     @property
     def bounded(self) -> bool:
@@ -114,6 +120,8 @@ def as_tiled_side(
     if isinstance(data, (list, tuple)):
         names = [str(i) for i in range(len(found))]
     units = tuple(x.to(device) for x, _, _ in found)
+    for x in units:  # now, while stimuli are in the order given
+        lay_out(x, name, similarity)
     return TiledSide(units, similarity, found[0][1], tuple(names))
 
 

@@ -43,11 +43,15 @@ class Step(Protocol):
         parameters: Sequence[Tensor],
         unit: float,
         *,
+        end: int,
         value: Tensor,
         scratch: Sequence[Tensor],
         by_s: Tensor | None,
     ) -> list[Tensor]:
-        """Gradients by the parameters, shape (k,) each; adds to ``by_s``. Uses up ``value``."""
+        """Gradients by the parameters of the rows (``end`` 0) or columns (1), shape (k,) each.
+
+        Adds to ``by_s`` and uses up ``value``.
+        """
         ...
 
 
@@ -90,6 +94,7 @@ class S1:
         parameters: Sequence[Tensor],
         unit: float,
         *,
+        end: int,
         value: Tensor,
         scratch: Sequence[Tensor],
         by_s: Tensor | None,
@@ -97,7 +102,7 @@ class S1:
         """Beyond a bound the value is exactly 0 or 1, which stops the gradient."""
         u, v, log_ratio = self._log_ratio(s, parameters, unit, scratch)
         steepness = parameters[2]
-        dim = _reduced(steepness)
+        dim = 1 - end  # over which the entries of a tile share a parameter
         inner = value.addcmul_(value, value, value=-1).mul_(by_value)
         by_steepness = log_ratio.mul_(inner).sum(dim)
         by_lower, by_upper = torch.div(inner, u, out=u), torch.div(inner, v, out=v)
@@ -134,12 +139,13 @@ class S2:
         parameters: Sequence[Tensor],
         unit: float,
         *,
+        end: int,
         value: Tensor,
         scratch: Sequence[Tensor],
         by_s: Tensor | None,
     ) -> list[Tensor]:
         """Compute the tile once more, with a graph."""
-        del unit, value, scratch
+        del unit, end, value, scratch
         inputs = [given.detach().requires_grad_() for given in (s, *parameters)]
         with torch.enable_grad():
             found = _second(*inputs)
@@ -157,11 +163,6 @@ def smallest_distance(unit: float, dtype: torch.dtype) -> float:
 
 def _second(s: Tensor, low: Tensor, width: Tensor, upper: Tensor, transition: Tensor) -> Tensor:
     return log_soft_step_s2((s - low) / width, upper, transition).exp()
-
-
-def _reduced(parameter: Tensor) -> int:
-    """Dimension over which the entries of a tile share a parameter."""
-    return 1 if parameter.shape[1] == 1 else 0
 
 
 FAMILIES: dict[str, Step] = {"s1": S1(), "s2": S2()}

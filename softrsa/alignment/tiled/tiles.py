@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
-from threading import Lock, local
+from threading import local
 from typing import NamedTuple, Protocol, TypeVar
 from weakref import finalize
 
@@ -180,7 +181,7 @@ class TiledRSM:
             if kept_bytes is None
             else kept_bytes
         )
-        self._kept: dict[tuple[int, int], Tensor] = {}
+        self._kept: dict[tuple[int, ...], Tensor] = {}
         finalize(self, _SPARE.give, self._kept)
 
     @property
@@ -200,9 +201,9 @@ class TiledRSM:
 
     def read(self, tile: Tile, out: Tensor) -> Tensor:
         """Similarities of a tile with zeros on the diagonal; not to be written to."""
-        key = (tile.row_block, tile.column_block)
+        key = (tile.rows.start, tile.rows.stop, tile.columns.start, tile.columns.stop)
         found = self._kept.get(key)
-        if found is not None and found.shape == tile.shape:
+        if found is not None:
             return found
         size = out.numel() * out.itemsize
         keep = self._room >= size
@@ -221,33 +222,27 @@ class _Spare:
     """Memory of tiles nobody needs any more, for the next RSM.
 
     The system takes longer to hand out fresh memory than a core to fill it. Other devices have
-    allocators that know this.
+    allocators that know this. There is no lock: tiles are given back where the garbage collector
+    pleases, and what happens to a deque happens at once.
     """
 
     def __init__(self):
-        self._free: dict[tuple[object, ...], list[Tensor]] = {}
-        self._room = KEPT_BYTES
-        self._lock = Lock()
+        self._free: dict[tuple[object, ...], deque[Tensor]] = {}
 
     def take(self, like: Tensor) -> Tensor:
         """Memory of a tensor's shape and type; what it holds is arbitrary."""
-        with self._lock:
-            waiting = self._free.get((like.shape, like.dtype))
-            if like.device.type == "cpu" and waiting:
-                found = waiting.pop()
-                self._room += found.numel() * found.itemsize
-                return found
-        return torch.empty_like(like)
+        try:
+            return self._free[like.shape, like.dtype, like.device].pop()
+        except LookupError:
+            return torch.empty_like(like)
 
-    def give(self, kept: dict[tuple[int, int], Tensor]) -> None:
-        """Keep the memory of tiles, as far as there is room."""
-        with self._lock:
-            for tile in kept.values():
-                size = tile.numel() * tile.itemsize
-                if tile.device.type == "cpu" and size <= self._room:
-                    self._room -= size
-                    self._free.setdefault((tile.shape, tile.dtype), []).append(tile)
-        kept.clear()
+    def give(self, kept: dict[tuple[int, ...], Tensor]) -> None:
+        """Keep the memory of tiles, as much of each shape as an RSM may keep."""
+        for tile in list(kept.values()):
+            if tile.device.type == "cpu":
+                most = KEPT_BYTES // max(1, tile.numel() * tile.itemsize)
+                key = tile.shape, tile.dtype, tile.device
+                self._free.setdefault(key, deque(maxlen=most)).append(tile)
 
 
 _SPARE = _Spare()
@@ -256,6 +251,8 @@ _HERE = local()
 
 def scratch(like: Tensor, size: int, name: object) -> Tensor:
     """Memory for so many numbers that this thread has under this name, again and again."""
+    if like.device.type != "cpu":
+        return like.new_empty(size)
     memory: dict[tuple[object, ...], Tensor] = _HERE.__dict__.setdefault("memory", {})
     key = (name, size, like.dtype, like.device)
     if key not in memory:
