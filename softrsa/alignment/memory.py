@@ -107,7 +107,8 @@ def estimate_memory(
     Returns
     -------
     MemoryEstimate
-        In bytes; within a factor of 1.5 of what was measured for 500 to 2600 stimuli.
+        In bytes; what was measured for 500 to 2600 stimuli lay between what is needed and the
+        total, within a factor of 1.5.
 
     Examples
     --------

@@ -13,6 +13,8 @@ import torch
 import xarray as xr
 
 from softrsa.alignment import FitSettings, Split, align, distributing
+from softrsa.alignment.folds import stimulus_folds
+from softrsa.alignment.sides import as_side
 from softrsa.alignment.store import Store
 from softrsa.cli import main
 from softrsa.errors import (
@@ -117,12 +119,21 @@ def test_a_cluster_gives_the_same_and_data_travel_once(sides, stored, client, mo
     xr.testing.assert_identical(found.data, stored[0].data)
     assert [one.rsms.shape[0] for one in sent] == [1, 1, 3, 2]  # layers, regions
     assert "100% Completed" in capsys.readouterr().out  # dask's own bar
-    threads = client.map(torch_threads, range(8), pure=False)
-    assert {*client.gather(threads)} == {1}  # of a worker that has scored units
 
 
-def torch_threads(_):
-    return torch.get_num_threads()
+def test_a_unit_works_in_one_thread_and_leaves_the_others(monkeypatch):
+    seen = []
+    monkeypatch.setattr(distributing, "_named", lambda *_: seen.append(torch.get_num_threads()))
+    side = as_side(torch.randn(8, 3), similarity="l2", name="x", device=torch.device("cpu"))
+    unit = ("layer", "region", 0, stimulus_folds(8, 2, seed=0)[0], (0,), (0,))
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        distributing._score_remotely(unit, side, side, None, "cpu")
+        assert seen == [1]
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_workers_killed_in_the_middle_lose_nothing(sides, stored, client, monkeypatch, tmp_path):

@@ -36,7 +36,7 @@ def peak():  # of this process; ru_maxrss is at least that of the parent
     return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
 before = peak()
 align(*given, **options)
-print(json.dumps([said[0].total, 1024 * (peak() - before)]))
+print(json.dumps([said[0].needed, said[0].total, 1024 * (peak() - before)]))
 """
 
 
@@ -45,11 +45,12 @@ print(json.dumps([said[0].total, 1024 * (peak() - before)]))
 @pytest.mark.parametrize(
     ("n", "names", "n_resamples"), [(500, "global", 100), (1000, "identity", 0)]
 )
-def test_estimates_are_what_is_measured(n, names, n_resamples):
+def test_what_is_measured_lies_between_the_estimates(n, names, n_resamples):
+    """What is needed, and that with what the C library may keep; how much it keeps varies."""
     command = [sys.executable, "-c", MEASURE, str(n), names, str(n_resamples)]
     found = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
-    estimated, measured = json.loads(found.stdout)
-    assert 1 / 1.5 < estimated / measured < 1.5, (estimated, measured)
+    needed, total, measured = json.loads(found.stdout)
+    assert needed / 1.5 < measured < 1.5 * total, (needed, measured, total)
 
 
 def test_rsms_of_all_sides_in_float64():
