@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from softrsa._processes import ALONE, Ranks
+from softrsa.alignment.tiled.reuse import scratch
 from softrsa.alignment.tiled.steps import FAMILIES, N_SCRATCH
-from softrsa.alignment.tiled.tiles import Tile, TiledRSM, scratch, share_tiles, tile_size
+from softrsa.alignment.tiled.tiles import Tile, TiledRSM, share_tiles, tile_size
 from softrsa.measures._features import first_order
 
 

@@ -12,7 +12,8 @@ from torch.utils.checkpoint import checkpoint
 from softrsa._processes import ALONE, Ranks
 from softrsa._ranks import ascending, in_order, sorted_quantile
 from softrsa.alignment.cores import map_on_cores
-from softrsa.alignment.tiled.tiles import Tile, TiledRSM, scratch, share_tiles, tile_size
+from softrsa.alignment.tiled.reuse import scratch
+from softrsa.alignment.tiled.tiles import Tile, TiledRSM, share_tiles, tile_size
 from softrsa.errors import DataError
 from softrsa.transforms import StepParameters
 

@@ -17,8 +17,9 @@ from softrsa._checks import check_floating
 from softrsa._processes import Ranks
 from softrsa.alignment.sides import BOUNDED, Data, Side, join_all, matrix_diagonal
 from softrsa.alignment.tiled.objective import lay_out
+from softrsa.alignment.tiled.reuse import KEPT_BYTES
 from softrsa.alignment.tiled.scores import MEASURES
-from softrsa.alignment.tiled.tiles import KEPT_BYTES, TiledRSM
+from softrsa.alignment.tiled.tiles import TiledRSM
 from softrsa.errors import ShapeError, StimulusError
 from softrsa.io import check_recording
 from softrsa.recordings import split_units

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
-from threading import local
 from typing import NamedTuple, Protocol, TypeVar
 from weakref import finalize
 
@@ -14,6 +12,7 @@ from torch import Tensor
 from softrsa._checks import check_square
 from softrsa._processes import Ranks
 from softrsa.alignment.cores import map_on_cores
+from softrsa.alignment.tiled.reuse import KEPT_BYTES, SPARE
 from softrsa.rsm import similarity_matrix
 from softrsa.rsm._plans import ALL, PLANS
 
@@ -22,8 +21,6 @@ from softrsa.rsm._plans import ALL, PLANS
 TILE_SIZE = {"cpu": 256}
 TILE_SIZE_OF_THREADS = 512  # which wait for each other between operations: fewer, larger ones
 LARGE_TILE_SIZE = 4096
-MOST_SCRATCH = 128  # matrices of the size of a tile that a thread holds on to
-KEPT_BYTES = 2**28  # of tiles kept from pass to pass instead of computed again, per RSM
 
 
 class Tile(NamedTuple):
@@ -182,7 +179,7 @@ class TiledRSM:
             else kept_bytes
         )
         self._kept: dict[tuple[int, ...], Tensor] = {}
-        finalize(self, _SPARE.give, self._kept)
+        finalize(self, SPARE.give, self._kept)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -209,57 +206,13 @@ class TiledRSM:
         keep = self._room >= size
         if keep:
             self._room -= size
-            out = _SPARE.take(out)
+            out = SPARE.take(out)
         found = self.source.compute(tile.rows, tile.columns, out)
         if tile.on_diagonal:
             found.diagonal().zero_()
         if keep:
             self._kept[key] = found
         return found
-
-
-class _Spare:
-    """Memory of tiles nobody needs any more, for the next RSM.
-
-    The system takes longer to hand out fresh memory than a core to fill it. Other devices have
-    allocators that know this. There is no lock: tiles are given back where the garbage collector
-    pleases, and what happens to a deque happens at once.
-    """
-
-    def __init__(self):
-        self._free: dict[tuple[object, ...], deque[Tensor]] = {}
-
-    def take(self, like: Tensor) -> Tensor:
-        """Memory of a tensor's shape and type; what it holds is arbitrary."""
-        try:
-            return self._free[like.shape, like.dtype, like.device].pop()
-        except LookupError:
-            return torch.empty_like(like)
-
-    def give(self, kept: dict[tuple[int, ...], Tensor]) -> None:
-        """Keep the memory of tiles, as much of each shape as an RSM may keep."""
-        for tile in list(kept.values()):
-            if tile.device.type == "cpu":
-                most = KEPT_BYTES // max(1, tile.numel() * tile.itemsize)
-                key = tile.shape, tile.dtype, tile.device
-                self._free.setdefault(key, deque(maxlen=most)).append(tile)
-
-
-_SPARE = _Spare()
-_HERE = local()
-
-
-def scratch(like: Tensor, size: int, name: object) -> Tensor:
-    """Memory for so many numbers that this thread has under this name, again and again."""
-    if like.device.type != "cpu":
-        return like.new_empty(size)
-    memory: dict[tuple[object, ...], Tensor] = _HERE.__dict__.setdefault("memory", {})
-    key = (name, size, like.dtype, like.device)
-    if key not in memory:
-        if len(memory) >= MOST_SCRATCH:  # of sizes gone by
-            memory.clear()
-        memory[key] = like.new_empty(size)
-    return memory[key]
 
 
 T = TypeVar("T")
