@@ -139,10 +139,10 @@ def estimate_memory(
     work = max(
         0.0 if job.of_features else at_once * fits,
         (COPIES_FEATURES if job.of_features else COPIES_ALL) * square,
-        at_once * COPIES_TESTED * tested + draws + drawn if job.resamples else 0.0,
+        at_once * COPIES_TESTED * tested + draws if job.resamples else 0.0,
     )
     kept = 0.0 if job.of_features else min(KEPT_BYTES, COPIES_KEPT * train_share**2 * square)
-    return MemoryEstimate(sides, work + BASE_BYTES, kept)
+    return MemoryEstimate(sides, work + BASE_BYTES, kept + drawn)
 
 
 def estimate_of_run(
