@@ -6,7 +6,6 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from functools import lru_cache
 from typing import TypeVar
 
 import torch
@@ -14,7 +13,7 @@ import torch
 T = TypeVar("T")
 R = TypeVar("R")
 LARGE = 1_000_000  # entries of a tensor from which several threads on it pay
-_HERE = threading.local()  # .threads: how many a worker may use; absent elsewhere
+_HERE = threading.local()  # .works: a worker thread; .pools: those of any other thread
 
 
 def map_on_cores(
@@ -26,7 +25,7 @@ def map_on_cores(
     busy machine), so on a CPU small items get a core each. Within such a piece of work, items
     follow one another.
     """
-    if device.type != "cpu" or not items or hasattr(_HERE, "threads"):
+    if device.type != "cpu" or not items or hasattr(_HERE, "works"):
         return [function(item) for item in items]
     cores = torch.get_num_threads()
     workers = min(cores, len(items))
@@ -46,18 +45,28 @@ def map_on_cores(
         torch.set_num_threads(cores)  # what a worker sets, new threads start with
 
 
-@lru_cache(maxsize=4)
 def _pool(workers: int) -> ThreadPoolExecutor:
-    """Threads that stay: new ones would fetch new memory from the system every time."""
-    return ThreadPoolExecutor(workers, "softrsa", initializer=_prepare)
+    """Threads that stay: new ones would fetch new memory from the system every time.
+
+    Every thread that has work done has its own, so that none waits for the work of another.
+    """
+    pools: dict[int, ThreadPoolExecutor] = _HERE.__dict__.setdefault("pools", {})
+    if workers not in pools:
+        pools[workers] = ThreadPoolExecutor(workers, "softrsa", initializer=_prepare)
+    return pools[workers]
 
 
 def _prepare() -> None:
     """Set up a worker thread; the setting is its own."""
-    _HERE.threads = True
+    _HERE.works = True
     # products of steps beyond the bounds underflow, and subnormal numbers take three times as long
     torch.set_flush_denormal(True)
 
 
-if hasattr(os, "register_at_fork"):  # a forked process has none of the threads
-    os.register_at_fork(after_in_child=_pool.cache_clear)
+def _forget() -> None:
+    """Forget the threads of the process this one was forked from: none of them is here."""
+    _HERE.__dict__.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)

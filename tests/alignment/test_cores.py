@@ -57,3 +57,23 @@ def test_work_within_work_does_not_wait_for_itself():
         return sum(map_on_cores(lambda x: x * item, range(4), entries=10, device=CPU))
 
     assert map_on_cores(outer, range(8), entries=10, device=CPU) == [6 * i for i in range(8)]
+
+
+def test_threads_do_not_wait_for_the_work_of_others():
+    """Two callers of one thread each, as units on a dask worker: both must be at work at once."""
+    both = threading.Barrier(2, timeout=20)
+
+    def call():
+        torch.set_num_threads(1)
+        found.append(map_on_cores(lambda _: both.wait() >= 0, [0], entries=10, device=CPU))
+
+    found, callers = [], [threading.Thread(target=call) for _ in range(2)]
+    before = torch.get_num_threads()
+    try:
+        for caller in callers:
+            caller.start()
+        for caller in callers:
+            caller.join()
+    finally:
+        torch.set_num_threads(before)
+    assert found == [[True], [True]]

@@ -397,5 +397,7 @@ def test_autocast_multiplies_in_its_type(features):
     exact = tiled_scores(model, brain)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         rough = tiled_scores(model, brain)
+        wide = tiled_scores(features[0], features[1])
+    torch.testing.assert_close(wide, tiled_scores(*features), rtol=0, atol=0)  # float64 stays so
     assert rough.dtype == torch.float32
     assert 0 < float((rough - exact).abs().max()) < 0.02

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from softrsa._checks import check_square
+from softrsa._precision import product, short_type
 from softrsa._processes import Ranks
 from softrsa.alignment.cores import map_on_cores
 from softrsa.alignment.tiled.reuse import KEPT_BYTES, SPARE
@@ -81,16 +82,14 @@ class GramSource:
     def __init__(self, rows: Tensor, self_similarity: float | None):
         self.tensor = rows
         self.self_similarity = self_similarity
-        kind = rows.device.type
-        low = torch.is_autocast_enabled(kind)
-        self._type = torch.get_autocast_dtype(kind) if low else rows.dtype
+        self._short = short_type(rows)  # here: other threads do not know of autocast
 
     def compute(self, rows: slice, columns: slice, out: Tensor) -> Tensor:
         """Multiply in the type of autocast, if that is on, and give the type of the features."""
         left, right = self.tensor[rows], self.tensor[columns]
-        if self._type == self.tensor.dtype:
+        if self._short is None:
             return torch.mm(left, right.mT, out=out)
-        return out.copy_(left.to(self._type) @ right.to(self._type).mT)
+        return out.copy_(product(left, right.mT, self._short))
 
     def of_pairs(self, rows: Tensor, columns: Tensor) -> Tensor:
         """Multiply pair by pair."""
