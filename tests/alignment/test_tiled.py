@@ -14,9 +14,9 @@ from softrsa.alignment import tiled_noise_ceiling, tiled_scores
 from softrsa.alignment.side_transforms import Centered, HardGT, SoftGate
 from softrsa.alignment.tiled import tiles
 from softrsa.alignment.tiled.moments import moments
-from softrsa.alignment.tiled.objective import compare, lay_out, prepare, with_first
+from softrsa.alignment.tiled.objective import lay_out, prepare
 from softrsa.alignment.tiled.scores import MEASURES
-from softrsa.alignment.tiled.tiles import TiledRSM, tiled_matrix, upper_tiles
+from softrsa.alignment.tiled.tiles import TiledRSM, upper_tiles
 from softrsa.errors import (
     DataError,
     DTypeError,
@@ -25,7 +25,7 @@ from softrsa.errors import (
     UnknownNameError,
 )
 from softrsa.inference import noise_ceiling
-from softrsa.measures import get, row_offset_share
+from softrsa.measures import get
 from softrsa.rsm import similarity_matrix
 from softrsa.transforms import EmbeddingGate, GlobalGate, ProfileGate, SoftStep
 
@@ -291,27 +291,6 @@ def test_centered_sides(features, measure):
         )
         pair = [r if t is None else t(r) for r, t in zip(rsms, sides, strict=True)]
         torch.testing.assert_close(found[0], get(measure).between(*pair))
-
-
-def test_row_offset_share(features):
-    model, (brain, *_) = features
-    transforms = warp("embedding", symmetrize=False), None
-    anchors = anchors_of("embedding", 3), None
-    sides = [
-        prepare(lay_out(x), t, a, "pearson")
-        for x, t, a in zip((model, brain), transforms, anchors, strict=True)
-    ]
-    rsms = [plain(x, t, a) for x, t, a in zip((model, brain), transforms, anchors, strict=True)]
-    found = compare(sides, with_first(2)).row_offset_share(0, 1)
-    torch.testing.assert_close(found, row_offset_share(*rsms))
-
-
-def test_a_matrix_that_is_there_already(features):
-    model, (brain, *_) = features
-    rsm = similarity_matrix(model)
-    found = tiled_scores(tiled_matrix(rsm), brain, model_transform=warp("profile"))
-    torch.testing.assert_close(found, tiled_scores(model, brain, model_transform=warp("profile")))
-    torch.testing.assert_close(rsm, similarity_matrix(model))  # not written to
 
 
 def test_undefined_scores_are_nan(features):

@@ -73,13 +73,6 @@ class Products:
             return self._of_distances(i, i).sqrt()
         return (self.plain if measure == "cosine" else self.without_mean)(i, i).sqrt()
 
-    def row_offset_share(self, i: int, j: int) -> Tensor:
-        """As `softrsa.measures.row_offset_share`."""
-        geometry = self.double_centered(i, j)
-        offsets = self.without_mean(i, j) - geometry
-        offsets = torch.zeros_like(offsets) if self.centered[i] or self.centered[j] else offsets
-        return offsets.abs() / (offsets.abs() + geometry.abs())
-
     def plain(self, i: int, j: int) -> Tensor:
         """Take the off-diagonal entries as they are."""
         return self.sums.products[self.places[(i, j) if (i, j) in self.places else (j, i)]]

@@ -1,4 +1,4 @@
-"""RSMs that exist one tile at a time: from features, or from a matrix there is already."""
+"""RSMs that exist one tile at a time, computed from features."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from weakref import finalize
 import torch
 from torch import Tensor
 
-from softrsa._checks import check_square
 from softrsa._precision import product, short_type
 from softrsa._processes import Ranks
 from softrsa.alignment.cores import map_on_cores
@@ -132,34 +131,13 @@ class PairSource:
             by_tensor[place] += gradient
 
 
-class MatrixSource:
-    """A symmetric RSM that is there already; no gradient reaches it."""
-
-    def __init__(self, rsm: Tensor):
-        self.tensor = rsm.detach()
-        diagonal = self.tensor.diagonal()
-        same = bool((diagonal == diagonal[0]).all())
-        self.self_similarity = float(diagonal[0]) if same else None
-
-    def compute(self, rows: slice, columns: slice, out: Tensor) -> Tensor:
-        """Copy the tile: what is done to it must not reach the matrix."""
-        return out.copy_(self.tensor[rows, columns])
-
-    def of_pairs(self, rows: Tensor, columns: Tensor) -> Tensor:
-        """Look them up."""
-        return self.tensor[rows, columns]
-
-    def backward(self, tile: Tile, by_tile: Tensor, by_tensor: Tensor) -> None:
-        """Nothing: the matrix was detached."""
-
-
 class TiledRSM:
     """An n x n RSM of which only some tiles are held.
 
     Parameters
     ----------
-    source : GramSource, PairSource or MatrixSource
-        From `tiled_features` or `tiled_matrix`.
+    source : GramSource or PairSource
+        From `tiled_features`.
     bounded : bool
         Whether similarities lie in [-1, 1] by their nature.
     kept_bytes : int, optional
@@ -170,13 +148,7 @@ class TiledRSM:
         self.source = source
         self.bounded = bounded
         self.n = len(source.tensor)
-        self._room = (
-            0
-            if isinstance(source, MatrixSource)
-            else KEPT_BYTES
-            if kept_bytes is None
-            else kept_bytes
-        )
+        self._room = KEPT_BYTES if kept_bytes is None else kept_bytes
         self._kept: dict[tuple[int, ...], Tensor] = {}
         finalize(self, SPARE.give, self._kept)
 
@@ -255,9 +227,3 @@ def tiled_features(
     bounded = similarity != "dot"
     source = GramSource(rows, plan.self_similarity)
     return TiledRSM(source, bounded=bounded, kept_bytes=kept_bytes)
-
-
-def tiled_matrix(rsm: Tensor) -> TiledRSM:
-    """Lay out a symmetric RSM (n, n) that is there already."""
-    check_square(rsm=rsm)
-    return TiledRSM(MatrixSource(rsm))
