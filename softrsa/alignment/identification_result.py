@@ -149,11 +149,12 @@ class IdentificationResult:
         UnknownNameError
             If "geo_topological" was not run.
         """
-        from softrsa.reports.identification_figures import plot_threshold_grid
+        from softrsa.reports.identification_figures import plot_geo_topological_grid
 
         if "grid_accuracy" not in self.data:
             raise unknown_name("transform", "geo_topological", self._transforms)
-        return plot_threshold_grid(self.data["grid_accuracy"], ax=ax)
+        grid = self.data["grid_accuracy"]
+        return plot_geo_topological_grid(grid, label="regions identified", ax=ax)
 
     def to_netcdf(self, path: str | Path) -> None:
         """Write everything to one file, which `from_netcdf` reads."""

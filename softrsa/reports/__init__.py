@@ -1,6 +1,9 @@
-"""Tables and figures."""
+"""Tables, figures and the HTML report."""
 
-from softrsa.reports.figures import plot_alignment, plot_transforms
+from softrsa.reports.figures import plot_alignment, plot_profile, plot_transforms
+from softrsa.reports.identification_figures import plot_geo_topological_grid
+from softrsa.reports.prediction_figures import plot_neighbors
+from softrsa.reports.rsm_figures import plot_mds, plot_rsm
 from softrsa.reports.synthesis_figures import (
     plot_capture,
     plot_component_curves,
@@ -18,6 +21,11 @@ __all__ = [
     "plot_component_curves",
     "plot_decoding",
     "plot_feasible_region",
+    "plot_geo_topological_grid",
+    "plot_mds",
+    "plot_neighbors",
+    "plot_profile",
+    "plot_rsm",
     "plot_scores",
     "plot_transforms",
 ]

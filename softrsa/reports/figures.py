@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from softrsa.errors import unknown_name
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -78,6 +80,58 @@ def plot_alignment(table: pd.DataFrame, *, measure: str) -> Figure:
     figure.supxlabel("layer", fontsize=9)
     _legend(figure, axes[0], ceiling=bool(np.isfinite(table["ceiling_lower"]).any()))
     return figure
+
+
+def plot_profile(
+    table: pd.DataFrame, *, transform: str | None = None, ax: Axes | None = None
+) -> Axes:
+    """Draw held-out scores of layers under one transform, a line per region with its ceiling.
+
+    Parameters
+    ----------
+    table : DataFrame
+        `AlignmentResult.table`.
+    transform : str, optional
+        One of those in the table; the last by default.
+    ax : Axes, optional
+        Where to draw; a new figure by default.
+
+    Returns
+    -------
+    Axes
+        Error bars and ceilings as in `plot_alignment`.
+
+    Raises
+    ------
+    UnknownNameError
+        If the table has no such transform.
+
+    Examples
+    --------
+    >>> table = pd.DataFrame({
+    ...     "layer": ["conv1", "conv2"], "region": "V4", "transform": "centered",
+    ...     "score": [0.1, 0.3], "score_se": 0.02, "ceiling_lower": 0.5, "ceiling_upper": 0.6})
+    >>> plot_profile(table).get_title()
+    'double-centered'
+    """
+    known = list(dict.fromkeys(table["transform"]))
+    transform = known[-1] if transform is None else transform
+    if transform not in known:
+        raise unknown_name("transform in the table:", transform, known)
+    ax = panels(1, height=2.8)[1][0] if ax is None else ax
+    part = table[table["transform"] == transform].set_index("region")
+    layers, regions = list(dict.fromkeys(part["layer"])), list(dict.fromkeys(part.index))
+    for i, region in enumerate(regions):
+        of_region = part.loc[[region]].set_index("layer").loc[layers]
+        _draw_profile(ax, of_region, region, i, len(regions))
+    _name_layers(ax, layers, 2)
+    ax.tick_params(axis="y", labelsize=8)
+    ax.set_title(TITLES.get(transform, transform), fontsize=9)
+    ax.set_xlabel("layer", fontsize=9)
+    bars = "95 % intervals" if _has_intervals(table) else "± standard error"
+    ax.set_ylabel(f"held-out score ({bars})", fontsize=9)
+    ax.legend(fontsize=7, frameon=False)
+    return ax
 
 
 def _draw_profile(ax: Axes, part: pd.DataFrame, region: str, i: int, count: int) -> None:

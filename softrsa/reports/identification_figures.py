@@ -66,13 +66,18 @@ def plot_identification(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def plot_threshold_grid(accuracy: xr.DataArray, *, ax: Axes | None = None) -> Axes:
-    """Draw the accuracy of each geo-topological statistic, kinds of statistic outlined.
+def plot_geo_topological_grid(
+    scores: xr.DataArray, *, label: str = "score", ax: Axes | None = None
+) -> Axes:
+    """Draw the score of each geo-topological statistic, kinds of statistic outlined.
 
     Parameters
     ----------
-    accuracy : DataArray, dims (lower, upper)
-        Such as ``result.data["grid_accuracy"]``; NaN where there is no such statistic.
+    scores : DataArray, dims (lower, upper)
+        Such as ``PublishedIdentification.data["grid_accuracy"]``; NaN where there is no such
+        statistic.
+    label : str
+        What the scores are, for the color bar.
     ax : Axes, optional
         Where to draw; a new figure by default.
 
@@ -85,10 +90,10 @@ def plot_threshold_grid(accuracy: xr.DataArray, *, ax: Axes | None = None) -> Ax
 
     ax = _axes(ax)
     mesh = ax.pcolormesh(
-        accuracy["lower"], accuracy["upper"], accuracy.transpose("upper", "lower"),
+        scores["lower"], scores["upper"], scores.transpose("upper", "lower"),
         cmap="viridis", shading="nearest",
     )  # fmt: skip
-    ax.figure.colorbar(mesh, ax=ax, label="regions identified")
+    ax.figure.colorbar(mesh, ax=ax, label=label)
     for corners in KINDS.values():
         x, y = np.array([*corners, corners[0]]).T
         ax.plot(x, y, color="white", linewidth=1.5)

@@ -6,7 +6,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from softrsa.errors import ShapeError
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.colors import Normalize
@@ -112,6 +116,94 @@ def plot_embedding(embedding: np.ndarray, labels: np.ndarray, *, ax: Axes | None
         axis.set_label_text(f"{name} component ({part:.0%} of variance)", fontsize=9)
     ax.tick_params(labelsize=8)
     return ax
+
+
+def plot_neighbors(
+    weights: np.ndarray,
+    labels: np.ndarray,
+    *,
+    names: Sequence[str] | None = None,
+    images: Sequence[np.ndarray] | None = None,
+    truth: float | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw which neighbors made a prediction: their labels, and how much each of them counts.
+
+    Parameters
+    ----------
+    weights : ndarray, shape (n_neighbors,)
+        Weights of the neighbors of one sample, by falling weight, as
+        `softrsa.prediction.NeighborRegressor.neighbors` gives them (``weights[0]``).
+    labels : ndarray, shape (n_neighbors,)
+        Their labels (``y_train[indices[0]]``).
+    names : sequence of str, optional
+        What to call them, beside the bars.
+    images : sequence of ndarray, shape (height, width[, 3]), optional
+        Their pictures, drawn left of the bars.
+    truth : float, optional
+        The sample's own label, a dotted line.
+    ax : Axes, optional
+        Where to draw; a new figure by default.
+
+    Returns
+    -------
+    Axes
+        A row per neighbor, the one that counts most on top: a dot at its label, whose area is its
+        weight, and the weight in numbers. A dashed line is the weighted mean of the labels shown.
+
+    Raises
+    ------
+    ShapeError
+        If there are not as many labels, names and images as weights.
+
+    Examples
+    --------
+    >>> ax = plot_neighbors(np.array([0.7, 0.2]), np.array([3.0, 5.0]))
+    >>> [text.get_text() for text in ax.texts]
+    ['70 %', '20 %']
+    """
+    from softrsa.reports.figures import COLORS, panels
+
+    weights, labels = np.asarray(weights, float), np.asarray(labels, float)
+    for what, given in (("labels", labels), ("names", names), ("images", images)):
+        if given is not None and (len(given) != len(weights) or weights.ndim != 1):
+            raise ShapeError(
+                f"`{what}` must have one entry per weight of one sample; got {len(given)} and "
+                f"weights of shape {weights.shape}."
+            )
+    ax = panels(1)[1][0] if ax is None else ax
+    rows = np.arange(len(weights))
+    ax.hlines(rows, *_reach_of(labels), color="0.9", linewidth=0.8, zorder=0)
+    ax.scatter(labels, rows, s=20 + 250 * weights, color=COLORS[0], linewidths=0)
+    for row, weight in zip(rows, weights, strict=True):
+        ax.annotate(
+            f"{weight:.0%}".replace("%", " %"), (1.02, row), xycoords=("axes fraction", "data"),
+            fontsize=8, va="center",
+        )  # fmt: skip
+    mean = float(weights @ labels / weights.sum())
+    ax.axvline(mean, color=COLORS[1], linestyle="--", linewidth=1.2, label="weighted mean")
+    if truth is not None:
+        ax.axvline(truth, color="black", linestyle=":", linewidth=1.2, label="truth")
+    ax.set_ylim(len(weights) - 0.5, -0.5)
+    ax.set_yticks(rows if names is not None else [], names if names is not None else [], fontsize=8)
+    for row, image in zip(rows, images if images is not None else (), strict=False):
+        size = 0.9 / len(weights)
+        inset = ax.inset_axes((-0.05 - size, 1 - (row + 0.95) / len(weights), size, size))
+        inset.imshow(np.asarray(image), cmap="gray", aspect="auto")
+        inset.set_axis_off()
+    ax.set_xlabel("label of the neighbor", fontsize=9)
+    ax.tick_params(axis="x", labelsize=8)
+    ax.legend(
+        fontsize=7, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2,
+        borderaxespad=0.1,
+    )  # fmt: skip
+    return ax
+
+
+def _reach_of(labels: np.ndarray) -> tuple[float, float]:
+    """From below the least label to above the largest."""
+    room = 0.08 * (np.ptp(labels) or 1.0)
+    return float(labels.min() - room), float(labels.max() + room)
 
 
 def plot_errors(table: pd.DataFrame) -> Figure:
