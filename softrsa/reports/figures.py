@@ -115,7 +115,7 @@ def plot_profile(
     'double-centered'
     """
     known = list(dict.fromkeys(table["transform"]))
-    transform = known[-1] if transform is None else transform
+    transform = str(known[-1] if transform is None else transform)
     if transform not in known:
         raise unknown_name("transform in the table:", transform, known)
     ax = panels(1, height=2.8)[1][0] if ax is None else ax

@@ -175,8 +175,8 @@ def _draw_images(ax: Axes, images: Sequence[np.ndarray | None], *, left: bool) -
         if picture is None:
             continue
         at = place / n
-        boxes = [[at, -1.15 * size, size, size]]
-        boxes += [[-1.15 * size, 1 - at - size, size, size]] if left else []
+        boxes = [(at, -1.15 * size, size, size)]
+        boxes += [(-1.15 * size, 1 - at - size, size, size)] if left else []
         for box in boxes:
             inset = ax.inset_axes(box)
             inset.imshow(np.asarray(picture), cmap="gray", aspect="auto")
