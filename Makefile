@@ -6,7 +6,7 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip
 STAMP = $(VENV)/.softrsa-installed
 
-.PHONY: demo test bench lint check setup clean
+.PHONY: demo test bench tutorials lint check setup clean
 
 demo: setup
 	$(BIN)/softrsa align --demo --out results/
@@ -16,6 +16,9 @@ test: setup
 
 bench: setup
 	$(BIN)/python benchmarks/table.py
+
+tutorials: setup
+	OMP_NUM_THREADS=1 $(BIN)/python .ci/notebooks
 
 lint: setup
 	$(BIN)/ruff check .
