@@ -82,7 +82,7 @@ def _opened(store: str | Path | None, fingerprint: Fingerprint) -> Iterator[Stor
 
 def _score_here(runs: Sequence[Run], job: Job, keep: Keep, progress: bool) -> None:
     """Score runs in this process, on all cores, and keep each part at once."""
-    from tqdm.auto import tqdm
+    from tqdm import tqdm
 
     with tqdm(total=len(runs), disable=not progress or not runs, desc="aligning", delay=1) as bar:
 

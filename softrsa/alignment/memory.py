@@ -214,7 +214,7 @@ def check_memory(
             "(`torch.set_num_threads`); or an Aligner that works in tiles."
         )
     if said and estimate.total > WORTH_SAYING:
-        from tqdm.auto import tqdm
+        from tqdm import tqdm
 
         tqdm.write(f"This run will take {estimate}{free}.", file=sys.stderr)
 

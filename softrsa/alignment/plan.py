@@ -38,7 +38,7 @@ def make_plan(measure: str, model: Side, brain: Side, settings: FitSettings) -> 
 @contextmanager
 def progress_bar(total: int, shown: bool) -> Iterator[Callable[[int], object]]:
     """Show a tqdm bar over fit steps, after a second; yields what advances it."""
-    from tqdm.auto import tqdm
+    from tqdm import tqdm
 
     with tqdm(
         total=total,

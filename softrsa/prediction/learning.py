@@ -284,7 +284,7 @@ def own_randomness(device: torch.device) -> Iterator[None]:
 @contextmanager
 def progress_bar(total: int, shown: bool) -> Iterator[Any]:
     """Show a tqdm bar over epochs with the validation loss; yields what advances it."""
-    from tqdm.auto import tqdm
+    from tqdm import tqdm
 
     with tqdm(total=total, disable=not shown, desc="training", unit="epoch", delay=1) as bar:
 
