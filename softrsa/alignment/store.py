@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from threading import Lock
 
 import xarray as xr
 
@@ -16,6 +17,8 @@ from softrsa.io.labels import plain_labels
 from softrsa.io.reading import UNREADABLE
 
 RUN_FILE = "run.json"
+# netCDF-C bears one thread at a time, and xarray closes files without taking its own lock
+ONE_AT_A_TIME = Lock()
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,10 @@ class Store:
         if not path.is_file():
             return None
         try:
-            with xr.open_dataset(path, engine="netcdf4", decode_times=False) as lazy:
+            with (
+                ONE_AT_A_TIME,
+                xr.open_dataset(path, engine="netcdf4", decode_times=False) as lazy,
+            ):
                 part = lazy.load()
         except UNREADABLE:
             return None
@@ -102,7 +108,8 @@ class Store:
         path = self.path(unit)
         with atomic_path(path) as temporary:
             try:
-                part.to_netcdf(temporary, engine="netcdf4", encoding=encoding)
+                with ONE_AT_A_TIME:
+                    part.to_netcdf(temporary, engine="netcdf4", encoding=encoding)
             except (OSError, RuntimeError) as error:
                 raise OutputError(f"Cannot write {path}: {error}.") from error
 
