@@ -1,166 +1,181 @@
-"""netCDF and zarr files to labelled arrays."""
+"""Files of any kind softrsa knows to labelled arrays."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from importlib.util import find_spec
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
 
 import xarray as xr
 
-from softrsa.errors import DataError, FileFormatError, FileMissingError
-from softrsa.io.brainio import convert_assembly, is_assembly
-from softrsa.io.labelled import VARIABLE, check_labelled
-from softrsa.io.labels import plain_labels
-from softrsa.io.schema import check_labels
+from softrsa.errors import DataError, FileFormatError, SoftRSAError, StimulusError
+from softrsa.io.formats import FORMATS, Format
+from softrsa.io.looking import Look, look
+from softrsa.io.netcdf import UNREADABLE, Chunks, open_in_chunks
+from softrsa.io.options import Kind, Options, check_options
 from softrsa.io.wording import listed
 
-__all__ = ["load", "open_array"]
-
-Chunks = Mapping[str, int] | int | Literal["auto"]
-ZARR_FILES = ("zarr.json", ".zgroup")  # of format 3, of format 2
-UNREADABLE = (OSError, RuntimeError, ValueError, TypeError, LookupError)  # what the readers raise
+__all__ = ["load", "recognize"]
 
 
-def load(path: str | Path, *, chunks: Chunks | None = None) -> xr.DataArray:
-    """Read a netCDF file or a zarr store into a checked labelled array.
+def load(
+    path: str | Path,
+    *,
+    chunks: Chunks | None = None,
+    stimuli: Iterable[str] | Iterable[int] | None = None,
+    variable: str | None = None,
+    kind: Kind | None = None,
+) -> xr.DataArray:
+    """Read a file or folder into a checked labelled array, whatever format it is in.
+
+    The format is told from the content, not from the name: netCDF and zarr (softrsa's own schema,
+    or one data variable with the dimensions below), BrainIO / Brain-Score assemblies, rsatoolbox's
+    HDF5 files, folders of thingsvision and Net2Brain, MATLAB files (before 7.3 and from 7.3 on),
+    CSV tables, NumPy's .npy and .npz, torch's .pt and plain HDF5. `recognize` says which it is.
 
     Parameters
     ----------
     path : str or Path
-        A file of softrsa's own schema, a BrainIO / Brain-Score assembly file, or any netCDF file or
-        zarr store with one data variable whose dimensions are those below.
+        The file or folder.
     chunks : mapping, int or "auto", optional
-        For recordings or activations larger than memory: leave them on disk, to be read by dask in
-        chunks of such sizes by dimension, e.g. ``{"unit": 10000}``; ``{}`` takes the chunks of the
-        file. `softrsa.rsm.build_rsms` and `softrsa.align` then read stretches of units. Their
-        values are checked when they are used. By default, everything is read into memory.
+        For recordings or activations larger than memory, in netCDF or zarr: leave them on disk, to
+        be read by dask in chunks of such sizes by dimension, e.g. ``{"unit": 10000}``; ``{}`` takes
+        the chunks of the file. `softrsa.rsm.build_rsms` and `softrsa.align` then read stretches of
+        units. Their values are checked when they are used. By default, all is read into memory.
+    stimuli : sequence of str or of int, optional
+        The stimulus ids, in the order of the rows, where the file holds none (MATLAB, NumPy,
+        torch); ``range(n)`` numbers them.
+    variable : str, optional
+        Which array to read where the file holds several: a variable of MATLAB, netCDF or HDF5, a
+        key of an archive, a layer of a folder. For rsatoolbox's files, the descriptor that holds
+        the stimulus ids.
+    kind : {"rdm", "rsm", "recording"}, optional
+        What the numbers are, where the file does not say: dissimilarities, similarities, or a row
+        per stimulus. By default a symmetric square is an RDM or RSM, told by its diagonal.
 
     Returns
     -------
     DataArray
         Recordings or activations (stimulus, unit), single trials (trial, unit), or RDMs / RSMs
-        (..., anchor, neighbor) with ``attrs["kind"]``. Assemblies come out as (stimulus, unit):
-        presentations of one stimulus are averaged, and of the neuroids' coordinates region, layer,
-        subject (or animal, as subject), neuroid_id and hemisphere are kept.
+        (..., anchor, neighbor) with ``attrs["kind"]``. Arrays of formats other than softrsa's own
+        say what the file was taken for in ``attrs["source_format"]``. Assemblies come out as
+        (stimulus, unit): presentations of one stimulus are averaged, and of the neuroids'
+        coordinates region, layer, subject (or animal, as subject), neuroid_id and hemisphere are
+        kept; `from_brainio` has more choices.
 
     Raises
     ------
     FileMissingError
         If there is no such file, or dask or zarr is needed and not installed.
     FileFormatError
-        If it is not a readable netCDF file or zarr store with one labelled array.
-    ShapeError, DTypeError, StimulusError, DataError
-        If the array is not as `softrsa.io.check_recording` or `check_rdms` want it.
+        If it is in no format softrsa knows, damaged, or a pickle, which could run any code.
+    StimulusError
+        If it holds no stimulus ids and none are given, or ids are not as many as the rows.
+    ShapeError, DTypeError, DataError, UnknownNameError
+        If the array is not as `softrsa.io.check_recording` or `check_rdms` want it, or an option
+        does not suit the format.
 
     Examples
     --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> path = Path(tempfile.mkdtemp()) / "rdms.npy"
+    >>> np.save(path, [[0.0, 2.0], [2.0, 0.0]])
+    >>> rdm = load(path, stimuli=["face", "house"])
+    >>> rdm.sel(anchor="face", neighbor="house").item(), rdm.attrs["kind"]
+    (2.0, 'rdm')
     >>> load("nowhere.nc")
     Traceback (most recent call last):
     softrsa.errors.FileMissingError: There is no file nowhere.nc.
     """
     path = Path(path)
+    options = check_options(stimuli, variable, kind)
+    seen = look(path)
+    format_ = _recognize(seen)
+    _check_takes(format_, options, path)
     if chunks is not None:
-        return _open_in_chunks(path, chunks)
-    with open_array(path) as lazy:
-        try:
-            array = lazy.load()
-        except UNREADABLE as error:
-            raise _unreadable(path, error) from error
-    name = f"array in {path}"
-    if is_assembly(array):
-        return convert_assembly(array, name)
-    return check_labelled(array, name=name)
+        if format_.name not in ("netcdf", "brainio"):
+            raise DataError(
+                f"{path} is {format_.title}, which cannot be read in chunks: load it without "
+                "`chunks`, save it with `softrsa.io.save` as netCDF, and load that in chunks."
+            )
+        return open_in_chunks(path, chunks)
+    array = _read(format_, path, options)
+    own = format_.name == "netcdf"
+    return array if own else array.assign_attrs(source_format=format_.title)
 
 
-def _open_in_chunks(path: Path, chunks: Chunks) -> xr.DataArray:
-    """Open a file for dask to read, and check all but the values."""
-    _check_installed("dask", "Reading in chunks")
-    array, name = open_array(path, chunks=chunks), f"array in {path}"
-    if is_assembly(array):
-        raise DataError(
-            f"{path} is a BrainIO assembly, whose presentations must be averaged: load it without "
-            "`chunks`, save it with `softrsa.io.save`, and load that in chunks."
+def recognize(path: str | Path) -> str:
+    r"""Say what `load` takes a file or folder for, without reading it.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file or folder.
+
+    Returns
+    -------
+    str
+        The format, in words.
+
+    Raises
+    ------
+    FileMissingError
+        If there is no such file.
+    FileFormatError
+        If it is in no format softrsa knows.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "rates"
+    >>> _ = path.write_text("stimulus,unit 1,unit 2\nface,0.5,1.5\nhouse,2.5,0.5\n")
+    >>> recognize(path)
+    'a table of text (CSV)'
+    """
+    return _recognize(look(Path(path))).title
+
+
+def _recognize(seen: Look) -> Format:
+    """Find the first format that recognizes a file."""
+    for format_ in FORMATS:
+        if format_.recognizes(seen):
+            return format_
+    tried = "; ".join(format_.title for format_ in FORMATS)
+    if seen.container == "folder":
+        inside = f"{listed(sorted(seen.names))}" if seen.names else "nothing"
+        raise FileFormatError(
+            f"{seen.path} is a folder, but none that softrsa knows: it holds {inside}. "
+            f"Known are: {tried}."
         )
-    if {"stimulus", "unit"} == {*array.dims}:
-        return check_labels(array, name=name)
-    return check_labelled(array, name=name)
+    found = {"empty": "empty", "unknown": "of unknown content"}.get(seen.container)
+    members = f" with {listed(sorted(seen.names))}" if seen.names else ""
+    raise FileFormatError(
+        f"{seen.path} is {found or f'a {seen.container} file{members}'}, not {tried}."
+    )
 
 
-def _check_installed(package: str, task: str) -> None:
-    if find_spec(package) is None:
-        raise FileMissingError(
-            f"{task} needs {package}, which is not installed; install it with "
-            "`pip install softrsa[distributed]`."
-        )
+def _check_takes(format_: Format, options: Options, path: Path) -> None:
+    """Refuse options that would be ignored."""
+    for name in options.given():
+        if name in format_.takes:
+            continue
+        if name == "stimuli":
+            raise StimulusError(
+                f"{path} is {format_.title}, which holds its own stimulus ids: leave out "
+                "`stimuli`, and rename ids with `array.assign_coords` where needed."
+            )
+        raise DataError(f"{path} is {format_.title}, for which `{name}` has no meaning.")
 
 
-def open_array(path: Path, *, chunks: Chunks | None = None) -> xr.DataArray:
-    """Open the one labelled array of a file without reading its values; close it after use."""
-    if not path.exists():
-        raise FileMissingError(f"There is no file {path}.")
-    engine = _engine(path)
+def _read(format_: Format, path: Path, options: Options) -> xr.DataArray:
+    """Read a file; a library that cannot is quoted in one line."""
     try:
-        dataset = xr.open_dataset(
-            path, engine=engine, chunks=chunks, decode_times=False, decode_timedelta=False
-        )
-    except UNREADABLE as error:
-        raise _unreadable(path, error) from error
-    try:
-        array = _pick_variable(dataset, path)
-        labels = {
-            name: (coord.dims, plain_labels(coord.values)) for name, coord in array.coords.items()
-        }
-    except FileFormatError:
-        dataset.close()
+        return format_.read(path, options)
+    except SoftRSAError:
         raise
     except UNREADABLE as error:
-        dataset.close()
-        raise _unreadable(path, error) from error
-    array = array.assign_coords(labels).rename(None)
-    array.attrs.pop("softrsa_schema", None)
-    array.set_close(dataset.close)
-    return array
-
-
-def _engine(path: Path) -> Literal["scipy", "netcdf4", "zarr"]:
-    """Choose the reader: netCDF-C fills a classic file that was cut short with zeros, SciPy not."""
-    if path.is_dir():
-        if not any((path / name).is_file() for name in ZARR_FILES):
-            raise FileFormatError(f"{path} is a folder, neither a netCDF file nor a zarr store.")
-        _check_installed("zarr", f"Reading {path}")
-        return "zarr"
-    with path.open("rb") as file:
-        return "scipy" if file.read(4) in (b"CDF\x01", b"CDF\x02") else "netcdf4"
-
-
-def _pick_variable(dataset: xr.Dataset, path: Path) -> xr.DataArray:
-    """Find the data variable, with every label that belongs to its dimensions."""
-    if dataset.attrs.get("softrsa_kind") == "alignment_result":
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise FileFormatError(
-            f"{path} is the result of an alignment; open it with "
-            f"`softrsa.alignment.AlignmentResult.from_netcdf({str(path)!r})`."
-        )
-    names = sorted(map(str, dataset.data_vars))
-    if VARIABLE in names:
-        dims = set(dataset[VARIABLE].dims)
-        labels = [n for n in names if dataset[n].ndim == 1 and set(dataset[n].dims) <= dims]
-        return dataset.set_coords([n for n in labels if n != VARIABLE])[VARIABLE]
-    if len(names) == 1:
-        return dataset[names[0]]
-    if not names:
-        raise FileFormatError(f"{path} holds no netCDF data variable.")
-    raise FileFormatError(
-        f"{path} holds {len(names)} variables ({listed(names, 10)}) and none is called "
-        f"{VARIABLE!r}: rename the one to read to {VARIABLE!r}, or save it to a file of its own."
-    )
-
-
-def _unreadable(path: Path, error: Exception) -> FileFormatError:
-    """Word the refusal of a library to read."""
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return FileFormatError(
-        f"{path} cannot be read as netCDF ({reason}). It is another format, or was cut short when "
-        "it was copied or downloaded."
-    )
+            f"{path} was taken for {format_.title}, but cannot be read ({reason}). It is damaged, "
+            "or was cut short when it was copied or downloaded."
+        ) from error

@@ -1,4 +1,4 @@
-"""Labelled arrays to netCDF files."""
+"""Labelled arrays to files: netCDF, and on request NumPy's archives and tables."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from pathlib import Path
 import xarray as xr
 from xarray.indexes import PandasMultiIndex
 
+from softrsa.errors import SoftRSAError
+from softrsa.io.archives import write_npz
 from softrsa.io.files import OutputError, atomic_path
 from softrsa.io.labelled import VARIABLE, check_labelled, check_storable
+from softrsa.io.tables_writing import write_csv
 
 __all__ = ["save"]
 
@@ -16,7 +19,10 @@ SCHEMA = "1"
 
 
 def save(array: xr.DataArray, path: str | Path) -> None:
-    """Write a labelled array to a compressed netCDF file, whole or not at all.
+    """Write a labelled array to a compressed file, whole or not at all.
+
+    A path that ends in .npz becomes an archive of NumPy with all labels, one that ends in .csv a
+    long table, a row per number (float64, without attributes); any other is netCDF.
 
     Parameters
     ----------
@@ -29,7 +35,8 @@ def save(array: xr.DataArray, path: str | Path) -> None:
     Raises
     ------
     ShapeError, DTypeError, StimulusError, DataError
-        If the array is not as described, or a coordinate or attribute cannot be held by netCDF.
+        If the array is not as described, or a coordinate or attribute cannot be held by netCDF or
+        a table.
     OutputError
         If the file cannot be written.
 
@@ -49,12 +56,22 @@ def save(array: xr.DataArray, path: str | Path) -> None:
     array = check_labelled(array, name="array").drop_encoding()
     multi = {i.dim for i in array.xindexes.values() if isinstance(i, PandasMultiIndex)}
     array = array.reset_index(list(multi)) if multi else array
-    array = array.assign_attrs(softrsa_schema=SCHEMA)
     check_storable(array)
-    dataset = array.to_dataset(name=VARIABLE)
-    encoding = {VARIABLE: {"zlib": True, "complevel": 4}}
+    write = WRITERS.get(Path(path).suffix.lower(), _write_netcdf)
     with atomic_path(path) as temporary:
         try:
-            dataset.to_netcdf(temporary, engine="netcdf4", encoding=encoding)
+            write(array, temporary)
+        except SoftRSAError:
+            raise
         except (OSError, RuntimeError) as error:
             raise OutputError(f"Cannot write {path}: {error}.") from error
+
+
+def _write_netcdf(array: xr.DataArray, path: Path) -> None:
+    """Write the variable `data`, with the version of the schema."""
+    dataset = array.assign_attrs(softrsa_schema=SCHEMA).to_dataset(name=VARIABLE)
+    encoding = {VARIABLE: {"zlib": True, "complevel": 4}}
+    dataset.to_netcdf(path, engine="netcdf4", encoding=encoding)
+
+
+WRITERS = {".npz": write_npz, ".csv": write_csv}

@@ -1,0 +1,149 @@
+"""Archives of named arrays (.npz, .npy, .pt, plain HDF5) to labelled arrays, and .npz back.
+
+Keys: ``data`` (or ``features``, ``rdm``, ``rdms``, or the only array there is), ``stimulus`` (ids
+of the rows, or of both sides of RDMs), and labels of the units, such as ``region`` and ``layer``.
+Files that `softrsa.io.save` wrote also hold ``dims``, ``dims.<label>`` and ``attrs`` (JSON).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from softrsa.errors import DataError, FileFormatError, StimulusError, unknown_name
+from softrsa.io.arrays import open_hdf5, open_npy, open_npz, open_torch
+from softrsa.io.labelled import check_labelled
+from softrsa.io.labelling import label_array, label_recording, to_float
+from softrsa.io.labels import plain_labels
+from softrsa.io.options import Options
+from softrsa.io.pickles import pickled_in
+from softrsa.io.wording import listed
+
+DATA = ("data", "features", "rdm", "rdms")
+LABELS = ("region", "layer", "subject", "neuroid_id", "hemisphere")  # of units, in others' files
+DIMS, ATTRS = "dims", "attrs"
+
+
+def read_npy(path: Path, options: Options) -> xr.DataArray:
+    """Read one array; its stimulus ids come from the caller."""
+    return label_array(open_npy(path), options, f"array in {path}")
+
+
+def read_npz(path: Path, options: Options) -> xr.DataArray:
+    """Read an archive of NumPy."""
+    arrays, pickled = open_npz(path)
+    return _from_arrays(arrays, pickled, options, path)
+
+
+def read_hdf5(path: Path, options: Options) -> xr.DataArray:
+    """Read an HDF5 file of plain arrays."""
+    return _from_arrays(open_hdf5(path), [], options, path)
+
+
+def read_torch(path: Path, options: Options) -> xr.DataArray:
+    """Read a tensor, or a dictionary of tensors by layer."""
+    content = open_torch(path)
+    if isinstance(content, np.ndarray):
+        return label_array(content, options, f"tensor in {path}")
+    if not isinstance(content, dict) or not content:
+        raise FileFormatError(
+            f"{path} holds a {type(content).__name__}, not a tensor or tensors by layer."
+        )
+    arrays = {key: value for key, value in content.items() if isinstance(value, np.ndarray)}
+    named = {"stimulus", *DATA} & {*arrays}
+    if named or options.variable or len(arrays) < 2 or len({len(a) for a in arrays.values()}) > 1:
+        return _from_arrays(arrays, [], options, path)
+    return join_layers(arrays, options.stimuli, f"tensors in {path}")
+
+
+def join_layers(
+    layers: Mapping[str, np.ndarray], stimuli: np.ndarray | None, name: str
+) -> xr.DataArray:
+    """Put the activations of several layers side by side, labelled by layer."""
+    flat = {key: to_float(value, name).reshape(len(value), -1) for key, value in layers.items()}
+    labels = np.repeat([*flat], [value.shape[1] for value in flat.values()])
+    return label_recording(
+        np.concatenate([*flat.values()], axis=1), stimuli, name, {"layer": labels}
+    )
+
+
+def write_npz(array: xr.DataArray, path: Path) -> None:
+    """Write a checked array with all labels and attributes."""
+    content: dict[str, Any] = {"data": array.values, DIMS: np.array(array.dims, dtype=np.str_)}
+    for label, coord in array.coords.items():
+        if str(label) in ("data", DIMS, ATTRS):
+            raise DataError(f"A label cannot be called {label!r} in a .npz file; rename it.")
+        content[str(label)] = plain_labels(np.asarray(coord.values))
+        content[f"{DIMS}.{label}"] = np.array(coord.dims, dtype=np.str_)
+    content[ATTRS] = np.array(json.dumps({k: _plain(v) for k, v in array.attrs.items()}))
+    np.savez_compressed(path, allow_pickle=False, **content)
+
+
+def _plain(value: Any) -> Any:
+    """Make an attribute what JSON knows."""
+    return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
+
+
+def _from_arrays(
+    arrays: Mapping[str, np.ndarray], pickled: list[str], options: Options, path: Path
+) -> xr.DataArray:
+    """Find the numbers and the labels among named arrays."""
+    name = f"array in {path}"
+    key = _data_key(arrays, pickled, options, path)
+    if DIMS in arrays:
+        return check_labelled(_rebuilt(arrays, key, path), name=name)
+    if "stimulus" in pickled and options.stimuli is None:
+        raise pickled_in(f"The array 'stimulus' in {path}")
+    if "stimulus" in arrays:
+        if options.stimuli is not None:
+            raise StimulusError(f"{path} holds its own stimulus ids: leave out `stimuli`.")
+        options = replace(options, stimuli=arrays["stimulus"])
+    values = to_float(arrays[key], name)
+    units = values[0].size if values.ndim else 0
+    labels = {k: arrays[k] for k in LABELS if k in arrays and arrays[k].shape == (units,)}
+    if labels and options.kind in (None, "recording"):
+        return label_recording(values, options.stimuli, name, labels)
+    return label_array(values, options, name)
+
+
+def _data_key(
+    arrays: Mapping[str, np.ndarray], pickled: list[str], options: Options, path: Path
+) -> str:
+    """Choose the array to read."""
+    if options.variable in pickled:
+        raise pickled_in(f"The array {options.variable!r} in {path}")
+    if options.variable is not None:
+        if options.variable not in arrays:
+            raise unknown_name(f"array in {path}:", options.variable, arrays)
+        return options.variable
+    found = [key for key in DATA if key in arrays] or [
+        key for key, value in arrays.items() if value.ndim and value.dtype.kind in "biuf"
+    ]
+    if len(found) == 1 or (found and found[0] in DATA):
+        return found[0]
+    if found:
+        shapes = ", ".join(f"{key!r} {arrays[key].shape}" for key in found[:10])
+        raise FileFormatError(
+            f"{path} holds {len(found)} arrays ({shapes}): say which to read with "
+            f"`variable={found[0]!r}`."
+        )
+    if pickled:
+        raise pickled_in(f"All that {path} holds ({listed(pickled)})")
+    raise FileFormatError(f"{path} holds no array of numbers, only {listed(arrays) or 'nothing'}.")
+
+
+def _rebuilt(arrays: Mapping[str, np.ndarray], key: str, path: Path) -> xr.DataArray:
+    """Put an array together as `write_npz` took it apart."""
+    dims = tuple(map(str, arrays[DIMS]))
+    labels = [label.removeprefix(f"{DIMS}.") for label in arrays if label.startswith(f"{DIMS}.")]
+    coords = {n: (tuple(map(str, arrays[f"{DIMS}.{n}"])), arrays[n]) for n in labels}
+    attrs = json.loads(str(arrays[ATTRS])) if ATTRS in arrays else {}
+    if not isinstance(attrs, dict):
+        raise FileFormatError(f"{path} holds `attrs` that are no JSON object: {attrs!r}.")
+    return xr.DataArray(arrays[key], dims=dims, coords=coords, attrs=attrs)

@@ -1,0 +1,43 @@
+"""Cells of tables, which are text, to labels and numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from softrsa.errors import DTypeError
+
+
+def labels(column: pd.Series) -> np.ndarray:
+    """Read labels as integers where all are, else as text."""
+    texts = [str(cell) for cell in column]
+    return np.array([int(t) for t in texts] if all(map(is_whole, texts)) else texts)
+
+
+def numbers(column: pd.Series, name: str, path: Path) -> np.ndarray:
+    """Read a column of numbers; an empty cell is NaN."""
+    try:
+        return np.array([float(cell) if cell.strip() else np.nan for cell in column])
+    except ValueError:
+        wrong = next(cell for cell in column if cell.strip() and not is_number(cell))
+        raise DTypeError(
+            f"The column {name!r} of {path} holds {wrong!r}, which is no number. A wide table has "
+            "stimulus ids in its first column and numbers in all others."
+        ) from None
+
+
+def is_whole(text: str) -> bool:
+    """Tell integers as Python would write them from other texts, such as '01'."""
+    digits = text.removeprefix("-")
+    return digits.isdecimal() and digits.isascii() and len(digits) < 19 and str(int(text)) == text
+
+
+def is_number(text: str) -> bool:
+    """Tell texts that are numbers."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,191 @@
+"""What MATLAB files hold to labelled arrays: structs of RDMs, stacks, plain matrices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from softrsa.errors import FileFormatError, ShapeError, unknown_name
+from softrsa.io.labelling import (
+    expand_rows,
+    label_array,
+    label_rdms,
+    stack_rows,
+    to_float,
+)  # fmt: skip
+from softrsa.io.matlab_files import Content, open_matlab, open_matlab73
+from softrsa.io.options import Options
+from softrsa.io.wording import listed
+
+RDM = ("rdm", "rdms")
+ROW_LABELS = {  # fields beside `rdm` that say of whom, of what and when a row is
+    "subj": "subject", "subject": "subject", "sub": "subject", "participant": "subject",
+    "roi": "region", "region": "region", "layer": "layer", "session": "session", "ses": "session",
+    "time": "time",
+}  # fmt: skip
+
+
+def read_matlab(path: Path, options: Options) -> xr.DataArray:
+    """Read a file before 7.3."""
+    return _convert(open_matlab(path), options, path)
+
+
+def read_matlab73(path: Path, options: Options) -> xr.DataArray:
+    """Read a file of 7.3."""
+    return _convert(open_matlab73(path), options, path)
+
+
+def _convert(content: Content, options: Options, path: Path) -> xr.DataArray:
+    """Choose the variable and label what it holds."""
+    name = _choose(content, options.variable, path)
+    value, title = content[name], f"variable {name!r} of {path}"
+    if isinstance(value, dict):
+        return _from_struct(value, options, title)
+    if isinstance(value, np.ndarray) and value.dtype == object:
+        return _from_cells(value, options, title)
+    if isinstance(value, str):
+        raise FileFormatError(f"The {title} is the text {value!r}, no numbers.")
+    return label_array(_squeezed(to_float(value, title)), options, title)
+
+
+def _choose(content: Content, variable: str | None, path: Path) -> str:
+    """Take the variable asked for, or the only one that could hold recordings or RDMs."""
+    if variable is not None:
+        if variable not in content:
+            raise unknown_name(f"variable in {path}:", variable, content)
+        return variable
+    able = [name for name, value in content.items() if _able(value)]
+    if len(able) == 1:
+        return able[0]
+    shown = ", ".join(f"{name} ({_described(content[name])})" for name in able or content)
+    if able:
+        raise FileFormatError(
+            f"{path} holds {len(able)} variables ({shown}): say which to read with "
+            f"`variable={able[0]!r}`."
+        )
+    raise FileFormatError(
+        f"{path} holds no recordings and no RDMs, only {shown or 'nothing'}. Known are matrices, "
+        "stacks of them, and structs with a field `RDM` or `rdm`."
+    )
+
+
+def _able(value: Any) -> bool:
+    """Tell whether a variable could be recordings or RDMs."""
+    if isinstance(value, dict):
+        return _field(value, RDM) is not None
+    if not isinstance(value, np.ndarray):
+        return False
+    if value.dtype == object:
+        first = value.flat[0] if value.size else None
+        return _able(first) if isinstance(first, dict) else getattr(first, "size", 0) > 1
+    return value.dtype.kind in "biuf" and value.size > 1
+
+
+def _described(value: Any) -> str:
+    if isinstance(value, dict):
+        return f"struct with {listed(value)}"
+    if isinstance(value, np.ndarray):
+        kind = value.dtype if value.dtype != object else "cells or structs"
+        return f"{' x '.join(map(str, value.shape))} {kind}"
+    return type(value).__name__
+
+
+def _field(struct: Mapping[str, Any], names: tuple[str, ...]) -> Any:
+    """Find a field whatever its capitals."""
+    return next((value for key, value in struct.items() if key.lower() in names), None)
+
+
+def _from_struct(struct: Mapping[str, Any], options: Options, title: str) -> xr.DataArray:
+    """Label one struct: a field `rdm`, and perhaps one label per row or matrix."""
+    values = _field(struct, RDM)
+    if values is None:
+        raise FileFormatError(f"The {title} is a struct without `RDM` or `rdm`: {listed(struct)}.")
+    if isinstance(values, np.ndarray) and values.dtype == object:
+        return _from_cells(values, options, title)
+    values = to_float(values, title)
+    labels = {
+        ROW_LABELS[key.lower()]: np.asarray(_texts(held)).ravel()
+        for key, held in struct.items()
+        if key.lower() in ROW_LABELS and np.size(_texts(held)) == len(values)
+    }
+    if not labels:
+        return label_array(_squeezed(values), _as_rdm(options), title)
+    return _from_rows(values, labels, options, title)
+
+
+def _from_rows(
+    values: np.ndarray, labels: dict[str, np.ndarray], options: Options, title: str
+) -> xr.DataArray:
+    """Label rows (upper triangles or matrices) by subject, region and the like."""
+    diagonal = 1.0 if options.kind == "rsm" else 0.0
+    squares = values if values.ndim > 2 else expand_rows(values, title, diagonal)
+    labels = {dim: _whole(held) for dim, held in labels.items()}
+    grid, leading, _ = stack_rows(squares, labels, title)
+    return label_rdms(grid, _as_rdm(options), title, leading)
+
+
+def _from_cells(cells: np.ndarray, options: Options, title: str) -> xr.DataArray:
+    """Stack an array of structs with RDMs (and names), or of cells with matrices."""
+    cells = np.squeeze(cells)
+    shape = cells.shape
+    structs = [*cells.flat] if cells.ndim else [cells.item()]
+    named = all(isinstance(each, dict) for each in structs)
+    found = [_field(each, RDM) if named else each for each in structs]
+    if any(not isinstance(each, np.ndarray) or each.dtype == object for each in found):
+        raise FileFormatError(
+            f"The {title} must be structs with a field `RDM`, or cells with a matrix each; got "
+            f"{_described(structs[0])}."
+        )
+    squares = [_square(to_float(each, title), options, title) for each in found]
+    if len({each.shape for each in squares}) > 1:
+        sizes = [each.shape[0] for each in squares]
+        raise ShapeError(f"The RDMs in the {title} have other numbers of stimuli: {listed(sizes)}.")
+    names = [_field(each, ("name",)) if named else None for each in structs]
+    stacked = np.stack(squares).reshape(*shape, *squares[0].shape)
+    dims = {0: (), 1: ("subject",), 2: ("subject", "session")}.get(len(shape))
+    if dims is None:
+        raise ShapeError(f"The {title} has {len(shape)} axes of RDMs; at most 2 can be read.")
+    leading: dict[str, Any] = {d: np.arange(1, n + 1) for d, n in zip(dims, shape, strict=True)}
+    texts = np.array(names) if all(isinstance(each, str) for each in names) else None
+    if texts is not None and len(dims) == 1 and len(np.unique(texts)) == len(texts):
+        leading["subject"] = texts
+    array = label_rdms(stacked, _as_rdm(options), title, leading)
+    return array if texts is None else array.assign_coords(name=(dims, texts.reshape(shape)))
+
+
+def _square(values: np.ndarray, options: Options, title: str) -> np.ndarray:
+    """Make a square of an upper triangle."""
+    values = _squeezed(values)
+    if values.ndim == 1:
+        return expand_rows(values, title, 1.0 if options.kind == "rsm" else 0.0)
+    if values.ndim != 2 or values.shape[0] != values.shape[1]:
+        raise ShapeError(f"The {title} holds an RDM of shape {values.shape}.")
+    return values
+
+
+def _squeezed(values: np.ndarray) -> np.ndarray:
+    """Make a vector of MATLAB's (1, n) and (n, 1)."""
+    return values.ravel() if values.ndim == 2 and 1 in values.shape else values
+
+
+def _as_rdm(options: Options) -> Options:
+    """Take what is called an RDM for one, unless told otherwise."""
+    return options if options.kind else replace(options, kind="rdm")
+
+
+def _texts(values: Any) -> Any:
+    """Make a cell of texts an array of them."""
+    if isinstance(values, np.ndarray) and values.dtype == object:
+        return np.array([str(each) for each in values.flat])
+    return values
+
+
+def _whole(labels: np.ndarray) -> np.ndarray:
+    """Make MATLAB's doubles that count integers again."""
+    whole = labels.dtype.kind in "biuf" and (labels == np.round(labels)).all()
+    return labels.astype(np.int64) if whole else labels

@@ -1,0 +1,152 @@
+"""netCDF files and zarr stores to labelled arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Literal
+from zipfile import BadZipFile
+
+import xarray as xr
+
+from softrsa.errors import (
+    DataError,
+    FileFormatError,
+    FileMissingError,
+    SoftRSAError,
+    unknown_name,
+)  # fmt: skip
+from softrsa.io.labelled import VARIABLE, check_labelled
+from softrsa.io.labels import plain_labels
+from softrsa.io.looking import ZARR_FILES, Look
+from softrsa.io.options import Options
+from softrsa.io.schema import check_labels
+from softrsa.io.wording import listed
+
+__all__ = ["open_array"]
+
+Chunks = Mapping[str, int] | int | Literal["auto"]
+UNREADABLE = (  # what the readers raise
+    OSError, RuntimeError, ValueError, TypeError, LookupError, EOFError, NotImplementedError,
+    BadZipFile, UnpicklingError,
+)  # fmt: skip
+
+
+def read_netcdf(path: Path, options: Options) -> xr.DataArray:
+    """Read a netCDF file or zarr store."""
+    with open_array(path, variable=options.variable) as lazy:
+        try:
+            array = lazy.load()
+        except UNREADABLE as error:
+            raise _unreadable(path, error) from error
+    name = f"array in {path}"
+    if options.kind in ("rdm", "rsm") and "anchor" in array.dims:
+        array = array.assign_attrs(kind=options.kind)
+    return check_labelled(array, name=name)
+
+
+def holds_netcdf(seen: Look) -> bool:
+    """Tell whether a file is netCDF, by its first bytes or by what its name claims."""
+    if seen.container == "folder":
+        return bool({*ZARR_FILES} & seen.names)
+    return seen.container in ("hdf5", "netcdf3") or seen.path.suffix in (".nc", ".nc4", ".cdf")
+
+
+def open_in_chunks(path: Path, chunks: Chunks) -> xr.DataArray:
+    """Open a file for dask to read, and check all but the values."""
+    _check_installed("dask", "Reading in chunks")
+    array, name = open_array(path, chunks=chunks), f"array in {path}"
+    if "presentation" in array.dims:
+        raise DataError(
+            f"{path} is a BrainIO assembly, whose presentations must be averaged: load it without "
+            "`chunks`, save it with `softrsa.io.save`, and load that in chunks."
+        )
+    if {"stimulus", "unit"} == {*array.dims}:
+        return check_labels(array, name=name)
+    return check_labelled(array, name=name)
+
+
+def _check_installed(package: str, task: str) -> None:
+    if find_spec(package) is None:
+        raise FileMissingError(
+            f"{task} needs {package}, which is not installed; install it with "
+            "`pip install softrsa[distributed]`."
+        )
+
+
+def open_array(
+    path: Path, *, variable: str | None = None, chunks: Chunks | None = None
+) -> xr.DataArray:
+    """Open the one labelled array of a file without reading its values; close it after use."""
+    if not path.exists():
+        raise FileMissingError(f"There is no file {path}.")
+    engine = _engine(path)
+    try:
+        dataset = xr.open_dataset(
+            path, engine=engine, chunks=chunks, decode_times=False, decode_timedelta=False
+        )
+    except UNREADABLE as error:
+        raise _unreadable(path, error) from error
+    try:
+        array = _pick_variable(dataset, path, variable)
+        labels = {
+            name: (coord.dims, plain_labels(coord.values)) for name, coord in array.coords.items()
+        }
+    except SoftRSAError:
+        dataset.close()
+        raise
+    except UNREADABLE as error:
+        dataset.close()
+        raise _unreadable(path, error) from error
+    array = array.assign_coords(labels).rename(None)
+    array.attrs.pop("softrsa_schema", None)
+    array.set_close(dataset.close)
+    return array
+
+
+def _engine(path: Path) -> Literal["scipy", "netcdf4", "zarr"]:
+    """Choose the reader: netCDF-C fills a classic file that was cut short with zeros, SciPy not."""
+    if path.is_dir():
+        if not any((path / name).is_file() for name in ZARR_FILES):
+            raise FileFormatError(f"{path} is a folder, neither a netCDF file nor a zarr store.")
+        _check_installed("zarr", f"Reading {path}")
+        return "zarr"
+    with path.open("rb") as file:
+        return "scipy" if file.read(4) in (b"CDF\x01", b"CDF\x02") else "netcdf4"
+
+
+def _pick_variable(dataset: xr.Dataset, path: Path, variable: str | None) -> xr.DataArray:
+    """Find the data variable, with every label that belongs to its dimensions."""
+    if dataset.attrs.get("softrsa_kind") == "alignment_result":
+        raise FileFormatError(
+            f"{path} is the result of an alignment; open it with "
+            f"`softrsa.alignment.AlignmentResult.from_netcdf({str(path)!r})`."
+        )
+    names = sorted(map(str, dataset.data_vars))
+    if variable is not None and variable not in names:
+        raise unknown_name(f"variable in {path}:", variable, names)
+    wanted = variable or VARIABLE
+    if wanted in names:
+        dims = set(dataset[wanted].dims)
+        labels = [n for n in names if dataset[n].ndim == 1 and set(dataset[n].dims) <= dims]
+        return dataset.set_coords([n for n in labels if n != wanted])[wanted]
+    if len(names) == 1:
+        return dataset[names[0]]
+    if not names:
+        raise FileFormatError(f"{path} holds no netCDF data variable.")
+    raise FileFormatError(
+        f"{path} holds {len(names)} variables ({listed(names, 10)}) and none is called "
+        f"{VARIABLE!r}: say which to read with `variable={names[0]!r}`, or rename it to "
+        f"{VARIABLE!r}."
+    )
+
+
+def _unreadable(path: Path, error: Exception) -> FileFormatError:
+    """Word the refusal of a library to read."""
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return FileFormatError(
+        f"{path} cannot be read as netCDF ({reason}). It is another format, or was cut short when "
+        "it was copied or downloaded."
+    )

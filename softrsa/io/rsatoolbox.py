@@ -1,0 +1,225 @@
+"""rsatoolbox's data sets and RDMs to labelled arrays, descriptors kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from softrsa.errors import DataError, DTypeError, StimulusError, unknown_name
+from softrsa.io.labelling import expand_rows, stack_rows, to_float
+from softrsa.io.labels import plain_labels
+from softrsa.io.schema import check_recording, check_trials
+from softrsa.io.stacks import check_rdms
+from softrsa.io.wording import listed
+
+__all__ = ["from_rsatoolbox"]
+
+WORDS = {  # rsatoolbox has no fixed names; these are the usual ones
+    "region": ("region", "roi"),
+    "layer": ("layer", "module"),
+    "subject": ("subject", "subj", "sub", "participant"),
+    "session": ("session", "ses"),
+    "time": ("time",),
+}
+STIMULUS = ("stimulus", "stimuli", "stimulus_id", "image_id", "conds", "condition", "conditions")
+KEY = "stimulus_descriptor"  # the attribute that keeps rsatoolbox's own name of the ids
+MEASURE = "dissimilarity_measure"
+
+
+def from_rsatoolbox(data: object, *, stimulus: str | None = None, time: Any = None) -> xr.DataArray:
+    """Turn a `Dataset`, `TemporalDataset` or `RDMs` of rsatoolbox into a labelled array.
+
+    rsatoolbox itself is not needed: anything with its attributes will do.
+
+    Parameters
+    ----------
+    data : rsatoolbox.data.Dataset, rsatoolbox.data.TemporalDataset or rsatoolbox.rdm.RDMs
+        What to convert.
+    stimulus : str, optional
+        The observation or pattern descriptor that holds the stimulus ids. By default stimulus,
+        stimuli, stimulus_id, image_id, conds, condition or conditions, else the only descriptor
+        there is, else rsatoolbox's own numbering ``index``.
+    time : number or str, optional
+        Which of a `TemporalDataset`'s times to take, by the descriptor ``time``.
+
+    Returns
+    -------
+    DataArray
+        A data set becomes (stimulus, unit), or (trial, unit) where observations of one stimulus
+        repeat; channel descriptors label units. RDMs become (..., anchor, neighbor): RDM
+        descriptors region (or roi), layer, subject (or subj, participant), session and time that
+        differ among the RDMs make the leading dimensions, others become coordinates, as pattern
+        descriptors do on `anchor`. Where nothing tells several RDMs apart, they are numbered as
+        subjects. A data set's own descriptors are attributes, but for region, layer, subject and
+        session, which label its units.
+
+    Raises
+    ------
+    DTypeError
+        If it is none of these, or holds no real numbers.
+    UnknownNameError
+        If there is no such descriptor or time.
+    StimulusError, ShapeError, DataError
+        If no descriptor can hold stimulus ids, several times are there and none was picked, two
+        RDMs have the same labels, or a pair of stimuli is NaN in an RDM that others are not.
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace
+    >>> rdms = SimpleNamespace(
+    ...     dissimilarities=np.array([[1.0, 2.0, 3.0]]),
+    ...     dissimilarity_measure="correlation",
+    ...     descriptors={},
+    ...     rdm_descriptors={"subj": ["s1"], "index": [0]},
+    ...     pattern_descriptors={"conds": ["face", "house", "chair"]},
+    ... )
+    >>> from_rsatoolbox(rdms).sel(anchor="face", neighbor="chair").item()
+    2.0
+    """
+    if hasattr(data, "dissimilarities") and hasattr(data, "rdm_descriptors"):
+        return _from_rdms(data, stimulus)
+    if hasattr(data, "measurements") and hasattr(data, "obs_descriptors"):
+        return _from_dataset(data, stimulus, time)
+    raise DTypeError(
+        "`data` must be a Dataset, TemporalDataset or RDMs of rsatoolbox, got "
+        f"{type(data).__name__}."
+    )
+
+
+def _from_dataset(data: Any, stimulus: str | None, time: Any) -> xr.DataArray:
+    """Convert measurements (observation, channel[, time])."""
+    name = f"rsatoolbox {type(data).__name__}"
+    values = to_float(data.measurements, name)
+    rows, units = _labels(data.obs_descriptors), _labels(data.channel_descriptors)
+    if values.ndim == 3:
+        values = values[:, :, _time_place(data, time)]
+    elif time is not None:
+        raise DataError(f"`time` is {time!r}, but the {name} has no times.")
+    key = _stimulus_key(rows, stimulus, name, fallback=False)
+    ids = rows.pop(key)
+    whole = dict(data.descriptors)
+    for word, names in WORDS.items():
+        for given in names:
+            if given in units:
+                units[word] = units.pop(given)
+            if given in whole and given != "time":
+                shared = np.full(values.shape[1], whole.pop(given))
+                units.setdefault(word, plain_labels(shared))
+    _check_apart(rows, units, name)
+    row = "stimulus" if len(set(ids.tolist())) == len(ids) else "trial"
+    array = xr.DataArray(
+        values,
+        dims=(row, "unit"),
+        coords={
+            "stimulus": (row, ids),
+            **{label: (row, v) for label, v in rows.items() if label != "unit"},
+            **{label: ("unit", v) for label, v in units.items()},
+        },
+        attrs=_attributes(whole, key),
+    )
+    return (
+        check_recording(array, name=name) if row == "stimulus" else check_trials(array, name=name)
+    )
+
+
+def _time_place(data: Any, time: Any) -> int:
+    """Find the one time that was asked for."""
+    times = np.asarray(data.time_descriptors["time"]).tolist()
+    if time is None and len(times) > 1:
+        raise DataError(
+            f"The TemporalDataset has {len(times)} times ({listed(times)}), one is needed: pick it "
+            f"with `time={times[0]!r}`, or average over time in rsatoolbox first."
+        )
+    if time is not None and time not in times:
+        raise unknown_name("time", time, times)
+    return 0 if time is None else times.index(time)
+
+
+def _from_rdms(rdms: Any, stimulus: str | None) -> xr.DataArray:
+    """Convert a stack of upper triangles."""
+    name = "rsatoolbox RDMs"
+    matrices = expand_rows(np.atleast_2d(to_float(rdms.dissimilarities, name)), name)
+    patterns, labels = _labels(rdms.pattern_descriptors), _labels(rdms.rdm_descriptors)
+    key = _stimulus_key(patterns, stimulus, name)
+    ids = patterns.pop(key)
+    patterns.pop("index", None)
+    labels.pop("index", None)
+    for word, names in WORDS.items():
+        for given in names:
+            if given in labels:
+                labels[word] = labels.pop(given)
+    grid, leading, place = stack_rows(matrices, {w: labels[w] for w in WORDS if w in labels}, name)
+    coords: dict[str, Any] = {**leading, "anchor": ids, "neighbor": ids}
+    for label, values in labels.items():
+        if label not in leading:
+            coords[label] = _placed(values, tuple(leading), grid.shape[: len(leading)], place)
+    _check_apart(labels, patterns, name)
+    coords |= {label: ("anchor", values) for label, values in patterns.items()}
+    attrs = _attributes(dict(rdms.descriptors), key)
+    if rdms.dissimilarity_measure is not None:
+        attrs[MEASURE] = str(rdms.dissimilarity_measure)
+    dims = (*leading, "anchor", "neighbor")
+    return check_rdms(
+        xr.DataArray(grid, dims=dims, coords=coords, attrs={**attrs, "kind": "rdm"}), name=name
+    )
+
+
+def _placed(values: np.ndarray, dims: tuple, sizes: tuple, place: tuple) -> Any:
+    """Put a descriptor of RDMs where these are; one that all share is a scalar coordinate."""
+    if len(set(values.tolist())) == 1:
+        return values[0]
+    whole = len(values) == np.prod(sizes)
+    filled = np.empty(sizes, values.dtype if whole or values.dtype.kind == "U" else np.float64)
+    filled[...] = "" if values.dtype.kind == "U" else np.nan if not whole else values[0]
+    filled[place] = values
+    return dims, filled
+
+
+def _labels(descriptors: Mapping[str, Any] | None) -> dict[str, np.ndarray]:
+    """Make descriptors arrays of plain labels."""
+    return {str(k): plain_labels(np.asarray(v)) for k, v in (descriptors or {}).items()}
+
+
+def _stimulus_key(
+    found: Mapping[str, np.ndarray], stimulus: str | None, name: str, *, fallback: bool = True
+) -> str:
+    """Choose the descriptor that holds stimulus ids."""
+    if stimulus is not None:
+        if stimulus not in found:
+            raise unknown_name(f"stimulus descriptor of the {name}:", stimulus, found)
+        return stimulus
+    known = [key for key in STIMULUS if key in found]
+    others = [key for key in found if key != "index"]
+    if known or len(others) == 1:
+        return (known or others)[0]
+    if "index" in found and (fallback or not others):
+        return "index"
+    raise StimulusError(
+        f"Nothing says which descriptor of the {name} holds the stimulus ids: name it with "
+        f"`stimulus=`, one of {listed(others, 20) or 'none (add one with the stimulus ids)'}."
+    )
+
+
+def _check_apart(some: Mapping[str, Any], others: Mapping[str, Any], name: str) -> None:
+    """Refuse descriptors of one name on two sides: a labelled array has one place for each name."""
+    both = sorted({*some} & {*others})
+    if both:
+        raise DataError(
+            f"The {name} has descriptors of one name on two sides: {listed(both)}; rename one."
+        )
+
+
+def _attributes(whole: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """Keep descriptors of the whole, and what rsatoolbox calls the stimuli."""
+    kept = {str(name): _scalar(value) for name, value in whole.items() if value is not None}
+    return kept if key == "stimulus" else {**kept, KEY: key}
+
+
+def _scalar(value: Any) -> Any:
+    """Unpack NumPy's scalars."""
+    if isinstance(value, bytes):
+        return value.decode()
+    return value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
