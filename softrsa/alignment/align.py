@@ -17,6 +17,7 @@ from torch import Tensor
 from softrsa._checks import resolve_device
 from softrsa.alignment.distributing import check_client, score_in_units
 from softrsa.alignment.embedding import rotated
+from softrsa.alignment.examples import example_rsms
 from softrsa.alignment.features import check_feature_measure, compact, few_stimuli_warnings
 from softrsa.alignment.fingerprint import digest
 from softrsa.alignment.fitting import LEARNED, TRANSFORMS
@@ -196,10 +197,12 @@ def align(
             runs, job, client=client, store=store, fingerprint=fingerprint, device=device,
             progress=progress,
         )  # fmt: skip
+    data = data.merge(example_rsms(runs, data, names), join="exact")
     choices = {
         "measure": measure, "similarity": similarity, "subjects": subjects, "seed": seed,
         "permuted": int(permute), "settings": json.dumps(asdict(job.settings)),
         "n_stimuli": n_stimuli, "n_folds": len(splits), "transforms": ",".join(names),
+        "own_folds": int(not isinstance(folds, int)),
         "n_resamples": n_resamples, "resampling_seed": job.resampling_seed,
         "n_tested": len(torch.cat([split.test for split in splits]).unique()),
         "stimuli_left_out": json.dumps(_left_out(parts)),

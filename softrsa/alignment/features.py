@@ -54,7 +54,9 @@ def evaluate_features(run: Run, measure: Measure) -> dict[str, dict[str, Any]]:
         "train_score": _mean_score(measure, train, train, chosen),
         **dict.fromkeys(("row_offset_share", "ceiling_lower", "ceiling_upper"), torch.nan),
         "penalty": 0.0, "n_steps": 0, "degenerate": False, "chosen": "identity", "gate": "",
-        "steps": (None, None), "rsa_score": plain_rsa(*test, chosen),
+        "steps": (None, None), "path": None,
+        "influence": torch.full((len(run.split.test),), torch.nan),
+        "rsa_score": plain_rsa(*test, chosen),
     }  # fmt: skip
     return {"identity": record}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -62,6 +62,9 @@ class Fitted:
         What was chosen for a learned transform ("" , NaN and 0 otherwise).
     degenerate : bool
         Whether the fit collapsed at the chosen step and an earlier one was taken.
+    path : Tensor, shape (2, n_stops), or None
+        Of a learned transform: the training score and the mean validation score over inner folds at
+        every number of steps at which the fit may stop; NaN where it had collapsed.
     """
 
     name: str
@@ -75,6 +78,7 @@ class Fitted:
     penalty: float = float("nan")
     n_steps: int = 0
     degenerate: bool = False
+    path: Tensor | None = None
 
     def side_anchors(self, side: Side, which: str) -> Tensor | None:
         """Embeddings of the stimuli of the "model" or "brain", where its gate reads any."""
@@ -249,7 +253,7 @@ def _learned(
     paths = fit(problems, plan, on_step)
     choices = [_best_choice(i, keys, paths) for i in range(len(tasks))]
     final = [
-        Problem(task.model, task.brain, task.train, None, choice[0], choice[1])
+        Problem(task.model, task.brain, task.train, None, choice.gate, choice.penalty)
         for task, choice in zip(tasks, choices, strict=True)
     ]
     fits = fit(final, plan, on_step)
@@ -258,7 +262,14 @@ def _learned(
     ]
 
 
-Choice = tuple[str, float, int, Tensor]  # gate, penalty, position in `stops`, inner scores
+class Choice(NamedTuple):
+    """What inner folds chose."""
+
+    gate: str
+    penalty: float
+    stop: int  # position in `FitSettings.stops`
+    inner_scores: Tensor  # (inner_folds,), at that stop
+    validation: Tensor  # (n_stops,), means over inner folds
 
 
 def _best_choice(task: int, keys: Sequence[tuple[int, str, float]], paths: list[Path]) -> Choice:
@@ -271,8 +282,8 @@ def _best_choice(task: int, keys: Sequence[tuple[int, str, float]], paths: list[
     for (gate, penalty), scores in by_key.items():
         table = torch.stack(scores)  # (inner_folds, stops)
         stop = int(table.mean(0).argmax())
-        if best is None or table[:, stop].mean() > best[3].mean():
-            best = (gate, penalty, stop, table[:, stop].double())
+        if best is None or table[:, stop].mean() > best.inner_scores.mean():
+            best = Choice(gate, penalty, stop, table[:, stop].double(), table.mean(0))
     if best is None:
         raise FitError("There was nothing to choose from: no gate, penalty or inner fold.")
     return best
@@ -280,7 +291,7 @@ def _best_choice(task: int, keys: Sequence[tuple[int, str, float]], paths: list[
 
 def _chosen_fit(name: str, path: Path, choice: Choice, plan: Plan) -> Fitted:
     """Take the fit at the chosen stopping point, or the last before it that had not collapsed."""
-    gate, penalty, stop, inner_scores = choice
+    gate, penalty, stop = choice.gate, choice.penalty, choice.stop
     sound = (~path.degenerate[: stop + 1]).nonzero().flatten()
     if not len(sound):
         raise FitError(
@@ -301,9 +312,16 @@ def _chosen_fit(name: str, path: Path, choice: Choice, plan: Plan) -> Fitted:
         brain,
         path.embeddings,
         float(path.train[used]),
-        inner_scores,
+        choice.inner_scores,
         gate,
         penalty,
         plan.settings.stops[used],
         used != stop,
+        _finite_path(path.train, choice.validation),
     )
+
+
+def _finite_path(train: Tensor, validation: Tensor) -> Tensor:
+    """Put both curves together; NaN for what is not a score."""
+    both = torch.stack([train.double().cpu(), validation.double().cpu()])
+    return both.where(both.isfinite(), torch.nan)

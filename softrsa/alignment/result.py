@@ -18,6 +18,8 @@ from softrsa.io import atomic_path
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from softrsa.reports.thumbnails import Pictures
+
 KIND = "alignment_result"
 FIXED_BASELINES = ["identity", "centered", "geo_topological"]
 
@@ -33,8 +35,13 @@ class AlignmentResult:
         `row_offset_share`, `ceiling_lower`, `ceiling_upper`, `chosen`, `gate`, `penalty`,
         `n_steps`, `degenerate`; by `side` and `parameter` the mean and standard deviation over
         anchors of lower, upper and transition (`step_mean`, `step_sd`) and, over a grid of
-        `similarity`, the learned `curve` at `anchor_quantile` .1, .5 and .9 of the anchors; plain
+        `similarity`, the learned `curve` at `anchor_quantile` .1, .5 and .9 of the anchors; by
+        `role` (train, inner) and `stop` (number of steps) the scores along each fit (`fit_path`);
+        by `stimulus` how much the held-out score rests on it (`stimulus_influence`); plain
         RSA in `rsa_score` and the score over all stimuli without folds in `all_stimuli_score`.
+        `example_rsm` (region, transform, side, anchor, neighbor) are RSMs of each region and its
+        best layer (`example_layer`) to look at: over training stimuli too, at most 150; NaN for
+        what was fitted on a cluster or for a store.
         Where scores were resampled: `subject_score` by `tested_subject`, means over folds;
         `resampled_score` by `kind` (what was drawn: both, subjects, stimuli) and `resample`; and
         `p_chance`. `attrs` hold the settings to repeat it.
@@ -198,6 +205,45 @@ class AlignmentResult:
         from softrsa.reports.figures import plot_transforms
 
         return plot_transforms(self.data["curve"], self.data["score"])
+
+    def report(
+        self, path: str | Path, *, title: str | None = None, images: Pictures | None = None
+    ) -> None:
+        """Write a page for readers: one HTML file that needs no network and no other file.
+
+        It has warnings first, then what was compared, scores with ceilings and intervals, learned
+        transforms, RSMs before and after, training curves, the stimuli that scores rest on, the
+        call that repeats it, and a paragraph for a methods section with references.
+
+        Parameters
+        ----------
+        path : str or Path
+            The file; an existing one is replaced.
+        title : str, optional
+            Heading of the page.
+        images : mapping or folder, optional
+            Pictures of the stimuli, shown where stimuli are: from stimulus id to an array (height,
+            width[, 3]) of uint8 or of floats in [0, 1], or to an image file; or a folder of image
+            files whose names without suffix are the ids.
+
+        Raises
+        ------
+        DataError
+            If no stimulus has a picture among ``images``, one cannot be read, or the result was
+            written by a version of softrsa that kept less.
+        FileMissingError, OutputError
+            If there is no such folder of images, or the file cannot be written.
+
+        Examples
+        --------
+        >>> import tempfile, torch, softrsa
+        >>> x = torch.randn(40, 8, generator=torch.Generator().manual_seed(0))
+        >>> result = softrsa.align({"layer": x}, {"region": x + 1}, transforms=["identity"])
+        >>> result.report(Path(tempfile.mkdtemp()) / "report.html", title="A layer and itself")
+        """
+        from softrsa.reports.html import write_page
+
+        write_page(path, self.data, self.table, title=title, images=images)
 
     def to_netcdf(self, path: str | Path) -> None:
         """Write everything to one netCDF file, whole or not at all.

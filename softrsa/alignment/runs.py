@@ -12,6 +12,7 @@ import xarray as xr
 from torch import Tensor
 
 from softrsa.alignment.cores import map_on_cores
+from softrsa.alignment.evidence import stimulus_influence, stimulus_labels
 from softrsa.alignment.fitting import (
     FIXED,
     LEARNED,
@@ -40,6 +41,7 @@ NUMBERS = (
     "n_steps", "degenerate",
 )  # fmt: skip
 NAMES = ("chosen", "gate")
+ROLES = ("train", "inner")  # scores along a fit: on its stimuli, and on inner folds
 UNFITTED = {"identity": Identity, "centered": Centered}
 
 
@@ -144,6 +146,8 @@ def evaluate(run: Run, measure: Measure) -> dict[str, dict[str, Any]]:
             "degenerate": fitted.degenerate,
             "chosen": fitted.chosen,
             "gate": fitted.gate,
+            "path": fitted.path,
+            "influence": stimulus_influence(measure, t_model, t_brain[chosen]),
             "steps": (
                 _describe(fitted, model.rsms, model, "model"),
                 _describe(fitted, brain.rsms, readers, "brain"),
@@ -180,10 +184,13 @@ def collect(
     regions: Mapping[str, Side],
     evaluate_run: Callable[[Run], dict[str, dict[str, Any]]],
     score_all: Callable[[str, Side, Side], float],
+    *,
+    stops: Sequence[int],
 ) -> xr.Dataset:
     """Evaluate all runs and put them into one labelled data set.
 
-    ``score_all`` scores a transform, a layer and a region over all stimuli, NaN where it is fitted.
+    ``score_all`` scores a transform, a layer and a region over all stimuli, NaN where it is fitted;
+    ``stops`` are the numbers of steps at which a fit may stop.
     """
     names = [name for name in TRANSFORMS if name in runs[0].fitted] or ["identity"]
     n_folds = max(run.fold for run in runs) + 1
@@ -193,6 +200,8 @@ def collect(
     rsa = np.full((*shape[:2], n_folds), np.nan)
     mean, sd = (np.full((*shape, 2, 3), np.nan) for _ in range(2))
     curve = np.full((*shape, 2, len(CURVE_QUANTILES), len(CURVE_GRID)), np.nan)
+    path = np.full((*shape, len(ROLES), len(stops)), np.nan)
+    influence = np.full((*shape, runs[0].model.n_stimuli), np.nan, dtype=np.float32)
     positions = {k: i for i, k in enumerate(layers)}, {k: i for i, k in enumerate(regions)}
     everywhere = np.array(
         [
@@ -211,6 +220,9 @@ def collect(
                 numbers[key][at] = records[name][key]
             for key in NAMES:
                 texts[key][at] = records[name][key]
+            influence[(*at, run.split.test.numpy())] = records[name]["influence"].cpu().numpy()
+            if records[name]["path"] is not None:
+                path[at] = records[name]["path"]
             for side, found in enumerate(records[name]["steps"]):
                 if found is not None:
                     mean[(*at, side)], sd[(*at, side)], curve[(*at, side)] = found
@@ -222,6 +234,8 @@ def collect(
             "step_mean": ((*dims, "side", "parameter"), mean),
             "step_sd": ((*dims, "side", "parameter"), sd),
             "curve": ((*dims, "side", "anchor_quantile", "similarity"), curve),
+            "fit_path": ((*dims, "role", "stop"), path),
+            "stimulus_influence": ((*dims, "stimulus"), influence),
             "all_stimuli_score": (dims[:3], everywhere),
             "n_subjects": ("region", [len(side.subjects) for side in regions.values()]),
         },
@@ -229,6 +243,8 @@ def collect(
             "layer": list(layers), "region": list(regions), "transform": names,
             "fold": range(n_folds), "side": list(SIDES), "parameter": list(PARAMETERS),
             "anchor_quantile": list(CURVE_QUANTILES), "similarity": CURVE_GRID.numpy(),
+            "role": list(ROLES), "stop": list(stops),
+            "stimulus": stimulus_labels(runs[0].model, runs[0].brain),
         },
     )  # fmt: skip
 

@@ -157,7 +157,9 @@ def _scores(
         (evaluate_features, score_features) if job.of_features else (evaluate, score_all_stimuli)
     )
     of_all = partial(judge_all, measure=job.entry) if all_stimuli else _not_scored
-    return collect(runs, layers, regions, partial(judge, measure=job.entry), of_all)
+    return collect(
+        runs, layers, regions, partial(judge, measure=job.entry), of_all, stops=job.settings.stops
+    )
 
 
 def _not_scored(name: str, model: Side, brain: Side) -> float:

@@ -3,33 +3,38 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import warnings
 from collections.abc import Sequence
 
 import softrsa
 from softrsa.cli.align import add_align
 from softrsa.cli.common import Parser, Stopped, one_line, say
+from softrsa.cli.completion import add_completion
+from softrsa.cli.examples import EXAMPLES
 from softrsa.cli.identify import add_identify
 from softrsa.cli.optimize import add_optimize
 from softrsa.cli.predict import add_predict
+from softrsa.cli.report import add_report
 from softrsa.errors import SoftRSAError
 
 __all__ = ["main"]
 
-EXAMPLES = """examples:
-  softrsa align --demo --out results/
-  softrsa align --dataset kriegeskorte92 --model efficientnet-lite0 --out results/
-  softrsa align LAYERS.nc RECORDINGS.nc --by layer --region region --subject subject \\
-      --transform identity,geo_topological,global,instance --folds 5 --out results/
-  softrsa identify --dataset algonauts2019-92 --out results/
-  softrsa optimize --dataset macaque-v4 --region V4 --measure nbs,linear_cka --out results/
-  softrsa predict --data surfaces --out results/
-"""
+COMMANDS = {
+    "align": (add_align, "align a model's layers with a brain's regions on held-out stimuli"),
+    "report": (add_report, "write a page for readers from the result of an alignment"),
+    "identify": (add_identify, "tell which region an RDM of a left-out subject is of"),
+    "optimize": (add_optimize, "change random data until a measure gives them a score"),
+    "predict": (add_predict, "compare neighbor-regression heads on the same splits"),
+    "completion": (add_completion, "let your shell complete commands and options"),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; a user's mistake is one line on stderr and exit code 2."""
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    given = sys.argv[1:] if argv is None else list(argv)
+    arguments = parser.parse_args(given, argparse.Namespace(argv=given, parser=parser))
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", UserWarning)
@@ -53,16 +58,16 @@ def _parser() -> Parser:
     parser = Parser(
         prog="softrsa",
         description="Representational similarity analysis with learned transforms.",
-        epilog=EXAMPLES,
+        epilog=EXAMPLES["softrsa"],
         formatter_class=style,
     )
     parser.add_argument("--version", action="version", version=softrsa.__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name, add, about in (
-        ("align", add_align, "align a model's layers with a brain's regions on held-out stimuli"),
-        ("identify", add_identify, "tell which region an RDM of a left-out subject is of"),
-        ("optimize", add_optimize, "change random data until a measure gives them a score"),
-        ("predict", add_predict, "compare neighbor-regression heads on the same splits"),
-    ):
-        add(commands.add_parser(name, help=about, epilog=EXAMPLES, formatter_class=style))
+    for name, (add, about) in COMMANDS.items():
+        add(
+            commands.add_parser(
+                name, help=about, description=f"{about[0].upper()}{about[1:]}.",
+                epilog=EXAMPLES[name], formatter_class=style,
+            )
+        )  # fmt: skip
     return parser

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import sys
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +19,17 @@ from softrsa.alignment.align import named_parts
 from softrsa.alignment.distributing import import_distributed
 from softrsa.alignment.fitting import TRANSFORMS
 from softrsa.alignment.sides import Data
-from softrsa.cli.common import DPI, check_one_source, names, outputs, read, seed
+from softrsa.cli.common import (
+    DPI,
+    add_output,
+    check_one_source,
+    names,
+    note,
+    outputs,
+    read,
+    seed,
+    show,
+)
 from softrsa.errors import DataError, unknown_name
 from softrsa.io.wording import listed
 from softrsa.recordings import select
@@ -28,7 +38,9 @@ from softrsa.reports import format_best, format_table
 if TYPE_CHECKING:
     from distributed import Client
 
-FILES = ("scores.csv", "result.nc", "alignment.png", "transforms.png")
+    from softrsa.reports.thumbnails import Pictures
+
+FILES = ("scores.csv", "result.nc", "report.html", "alignment.png", "transforms.png")
 
 
 def add_align(parser: argparse.ArgumentParser) -> None:
@@ -95,14 +107,14 @@ def add_align(parser: argparse.ArgumentParser) -> None:
     )
     add("--workers", type=int, metavar="N", help="share the work among N processes, with dask")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:0 (%(default)s)")
-    add("--quiet", action="store_true", help="no progress and no table")
+    add_output(parser)
     parser.set_defaults(run=_align)  # fmt: skip
 
 
 def _align(arguments: argparse.Namespace) -> None:
     """Load, align, write, show."""
     with outputs(arguments.out, FILES) as paths, _cluster(arguments.workers) as client:
-        layers, regions = _load(arguments)
+        layers, regions, images = _load(arguments)
         result = softrsa.align(
             layers,
             regions,
@@ -123,10 +135,11 @@ def _align(arguments: argparse.Namespace) -> None:
             client=client,
             store=arguments.store,
         )
-        _write(result, paths)
-    if not arguments.quiet:
-        sys.stdout.write(f"{format_table(result.table)}\n\n{format_best(result.table)}\n")
-        sys.stdout.write(f"Results are in {arguments.out.resolve()}\n")
+        command = shlex.join(["softrsa", *arguments.argv])
+        result = AlignmentResult(result.data.assign_attrs(command=command))
+        _write(result, paths, images)
+    table = result.table
+    show(arguments, f"{format_table(table)}\n\n{format_best(table)}", table)
 
 
 @contextmanager
@@ -148,31 +161,36 @@ def _cluster(workers: int | None) -> Iterator[Client | None]:
         yield client
 
 
-def _write(result: AlignmentResult, paths: Mapping[str, Path]) -> None:
-    """Write the result, its table and its figures."""
+def _write(result: AlignmentResult, paths: Mapping[str, Path], images: Pictures | None) -> None:
+    """Write the result, its table, its page and its figures."""
     result.table.to_csv(paths["scores.csv"], index=False)
     result.to_netcdf(paths["result.nc"])
+    result.report(paths["report.html"], images=images)
     result.plot().savefig(paths["alignment.png"], dpi=DPI)
     result.plot_transforms().savefig(paths["transforms.png"], dpi=DPI)
 
 
-def _load(arguments: argparse.Namespace) -> tuple[dict[str, Data], dict[str, Data]]:
-    """Read both sides from files, a data set, or a network shown a data set's images."""
+def _load(
+    arguments: argparse.Namespace,
+) -> tuple[dict[str, Data], dict[str, Data], Pictures | None]:
+    """Read both sides from files, a data set, or a network shown a data set's images; and these."""
     _check_sources(arguments)
     name = "simulated" if arguments.demo else arguments.dataset
+    images = None
     if name is None:
         layers, brain = (read(path) for path in arguments.files)
         _check_labels(brain, arguments, "region", arguments.files[1])
         regions: Mapping[str, Data] = named_parts(brain, arguments.region, "region")
     else:
         data = datasets.load(name, progress=not arguments.quiet)
-        if data.card.simulated and not arguments.quiet:
-            sys.stdout.write(f"Data set {name!r} is simulated.\n")
-        layers, regions = _layers_of(data, arguments), data.regions
+        if data.card.simulated:
+            note(arguments, f"Data set {name!r} is simulated.")
+        layers, regions, images = _layers_of(data, arguments), data.regions, data.images
     _check_labels(layers, arguments, "layer", "The layers" if name else arguments.files[0])
     return (
         select(named_parts(layers, arguments.by, "layer"), arguments.layers, kind="layer"),
         select(regions, arguments.regions, kind="region"),
+        images,
     )
 
 

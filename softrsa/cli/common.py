@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
+import pandas as pd
 import xarray as xr
 
 import softrsa
@@ -63,6 +65,30 @@ def read(path: Path) -> xr.DataArray:
     """Read a file; the trials of each stimulus are averaged."""
     array = softrsa.load(path)
     return average_trials(array) if "trial" in array.dims else array
+
+
+def add_output(parser: argparse.ArgumentParser) -> None:
+    """Give a parser the options of what it writes to the terminal."""
+    parser.add_argument("--quiet", action="store_true", help="no progress and no table")
+    parser.add_argument(
+        "--json", action="store_true", help="the table as JSON on stdout, for programs"
+    )
+
+
+def note(arguments: argparse.Namespace, line: str) -> None:
+    """Say something on the way; not where it was asked to be quiet, nor among JSON."""
+    if not arguments.quiet:
+        (sys.stderr if arguments.json else sys.stdout).write(f"{line}\n")
+
+
+def show(arguments: argparse.Namespace, text: str, table: pd.DataFrame) -> None:
+    """Write what was found to stdout: JSON where asked for, else text unless quiet."""
+    out = arguments.out.resolve()
+    if arguments.json:
+        rows = json.loads(table.to_json(orient="records", double_precision=12))  # NaN is null
+        sys.stdout.write(json.dumps({"out": str(out), "rows": rows}) + "\n")
+    elif not arguments.quiet:
+        sys.stdout.write(f"{text}\nResults are in {out}\n")
 
 
 def names(text: str) -> list[str]:

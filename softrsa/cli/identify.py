@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -18,7 +17,17 @@ from softrsa.alignment import (
     identify_regions,
 )
 from softrsa.alignment.region_statistics import TRANSFORMS
-from softrsa.cli.common import DPI, check_one_source, names, outputs, read, seed
+from softrsa.cli.common import (
+    DPI,
+    add_output,
+    check_one_source,
+    names,
+    note,
+    outputs,
+    read,
+    seed,
+    show,
+)
 from softrsa.errors import DataError
 from softrsa.recordings import select
 from softrsa.reports.figures import panels
@@ -58,7 +67,7 @@ def add_identify(parser: argparse.ArgumentParser) -> None:
     add("--stimuli", type=_counts, metavar="A,B,...", help="curves: numbers of random stimuli")
     add("--subsets", type=int, default=5, help="for each point of a curve (%(default)s)")
     add("--seed", type=seed, default=0, metavar="N", help="of all that is random (%(default)s)")
-    add("--quiet", action="store_true", help="no progress and no table")
+    add_output(parser)
     parser.set_defaults(run=_identify)
 
 
@@ -71,20 +80,18 @@ def _identify(arguments: argparse.Namespace) -> None:
         *FILES, *(PUBLISHED if arguments.published else HELD_OUT),
         *([GRID] if "geo_topological" in asked else []), *(CURVES if curves else []),
     )  # fmt: skip
-    shown = not arguments.quiet
     with outputs(arguments.out, files) as paths:
         regions = _load(arguments)
         result = identify_regions(
             regions, transform=arguments.transform, rule=arguments.rule,
             stimulus_folds=arguments.folds, grid=arguments.grid, published=arguments.published,
-            n_resamples=arguments.resamples, seed=arguments.seed, progress=shown,
+            n_resamples=arguments.resamples, seed=arguments.seed, progress=not arguments.quiet,
         )  # fmt: skip
         _write(result, paths)
         if curves:
             _write_curves(regions, arguments, paths)
-    if shown:
-        table = result.table.to_string(index=False, float_format="{:.3f}".format)
-        sys.stdout.write(f"{table}\nResults are in {arguments.out.resolve()}\n")
+    table = result.table
+    show(arguments, table.to_string(index=False, float_format="{:.3f}".format), table)
 
 
 def _write(result: IdentificationResult, paths: Mapping[str, Path]) -> None:
@@ -133,8 +140,8 @@ def _load(arguments: argparse.Namespace) -> dict[str, xr.DataArray]:
         found = _by_region(read(arguments.files[0]), str(arguments.files[0]))
     else:
         data = datasets.load(name, progress=not arguments.quiet)
-        if data.card.simulated and not arguments.quiet:
-            sys.stdout.write(f"Data set {name!r} is simulated.\n")
+        if data.card.simulated:
+            note(arguments, f"Data set {name!r} is simulated.")
         found = {region: _rdms(stack, region) for region, stack in data.regions.items()}
     return select(found, arguments.regions, kind="region")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,18 @@ import pandas as pd
 import xarray as xr
 
 from softrsa import datasets
-from softrsa.cli.common import DPI, Stopped, check_one_source, names, outputs, read, seed
+from softrsa.cli.common import (
+    DPI,
+    Stopped,
+    add_output,
+    check_one_source,
+    names,
+    note,
+    outputs,
+    read,
+    seed,
+    show,
+)
 from softrsa.errors import DataError, unknown_name
 from softrsa.io.wording import listed
 from softrsa.recordings import split_units
@@ -64,7 +74,7 @@ def add_optimize(parser: argparse.ArgumentParser) -> None:
         "--resume", action="store_true",
         help="go on from the files in --out, to more steps or a higher target",
     )  # fmt: skip
-    add("--quiet", action="store_true", help="no progress and no table")
+    add_output(parser)
     parser.set_defaults(run=_optimize)
 
 
@@ -77,10 +87,8 @@ def _optimize(arguments: argparse.Namespace) -> None:
         x = _load(arguments)
         results = _optimize_all(x, measures, arguments)
         components = {measure: captured_components(r) for measure, r in results.items()}
-        _write(results, components, paths)
-    if not arguments.quiet:
-        sys.stdout.write(f"{_summary(results, components)}\n")
-        sys.stdout.write(f"Results are in {arguments.out.resolve()}\n")
+        table = _write(results, components, paths)
+    show(arguments, _summary(results, components), table)
 
 
 def _optimize_all(
@@ -114,8 +122,8 @@ def _write(
     results: Mapping[str, SynthesisResult],
     components: Mapping[str, xr.Dataset],
     paths: Mapping[str, Path],
-) -> None:
-    """Write every result, the table of components and the figures."""
+) -> pd.DataFrame:
+    """Write every result, the table of components, which is given back, and the figures."""
     for measure, result in results.items():
         result.to_netcdf(paths[f"{measure}.nc"])
     tables = [_table(part).assign(measure=measure) for measure, part in components.items()]
@@ -132,6 +140,7 @@ def _write(
                 plot_capture(components[measure], ax=ax, color=color, marker=marker)
         ax.legend(fontsize=8, frameon=False)
         figure.savefig(paths[name], dpi=DPI)
+    return table
 
 
 def _table(components: xr.Dataset) -> pd.DataFrame:
@@ -168,8 +177,7 @@ def _load(arguments: argparse.Namespace) -> xr.DataArray:
             arguments.layer = DEMO_LAYER
         if arguments.units is None:
             arguments.units = DEMO_UNITS  # fewer than stimuli, or they would hold every component
-        if not arguments.quiet:
-            sys.stdout.write("Data set 'simulated' is simulated.\n")
+        note(arguments, "Data set 'simulated' is simulated.")
     if name is None:
         array = read(arguments.files[0])
         found = {

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from softrsa.cli.common import DPI, names, outputs, seed
+from softrsa.cli.common import DPI, add_output, names, outputs, seed, show
 from softrsa.errors import DataError, unknown_name
 from softrsa.io import atomic_path
 from softrsa.prediction.tasks import TASKS, load_task
@@ -40,7 +39,7 @@ def add_predict(parser: argparse.ArgumentParser) -> None:
         help="search similarity, embedding and batch size of one head instead",
     )  # fmt: skip
     add("--out", type=Path, required=True, metavar="DIR", help="where results are written")
-    add("--quiet", action="store_true", help="no progress and no table")
+    add_output(parser)
     parser.set_defaults(run=_predict)
 
 
@@ -61,13 +60,11 @@ def _search(arguments: argparse.Namespace) -> None:
     )  # fmt: skip
     with outputs(arguments.out, SEARCH[1:]) as paths:
         result.plot().savefig(paths[SEARCH[1]], dpi=DPI)
-    if not arguments.quiet:
-        table = result.table.to_string(index=False, float_format=lambda x: f"{x:.2f}")
-        head, *others = result.best.items()
-        options = ", ".join([repr(head[1]), *(f"{name}={value!r}" for name, value in others)])
-        best = f"Best by validation error: NeighborRegressor({options})"
-        end = f"Results are in {arguments.out.resolve()}"
-        sys.stdout.write("\n".join([table, best, end, ""]))
+    table = result.table.to_string(index=False, float_format=lambda x: f"{x:.2f}")
+    head, *others = result.best.items()
+    options = ", ".join([repr(head[1]), *(f"{name}={value!r}" for name, value in others)])
+    best = f"Best by validation error: NeighborRegressor({options})"
+    show(arguments, f"{table}\n{best}", result.table)
 
 
 def _predict(arguments: argparse.Namespace) -> None:
@@ -102,8 +99,7 @@ def _predict(arguments: argparse.Namespace) -> None:
     lines += _compare(result, arguments.out)
     if task is not None:
         _plot_embedding(task, result, arguments)
-    if not arguments.quiet:
-        sys.stdout.write("\n".join([*lines, f"Results are in {arguments.out.resolve()}", ""]))
+    show(arguments, "\n".join(lines), table)
 
 
 def _compare(result: ExperimentResult, out: Path) -> list[str]:

@@ -95,6 +95,13 @@ def test_units_put_together_are_the_run_as_a_whole(sides, stored):
     whole, parts = align(*sides, **OPTIONS).data, stored[0].data
     assert parts.attrs == whole.attrs
     assert list(parts.data_vars) == list(whole.data_vars)
+    # fitted transforms stay where they were fitted: of their RSMs nothing is kept
+    fixed = ["identity", "centered"]
+    xr.testing.assert_equal(
+        parts["example_rsm"].sel(transform=fixed), whole["example_rsm"].sel(transform=fixed)
+    )
+    assert parts["example_rsm"].drop_sel(transform=fixed).isnull().all()
+    parts, whole = (data.drop_vars("example_rsm") for data in (parts, whole))
     xr.testing.assert_allclose(parts, whole, rtol=0, atol=1e-5)
     fixed = {"transform": ["identity", "centered", "geo_topological"]}
     xr.testing.assert_allclose(

@@ -1,0 +1,140 @@
+"""One self-contained HTML page of an alignment: no network, no other file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import pandas as pd
+import xarray as xr
+
+from softrsa.io import atomic_path
+from softrsa.io.wording import counted
+from softrsa.reports.cautions import cautions
+from softrsa.reports.figures import TITLES
+from softrsa.reports.methods import methods_text, repeat_call
+from softrsa.reports.page_content import page_content
+from softrsa.reports.thumbnails import Pictures
+
+
+def write_page(
+    path: str | Path,
+    data: xr.Dataset,
+    table: pd.DataFrame,
+    *,
+    title: str | None = None,
+    images: Pictures | None = None,
+) -> None:
+    """Write an alignment as one HTML file.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file; an existing one is replaced.
+    data : Dataset
+        `AlignmentResult.data`.
+    table : DataFrame
+        `AlignmentResult.table`.
+    title : str, optional
+        Heading of the page.
+    images : mapping from stimulus id to array or file, or folder, optional
+        Pictures of the stimuli; see `softrsa.reports.thumbnails`.
+    """
+    page = files("softrsa.reports") / "page"
+    template, style, script = (
+        (page / f"page.{kind}").read_text("utf-8") for kind in ("html", "css", "js")
+    )
+    text, references = methods_text(data)
+    content = page_content(data, table, images)
+    attrs = data.attrs
+    subjects = sorted({int(n) for n in data["n_subjects"].values})
+    html = Template(template).substitute(
+        title=escape(title or "Layers and regions, aligned by softrsa"),
+        summary=escape(_summary(data, subjects)),
+        style=style,
+        script=script,
+        warnings=_warnings(data, table),
+        compared=_definitions(_compared(data, subjects)),
+        grid_note=escape(
+            "Under the transform chosen above; bold: best layer of a region. Click a score to see "
+            "its transform, matrices and stimuli; a heading sorts."
+        ),
+        rows_note=escape(_rows_note(data)),
+        repeat=escape(repeat_call(data)),
+        settings=escape(_settings(attrs)),
+        methods=escape(text),
+        references="\n".join(f"<li>{escape(item)}</li>" for item in references),
+        footer=escape(
+            f"Made by softrsa {attrs['softrsa_version']} from result.nc; no network is needed."
+        ),
+        # a "<" could end the script element that holds the data
+        data=json.dumps(content, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c"),
+    )
+    with atomic_path(path) as temporary:
+        temporary.write_text(html, "utf-8")
+
+
+def _summary(data: xr.Dataset, subjects: list[int]) -> str:
+    parts = [counted(data.sizes[name], name) for name in ("layer", "region")]
+    people = "–".join(map(str, dict.fromkeys((subjects[0], subjects[-1]))))
+    word = "subject" if subjects[-1] == 1 else "subjects"
+    return (
+        f"{parts[0]} × {parts[1]}, {data.attrs['n_stimuli']} stimuli, {people} {word} per region, "
+        f"{data.attrs['measure'].replace('_', ' ')}"
+    )
+
+
+def _warnings(data: xr.Dataset, table: pd.DataFrame) -> str:
+    found = cautions(data, table)
+    if not found:
+        return '<p class="fine">Nothing was found that would make the scores doubtful.</p>'
+    return "\n".join(f'<p class="warn">{escape(message)}</p>' for message in found)
+
+
+def _compared(data: xr.Dataset, subjects: list[int]) -> dict[str, str]:
+    attrs = data.attrs
+    return {
+        "Layers": ", ".join(map(str, data["layer"].values)),
+        "Regions": ", ".join(
+            f"{region} ({counted(int(n), 'subject')})"
+            for region, n in zip(data["region"].values, data["n_subjects"].values, strict=True)
+        ),
+        "Stimuli": f"{attrs['n_stimuli']} in {attrs['n_folds']} folds, {attrs['n_tested']} tested",
+        "Measure": f"{attrs['measure']} of RSMs by {attrs['similarity']}",
+        "Transforms": "; ".join(TITLES[name] for name in attrs["transforms"].split(",")),
+        "Subjects": "each scored under transforms fitted on the others"
+        if attrs["subjects"] == "leave_one_out"
+        else "fitted on and scored together"
+        if subjects[-1] > 1
+        else "one per region",
+        "Seed": str(attrs["seed"]),
+    }
+
+
+def _definitions(named: Mapping[str, str]) -> str:
+    return "\n".join(f"    <dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in named.items())
+
+
+def _rows_note(data: xr.Dataset) -> str:
+    said = (
+        "score: mean over folds of held-out stimuli. plain RSA: Pearson of the RSMs as they are. "
+        "best fixed: the best transform with nothing learned, under the same measure; gain is over "
+        "it. row offset: share of what is common to both RSMs that is one number per stimulus."
+    )
+    if "p_chance" in data:
+        said += " p: one-sided, of permuted stimulus labels, not corrected."
+    return said
+
+
+def _settings(attrs: Mapping[str, Any]) -> str:
+    shown = {
+        k: v for k, v in attrs.items() if k not in ("warnings", "settings", "stimuli_left_out")
+    }
+    shown["settings"] = json.loads(attrs["settings"])
+    shown["stimuli_left_out"] = json.loads(attrs["stimuli_left_out"])
+    return json.dumps(shown, indent=2, default=lambda value: value.item())

@@ -1,0 +1,201 @@
+"""What was done, in words: for a methods section, and as a call that does it again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import xarray as xr
+
+from softrsa.io.wording import counted
+from softrsa.measures import get
+
+REFERENCES = {
+    "rsa": "Kriegeskorte N, Mur M, Bandettini P (2008). Representational similarity analysis – "
+    "connecting the branches of systems neuroscience. Frontiers in Systems Neuroscience 2:4. "
+    "doi:10.3389/neuro.06.004.2008",
+    "softstep": "Susman A, Lin B, Suárez-Fariñas M, Colonel JT. SoftStep: learning instance-wise "
+    "similarity functions between neural representations.",
+    "gt": "Lin B, Kriegeskorte N (2024). The topology and geometry of neural representations. PNAS "
+    "121(42). doi:10.1073/pnas.2317881121",
+    "ceiling": "Nili H, Wingfield C, Walther A, Su L, Marslen-Wilson W, Kriegeskorte N (2014). A "
+    "toolbox for representational similarity analysis. PLoS Computational Biology 10(4):e1003553. "
+    "doi:10.1371/journal.pcbi.1003553",
+    "inference": "Schütt HH, Kipnis AD, Diedrichsen J, Kriegeskorte N (2023). Statistical "
+    "inference on representational geometries. eLife 12:e82566. doi:10.7554/eLife.82566",
+}
+SIMILARITIES = {
+    "correlation": "Pearson correlations across units",
+    "cosine": "cosines",
+    "dot": "inner products divided by the number of units",
+    "l1": "negative city-block distances",
+    "l2": "negative Euclidean distances",
+    "sqeuclidean": "negative squared Euclidean distances divided by the number of units",
+    "rbf": "Gaussian kernels of Euclidean distances",
+    "mahalanobis": "negative squared Mahalanobis distances",
+}
+TRANSFORMS = {
+    "identity": "no transform",
+    "centered": "double-centering",
+    "geo_topological": "geo-topological thresholds chosen on a grid",
+    "global": "a SoftStep common to all stimuli",
+    "instance": "a SoftStep for each anchor stimulus",
+    "selected": "the simplest transform within one standard error of the best on inner folds",
+}
+
+
+def methods_text(data: xr.Dataset) -> tuple[str, list[str]]:
+    """Describe an alignment for a paper.
+
+    Parameters
+    ----------
+    data : Dataset
+        `AlignmentResult.data`.
+
+    Returns
+    -------
+    text : str
+        A paragraph with numbered references.
+    references : list of str
+        In the order of their numbers.
+    """
+    cited: list[str] = []
+
+    def cite(key: str) -> str:
+        if key not in cited:
+            cited.append(key)
+        return f"[{cited.index(key) + 1}]"
+
+    attrs = data.attrs
+    entry = get(attrs["measure"])
+    names = attrs["transforms"].split(",")
+    parts = [
+        _compared(data, cite, of_features=entry.takes == "features"),
+        _held_out(data),
+    ]
+    if entry.takes != "features":
+        parts.append(_transformed(names, json.loads(attrs["settings"]), cite))
+    parts += [_uncertainty(data, cite)]
+    if attrs["permuted"]:
+        parts.append(
+            "As a control, the brain's stimuli had been shuffled before anything was fitted."
+        )
+    parts.append(f"All computations were done with softrsa {attrs['softrsa_version']}.")
+    references = [REFERENCES.get(key, key) for key in cited]
+    return " ".join(part for part in parts if part), references
+
+
+def _compared(data: xr.Dataset, cite, *, of_features: bool) -> str:
+    attrs = data.attrs
+    layers, regions = (counted(data.sizes[name], name) for name in ("layer", "region"))
+    people = sorted({int(n) for n in data["n_subjects"].values})
+    subjects = (
+        counted(people[0], "subject")
+        if len(people) == 1
+        else f"{people[0]} to {people[-1]} subjects"
+    )
+    entry = get(attrs["measure"])
+    measure = attrs["measure"].replace("_", " ")
+    source = "" if entry.reference.startswith("softrsa") else f" {cite(entry.reference)}"
+    if of_features:
+        return (
+            f"We compared {layers} of a model with {regions} of a brain ({subjects}) by their "
+            f"responses to the same {attrs['n_stimuli']} stimuli, with {measure}{source}."
+        )
+    similarity = SIMILARITIES.get(attrs["similarity"], attrs["similarity"])
+    how = (
+        "the Pearson correlation of the off-diagonal entries of both matrices after "
+        "double-centering, which removes row and column means"
+        if attrs["measure"] == "centered_pearson"
+        else f"{measure}{source}"
+    )
+    return (
+        f"We compared {layers} of a model with {regions} of a brain ({subjects}) by "
+        f"representational similarity analysis {cite('rsa')}: the similarity matrices of the same "
+        f"{attrs['n_stimuli']} stimuli ({similarity}, where data were not given as matrices) were "
+        f"compared by {how}."
+    )
+
+
+def _held_out(data: xr.Dataset) -> str:
+    attrs = data.attrs
+    text = (
+        f"Scores are means over {attrs['n_folds']} folds of stimuli that nothing was fitted to or "
+        "chosen on, and use pairs of test stimuli only"
+    )
+    if attrs["subjects"] == "leave_one_out":
+        return f"{text}; each subject was scored under transforms fitted on the others."
+    return f"{text}."
+
+
+def _transformed(names: list[str], settings: Mapping[str, Any], cite) -> str:
+    said = [TRANSFORMS[name] for name in names]
+    text = f"The matrices of both sides were compared under {_joined(said)}."
+    if "geo_topological" in names:
+        text += (
+            f" Geo-topological transforms {cite('gt')} clamp ranked dissimilarities at two "
+            "quantiles."
+        )
+    if {"global", "instance", "selected"} & {*names}:
+        penalties = ", ".join(f"{p:g}" for p in settings["penalties"])
+        text += (
+            f" SoftStep transforms {cite('softstep')} ({settings['family'].upper()}) were fitted "
+            f"by gradient descent (Adam, learning rate {settings['learning_rate']:g}), starting at "
+            f"the identity, with a penalty on the squared distance from it (of {penalties}); gate "
+            f"({_joined(settings['gates'], 'or')}), penalty and number of steps "
+            f"(0 to {settings['steps'][-1]}) were chosen on {settings['inner_folds']} inner folds "
+            "of the training stimuli."
+        )
+    return text
+
+
+def _uncertainty(data: xr.Dataset, cite) -> str:
+    attrs = data.attrs
+    parts = []
+    if bool(data["ceiling_lower"].notnull().any()):
+        parts.append(
+            "Noise ceilings are those of the transformed test matrices: the similarity of each "
+            "subject to the mean of all (upper) and of the others (lower bound) "
+            f"{cite('ceiling')}."
+        )
+    if "resampled_score" in data and bool(data["resampled_score"].notnull().any()):
+        parts.append(
+            f"Intervals are 95 %, from {attrs['n_resamples']} bootstrap resamples of test stimuli "
+            f"and, with several subjects, of subjects {cite('inference')}, fitted transforms held "
+            f"fixed; p values are one-sided, of {attrs['n_resamples']} permutations of stimulus "
+            "labels, and not corrected for multiple comparisons."
+        )
+    return " ".join(parts)
+
+
+def _joined(names, word: str = "and") -> str:
+    *most, last = names
+    return f"{', '.join(most)} {word} {last}" if most else last
+
+
+def repeat_call(data: xr.Dataset) -> str:
+    """Write the Python call that makes the same result of the same data."""
+    attrs = data.attrs
+    settings = json.loads(attrs["settings"])
+    lines = ["import softrsa", "from softrsa.alignment import FitSettings"]
+    lines += ["", "result = softrsa.align(", "    layers,", "    regions,"]
+    options = {
+        "transforms": attrs["transforms"].split(","), "measure": attrs["measure"],
+        "similarity": attrs["similarity"], "folds": int(attrs["n_folds"]),
+        "subjects": attrs["subjects"], "permute": bool(attrs["permuted"]),
+        "n_resamples": int(attrs["n_resamples"]), "seed": int(attrs["seed"]),
+    }  # fmt: skip
+    for name, value in options.items():
+        own = "  # in fact folds of your own" if name == "folds" and attrs.get("own_folds") else ""
+        lines.append(
+            f"    {name}={json.dumps(value) if not isinstance(value, bool) else value},{own}"
+        )
+    lines.append("    settings=FitSettings(")
+    for name, value in settings.items():
+        lines.append(f"        {name}={tuple(value) if isinstance(value, list) else value!r},")
+    lines.append("    ),")
+    lines.append(")")
+    if "command" in attrs:
+        lines = ["# on the command line:", f"# {attrs['command']}", "", *lines]
+    return "\n".join(lines)

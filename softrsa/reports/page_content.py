@@ -1,0 +1,199 @@
+"""What the page of an alignment draws, as plain lists for its script; NaN is None."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from softrsa.io.wording import counted
+from softrsa.reports.figures import LEARNED, TITLES
+from softrsa.reports.rsm_figures import cluster_order
+from softrsa.reports.thumbnails import Pictures, thumbnails
+
+MOST_STIMULI = 10  # for, and as many against the score
+COLUMNS = (  # of the table: name, heading, decimals (none: text)
+    ("layer", "layer", None), ("region", "region", None), ("transform", "transform", None),
+    ("score", "score", 3), ("score_se", "± SE", 3), ("score_low", "95 % from", 3),
+    ("score_high", "to", 3), ("p_chance", "p (chance)", 4), ("rsa_score", "plain RSA", 3),
+    ("baseline_score", "best fixed", 3), ("gain", "gain", 3), ("row_offset_share", "row offset", 2),
+    ("ceiling_lower", "ceiling from", 3), ("ceiling_upper", "ceiling to", 3),
+    ("train_score", "training", 3), ("chosen", "chosen", None),
+)  # fmt: skip
+
+
+def page_content(data: xr.Dataset, table: pd.DataFrame, images: Pictures | None) -> dict[str, Any]:
+    """Gather everything the page's script draws.
+
+    Parameters
+    ----------
+    data : Dataset
+        `AlignmentResult.data`.
+    table : DataFrame
+        `AlignmentResult.table`.
+    images : mapping or folder, optional
+        See `softrsa.reports.thumbnails`.
+
+    Returns
+    -------
+    dict
+        Of lists, numbers and strings.
+    """
+    shown = data.attrs["transforms"].split(",")
+    columns = [c for c in COLUMNS if c[0] in table and _known(table[c[0]])]
+    extra = ["score_low", "score_high", "score_se", "ceiling_lower", "ceiling_upper"]
+    names = list(dict.fromkeys([c[0] for c in columns] + [c for c in extra if c in table]))
+    best = table.iloc[int(table["score"].fillna(-np.inf).argmax())]
+    stimuli = [str(name) for name in data["stimulus"].values]
+    at = np.flatnonzero(np.isin(data["stimulus"].values, data["anchor"].values))
+    influence = _influence(data, shown)
+    looked_at = {*at.tolist()} | {
+        k for found in influence.values() for part in found.values() for k, _ in part
+    }
+    intervals = "score_low" in table and table["score_low"].notna().any()
+    return {
+        "transforms": shown,
+        "titles": TITLES,
+        "layers": [str(name) for name in data["layer"].values],
+        "regions": [str(name) for name in data["region"].values],
+        "measure": data.attrs["measure"].replace("_", " "),
+        "bars": "95 % intervals" if intervals else "± standard error",
+        "start": {key: str(best[key]) for key in ("layer", "region", "transform")},
+        "columns": columns,
+        "rows": [{k: _plain(v) for k, v in row.items()} for row in table[names].to_dict("records")],
+        "learnedNames": [TITLES[name] for name in shown if name in LEARNED],
+        "learned": _learned(data, shown),
+        "similarity": _rounded(data["similarity"].values),
+        "stops": [int(stop) for stop in data["stop"].values],
+        "stimuli": stimuli,
+        "at": at.tolist(),
+        "stimuliNote": f" {len(at)} of {len(stimuli)} stimuli, evenly drawn."
+        if len(at) < len(stimuli)
+        else "",
+        "thumbnails": thumbnails(images, data["stimulus"].values, sorted(looked_at)),
+        "exampleLayers": dict(
+            zip(
+                map(str, data["region"].values), map(str, data["example_layer"].values), strict=True
+            )
+        ),
+        "matrices": _matrices(data, shown),
+        "clusters": _clusters(data),
+        "influence": influence,
+    }
+
+
+def _known(column: pd.Series) -> bool:
+    return bool((column.notna() & (column.astype(str) != "")).any())
+
+
+def _plain(value: object) -> object:
+    """Turn a cell into what JSON holds."""
+    if isinstance(value, (float, np.floating)):
+        return round(float(value), 6) if np.isfinite(value) else None
+    return str(value)
+
+
+def _rounded(values: np.ndarray, digits: int = 3) -> list:
+    """Nested lists of rounded numbers, with None for NaN."""
+    if np.ndim(values):
+        return [_rounded(one, digits) for one in values]
+    return round(float(values), digits) if np.isfinite(values) else None  # type: ignore[return-value]
+
+
+def _key(*labels: object) -> str:
+    return "\0".join(map(str, labels))
+
+
+def _learned(data: xr.Dataset, shown: list[str]) -> dict[str, Any]:
+    """Mean curves of both sides, the scores along the fit, and what was chosen, in words."""
+    found = {}
+    curve, path, steps = (data[name].mean("fold") for name in ("curve", "fit_path", "step_mean"))
+    for transform in (name for name in shown if name in LEARNED):
+        for layer in data["layer"].values:
+            for region in data["region"].values:
+                at = {"layer": layer, "region": region, "transform": transform}
+                sides = curve.sel(at).transpose("side", "anchor_quantile", "similarity")
+                found[_key(layer, region, transform)] = {
+                    "about": _about(data.sel(at), steps.sel(at)),
+                    "path": _rounded(path.sel(at).transpose("role", "stop").values),
+                    **{str(s): _rounded(sides.sel(side=s).values) for s in sides["side"].values},
+                }
+    return found
+
+
+def _about(of_one: xr.Dataset, steps: xr.DataArray) -> str:
+    """Say what the folds chose and how far it is from the identity."""
+    gates = pd.Series(of_one["gate"].values.astype(str)).value_counts()
+    chosen = ", ".join(f"{name} gate in {counted(int(n), 'fold')}" for name, n in gates.items())
+    n_steps = of_one["n_steps"].values
+    said = " and ".join(f"{side} {_named(steps.sel(side=side))}" for side in steps["side"].values)
+    none = int((n_steps == 0).sum())
+    stayed = f" In {counted(none, 'fold')} the identity was kept (0 steps)." if none else ""
+    return (
+        f"Mean over folds and anchors; shaded: the middle 80 % of anchors. Chosen: {chosen}; "
+        f"{int(np.median(n_steps))} steps (median). Means: {said}. The identity has "
+        f"lower 0, upper 1, transition 1.{stayed}"
+    )
+
+
+def _named(steps: xr.DataArray) -> str:
+    pairs = zip(steps["parameter"].values, steps.values, strict=True)
+    return ", ".join(f"{name} {value:.2f}" for name, value in pairs)
+
+
+def _matrices(data: xr.Dataset, shown: list[str]) -> dict[str, Any]:
+    """Pack example RSMs by region, transform and side."""
+    found: dict[str, Any] = {}
+    for region in data["region"].values:
+        of_region = found.setdefault(str(region), {})
+        for transform in dict.fromkeys(["identity", *shown]):
+            pair = data["example_rsm"].sel(region=region, transform=transform)
+            if bool(pair.isnull().all()):
+                continue
+            of_region[transform] = {
+                str(s): _packed(pair.sel(side=s).values) for s in pair["side"].values
+            }
+    return found
+
+
+def _packed(matrix: np.ndarray) -> dict[str, Any]:
+    """Take a byte an entry; the diagonal, which is not shown, does not stretch the scale."""
+    off = matrix[~np.eye(len(matrix), dtype=bool)]
+    low, high = float(off.min()), float(off.max())
+    scaled = np.clip((matrix - low) / ((high - low) or 1.0), 0, 1) * 255
+    return {
+        "low": low,
+        "high": high,
+        "bytes": b64encode(scaled.round().astype(np.uint8).tobytes()).decode(),
+    }
+
+
+def _clusters(data: xr.Dataset) -> dict[str, list[int]]:
+    plain = data["example_rsm"].sel(transform="identity", side="brain")
+    return {
+        str(region): cluster_order(plain.sel(region=region).values.astype(np.float64)).tolist()
+        for region in data["region"].values
+    }
+
+
+def _influence(data: xr.Dataset, shown: list[str]) -> dict[str, Any]:
+    """Find the stimuli that raise and lower each score most."""
+    mean = data["stimulus_influence"].sel(transform=shown)
+    mean = mean.mean("fold").transpose("layer", "region", "transform", "stimulus")
+    found = {}
+    for place in np.ndindex(*mean.shape[:-1]):
+        values = mean.values[place]
+        tested = np.flatnonzero(np.isfinite(values))
+        if not len(tested):
+            continue
+        ordered = tested[np.argsort(-values[tested], kind="stable")]
+        labels = [mean[d].values[i] for d, i in zip(mean.dims[:-1], place, strict=True)]
+        pairs = [[int(k), round(float(values[k]), 5)] for k in ordered]
+        found[_key(*labels)] = {
+            "top": [pair for pair in pairs[:MOST_STIMULI] if pair[1] > 0],
+            "bottom": [pair for pair in pairs[::-1][:MOST_STIMULI] if pair[1] < 0],
+        }
+    return found
