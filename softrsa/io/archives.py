@@ -82,7 +82,8 @@ def write_npz(array: xr.DataArray, path: Path) -> None:
         content[str(label)] = plain_labels(np.asarray(coord.values))
         content[f"{DIMS}.{label}"] = np.array(coord.dims, dtype=np.str_)
     content[ATTRS] = np.array(json.dumps({k: _plain(v) for k, v in array.attrs.items()}))
-    np.savez_compressed(path, allow_pickle=False, **content)
+    with path.open("wb") as file:  # by a path, NumPy would choose the suffix
+        np.savez_compressed(file, allow_pickle=False, **content)
 
 
 def _plain(value: Any) -> Any:

@@ -27,7 +27,7 @@ def open_npy(path: Path) -> np.ndarray:
 def open_npz(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
     """Read the arrays of a .npz file; those that are pickled are only named."""
     arrays, pickled = {}, []
-    with np.load(path, allow_pickle=False) as archive:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
         for key in archive.files:
             if _is_pickled(archive, key):
                 pickled.append(key)

@@ -190,10 +190,9 @@ def _as_matrices(values: np.ndarray, kind: str | None, name: str) -> np.ndarray 
     for square in _candidates(values):
         if kind is not None or _symmetric(square):
             return square
-    vector = values.ndim and values.size == max(values.shape) and n_stimuli(values.size)
+    vector = values.ndim == 1 and n_stimuli(values.size) is not None
     if vector or (kind is not None and values.ndim == 2):
-        rows = values.ravel() if vector else values
-        return expand_rows(rows, name, 1.0 if kind == "rsm" else 0.0)
+        return expand_rows(values, name, 1.0 if kind == "rsm" else 0.0)
     if kind is not None:
         raise ShapeError(f'The {name} has shape {values.shape}, which `kind="{kind}"` cannot be.')
     return None

@@ -11,6 +11,7 @@ from softrsa.errors import FileMissingError
 ZARR_FILES = ("zarr.json", ".zgroup")  # of format 3, of format 2
 PICKLE_SUFFIXES = (".pkl", ".pickle", ".p", ".joblib")
 TORCH_LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch.save before 1.6
+DAMAGED = "damaged"
 SAMPLE = 4096  # bytes of a text
 
 
@@ -89,7 +90,7 @@ def _container(path: Path, start: bytes) -> str:
 
 
 def _hdf5_names(path: Path) -> tuple[frozenset[str], frozenset[str]]:
-    """List the top-level names and attributes, and "netcdf"; nothing where the file is damaged."""
+    """List the top-level names and attributes, and "netcdf"; or that it is damaged."""
     import h5py
 
     try:
@@ -101,7 +102,7 @@ def _hdf5_names(path: Path) -> tuple[frozenset[str], frozenset[str]]:
             attributes = {*map(str, file.attrs), *(["netcdf"] if netcdf else [])}
             return frozenset(map(str, file)), frozenset(attributes)
     except (OSError, RuntimeError, KeyError):
-        return frozenset(), frozenset()
+        return frozenset(), frozenset({DAMAGED})
 
 
 def _look_into_zip(path: Path) -> Look:

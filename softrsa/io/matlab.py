@@ -50,7 +50,9 @@ def _convert(content: Content, options: Options, path: Path) -> xr.DataArray:
         return _from_cells(value, options, title)
     if isinstance(value, str):
         raise FileFormatError(f"The {title} is the text {value!r}, no numbers.")
-    return label_array(_squeezed(to_float(value, title)), options, title)
+    numbers = to_float(value, title)
+    own_rows = options.stimuli is not None and len(options.stimuli) == len(numbers)
+    return label_array(numbers if own_rows else _squeezed(numbers), options, title)
 
 
 def _choose(content: Content, variable: str | None, path: Path) -> str:

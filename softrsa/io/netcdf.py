@@ -51,7 +51,9 @@ def holds_netcdf(seen: Look) -> bool:
     """Tell whether a file is netCDF, by its first bytes or by what its name claims."""
     if seen.container == "folder":
         return bool({*ZARR_FILES} & seen.names)
-    return seen.container in ("hdf5", "netcdf3") or seen.path.suffix in (".nc", ".nc4", ".cdf")
+    claimed = seen.path.suffix in (".nc", ".nc4", ".cdf")
+    nameless = seen.container in ("empty", "unknown", "text")
+    return seen.container in ("hdf5", "netcdf3") or (claimed and nameless)
 
 
 def open_in_chunks(path: Path, chunks: Chunks) -> xr.DataArray:

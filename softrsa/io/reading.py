@@ -9,7 +9,7 @@ import xarray as xr
 
 from softrsa.errors import DataError, FileFormatError, SoftRSAError, StimulusError
 from softrsa.io.formats import FORMATS, Format
-from softrsa.io.looking import Look, look
+from softrsa.io.looking import DAMAGED, Look, look
 from softrsa.io.netcdf import UNREADABLE, Chunks, open_in_chunks
 from softrsa.io.options import Kind, Options, check_options
 from softrsa.io.wording import listed
@@ -91,7 +91,8 @@ def load(
     options = check_options(stimuli, variable, kind)
     seen = look(path)
     format_ = _recognize(seen)
-    _check_takes(format_, options, path)
+    if DAMAGED not in seen.attributes:  # what is wrong with the file is said first
+        _check_takes(format_, options, path)
     if chunks is not None:
         if format_.name not in ("netcdf", "brainio"):
             raise DataError(

@@ -36,7 +36,7 @@ def from_pairs(table: pd.DataFrame, options: Options, path: Path) -> xr.DataArra
     squares[place] = numbers(table[value], value, path)
     np.copyto(squares, squares.swapaxes(-1, -2).copy(), where=np.isnan(squares))
     diagonal = np.einsum("...ii->...i", squares)  # a view, written to
-    absent = np.isnan(squares).all(axis=(-1, -2))
+    absent = np.asarray(np.isnan(squares).all(axis=(-1, -2)))
     diagonal[np.isnan(diagonal) & ~absent[..., None]] = 0.0 if value == "dissimilarity" else 1.0
     attrs = {"kind": options.kind or VALUES[value]}
     array = xr.DataArray(squares, dims=tuple(given), coords=known, attrs=attrs)
