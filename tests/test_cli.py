@@ -1,6 +1,9 @@
-"""The command as users meet it: files in, four files out; a mistake is one line and exit code 2."""
+"""The command as users meet it: files in, five files out; a mistake is one line, exit code 2."""
 
+import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 
@@ -19,6 +22,7 @@ from softrsa.alignment import AlignmentResult
 from softrsa.alignment.align import RowOffsetWarning
 from softrsa.cli import main
 from softrsa.cli.align import FILES
+from softrsa.cli.examples import EXAMPLES
 from softrsa.errors import DTypeError
 from softrsa.rsm import build_rsms
 
@@ -259,6 +263,9 @@ def test_spearman_of_plain_rsms_with_its_warning(command, files, layers, brain, 
         )
     assert errors == f"softrsa: warning: {caught[0].message}\n"
     result = AlignmentResult.from_netcdf(tmp_path / "out" / "result.nc")
+    written = result.data.attrs.pop("command")
+    assert written.startswith("softrsa align ")
+    assert "--measure spearman" in written
     xr.testing.assert_identical(result.data, expected.data)
 
 
@@ -496,10 +503,65 @@ def test_mistake_in_a_process_of_its_own(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["align", "--help"], ["--version"]])
-def test_help_and_version(arguments, capsys):
+def test_version(capsys):
     with pytest.raises(SystemExit) as stop:
-        main(arguments)
+        main(["--version"])
+    assert (stop.value.code, capsys.readouterr().out) == (0, f"{softrsa.__version__}\n")
+
+
+@pytest.mark.parametrize("name", list(EXAMPLES))
+def test_help_has_an_example_that_the_command_takes(name, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--help"] if name == "softrsa" else [name, "--help"])
     assert stop.value.code == 0
-    shown = capsys.readouterr().out
-    assert softrsa.__version__ in shown or "softrsa align LAYERS.nc RECORDINGS.nc" in shown
+    assert EXAMPLES[name].strip() in capsys.readouterr().out
+    lines = EXAMPLES[name].replace("\\\n", " ").splitlines()
+    found = [
+        line.split("softrsa ", 1)[1] for line in lines if re.search(r"^ *(\$ )?softrsa ", line)
+    ]
+    for line in found:
+        if "COMMAND" not in line:
+            arguments = softrsa.cli._parser().parse_args(shlex.split(line))
+            assert callable(arguments.run)
+    assert found or name == "completion"
+
+
+def test_every_command_has_an_example():
+    assert {*EXAMPLES} == {"softrsa", *softrsa.cli.COMMANDS}
+
+
+def test_json_is_the_table_and_nothing_else(command, files, tmp_path):
+    code, shown, _ = command(*files, *PLAIN, "--json")
+    found = json.loads(shown)
+    table = pd.read_csv(tmp_path / "out" / "scores.csv")
+    assert (code, found["out"]) == (0, str(tmp_path / "out"))
+    read = pd.DataFrame(found["rows"])
+    assert list(read.columns) == list(table.columns)
+    np.testing.assert_allclose(read["score"], table["score"], atol=1e-11)
+
+
+def test_report_of_a_result(command, files, tmp_path, capsys):
+    command(*files, *PLAIN)
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for name in IDS:
+        Image.new("RGB", (8, 8), "red").save(pictures / f"{name}.png")
+    result = str(tmp_path / "out" / "result.nc")
+    assert main(["report", result, "--title", "V4 & IT", "--images", str(pictures)]) == 0
+    page = tmp_path / "out" / "report.html"
+    assert capsys.readouterr().out == f"The report is {page}\n"
+    text = page.read_text("utf-8")
+    assert "<title>V4 &amp; IT</title>" in text
+    assert text.count("data:image/jpeg") == 24
+    assert main(["report", result, "--images", ".", "--dataset", "macaque-v4"]) == 2
+    assert "not both" in capsys.readouterr().err
+
+
+def test_completion_of_a_shell_knows_the_commands(capsys, tmp_path):
+    assert main(["completion", "bash"]) == 0
+    script = tmp_path / "softrsa.bash"
+    script.write_text(capsys.readouterr().out)
+    ask = f"source {script}; COMP_WORDS=(softrsa re); COMP_CWORD=1; _shtab_softrsa"
+    ask += '; echo "${COMPREPLY[@]}"'
+    done = subprocess.run(["bash", "-c", ask], capture_output=True, text=True, check=True)  # noqa: S603, S607
+    assert done.stdout.split() == ["report"]

@@ -144,7 +144,7 @@ _ROWS = (
     Measure(
         function=centered_pearson, takes="matrices", range=_UNIT, smallest_n=4,
         invariances=frozenset({"scale", "shift", "row_offset"}),
-        normalize=_centered_unit, reference="softrsa, SPEC section 5",
+        normalize=_centered_unit, reference="softrsa: Pearson of double-centered RSMs",
     ),
     Measure(
         function=cosine, takes="vectors", range=_UNIT, smallest_n=2,

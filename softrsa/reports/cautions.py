@@ -10,6 +10,7 @@ import xarray as xr
 from softrsa.io.wording import counted, listed
 from softrsa.reports.figures import LEARNED
 
+SAME = 1 - 1e-6  # a score above is of data that are the same
 FEW_TESTED = 20  # stimuli of a fold: below it a fold's score is next to noise
 
 
@@ -68,6 +69,12 @@ def _of_table(table: pd.DataFrame) -> list[str]:
                 f"In {worse} of {len(learned)} rows a learned or selected transform is not better "
                 "than the best fixed one: a fixed transform is the simpler account."
             )
+    same = table[table["score"] > SAME]
+    if len(same):
+        pairs = dict.fromkeys(f"{row.layer} / {row.region}" for row in same.itertuples())
+        found.append(
+            f"Some scores are 1: {', '.join(list(pairs)[:3])}. Do both sides hold the same data?"
+        )
     above = int((table["score"] > table["ceiling_upper"]).sum())
     if above:
         found.append(

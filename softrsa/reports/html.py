@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 import xarray as xr
 
+from softrsa.errors import DataError
 from softrsa.io import atomic_path
 from softrsa.io.wording import counted
 from softrsa.reports.cautions import cautions
@@ -20,6 +21,8 @@ from softrsa.reports.figures import TITLES
 from softrsa.reports.methods import methods_text, repeat_call
 from softrsa.reports.page_content import page_content
 from softrsa.reports.thumbnails import Pictures
+
+KEPT = {"example_rsm", "example_layer", "fit_path", "stimulus_influence"}
 
 
 def write_page(
@@ -45,6 +48,12 @@ def write_page(
     images : mapping from stimulus id to array or file, or folder, optional
         Pictures of the stimuli; see `softrsa.reports.thumbnails`.
     """
+    lacking = sorted(KEPT - {*map(str, data.data_vars)})
+    if lacking:
+        raise DataError(
+            f"The result lacks {', '.join(lacking)}: it was written by an earlier version of "
+            "softrsa. Make it again with `softrsa.align`, or align again on the command line."
+        )
     page = files("softrsa.reports") / "page"
     template, style, script = (
         (page / f"page.{kind}").read_text("utf-8") for kind in ("html", "css", "js")

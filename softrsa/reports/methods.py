@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import xarray as xr
 
 from softrsa.io.wording import counted
-from softrsa.measures import get
+from softrsa.measures import Measure, get
 
 REFERENCES = {
     "rsa": "Kriegeskorte N, Mur M, Bandettini P (2008). Representational similarity analysis – "
@@ -34,6 +34,21 @@ SIMILARITIES = {
     "sqeuclidean": "negative squared Euclidean distances divided by the number of units",
     "rbf": "Gaussian kernels of Euclidean distances",
     "mahalanobis": "negative squared Mahalanobis distances",
+}
+MEASURES = {
+    "pearson": "the Pearson correlation of their off-diagonal entries",
+    "cosine": "the cosine of their off-diagonal entries",
+    "spearman": "the Spearman correlation of their off-diagonal entries",
+    "kendall_tau_a": "Kendall's tau-a of their off-diagonal entries",
+    "kendall_tau_b": "Kendall's tau-b of their off-diagonal entries",
+    "rho_a": "rho-a (Spearman's with ties broken at random) of their off-diagonal entries",
+    "whitened_pearson": "the whitened Pearson correlation of their dissimilarities",
+    "whitened_cosine": "the whitened cosine of their dissimilarities",
+    "centered_pearson": "the Pearson correlation of their off-diagonal entries after "
+    "double-centering, which removes row and column means",
+    "linear_cka": "linear centered kernel alignment",
+    "debiased_cka": "debiased linear centered kernel alignment",
+    "nbs": "normalized Bures similarity",
 }
 TRANSFORMS = {
     "identity": "no transform",
@@ -86,7 +101,7 @@ def methods_text(data: xr.Dataset) -> tuple[str, list[str]]:
     return " ".join(part for part in parts if part), references
 
 
-def _compared(data: xr.Dataset, cite, *, of_features: bool) -> str:
+def _compared(data: xr.Dataset, cite: Callable[[str], str], *, of_features: bool) -> str:
     attrs = data.attrs
     layers, regions = (counted(data.sizes[name], name) for name in ("layer", "region"))
     people = sorted({int(n) for n in data["n_subjects"].values})
@@ -96,26 +111,28 @@ def _compared(data: xr.Dataset, cite, *, of_features: bool) -> str:
         else f"{people[0]} to {people[-1]} subjects"
     )
     entry = get(attrs["measure"])
-    measure = attrs["measure"].replace("_", " ")
-    source = "" if entry.reference.startswith("softrsa") else f" {cite(entry.reference)}"
+    measure = MEASURES.get(entry.name, entry.name.replace("_", " "))
     if of_features:
         return (
             f"We compared {layers} of a model with {regions} of a brain ({subjects}) by their "
-            f"responses to the same {attrs['n_stimuli']} stimuli, with {measure}{source}."
+            f"responses to the same {attrs['n_stimuli']} stimuli, with {measure}"
+            f"{_source(entry, cite)}."
         )
     similarity = SIMILARITIES.get(attrs["similarity"], attrs["similarity"])
-    how = (
-        "the Pearson correlation of the off-diagonal entries of both matrices after "
-        "double-centering, which removes row and column means"
-        if attrs["measure"] == "centered_pearson"
-        else f"{measure}{source}"
-    )
     return (
         f"We compared {layers} of a model with {regions} of a brain ({subjects}) by "
-        f"representational similarity analysis {cite('rsa')}: the similarity matrices of the same "
+        f"representational similarity analysis {cite('rsa')}: similarity matrices of the same "
         f"{attrs['n_stimuli']} stimuli ({similarity}, where data were not given as matrices) were "
-        f"compared by {how}."
+        f"compared by {measure}{_source(entry, cite)}."
     )
+
+
+def _source(entry: Measure, cite: Callable[[str], str]) -> str:
+    """Cite where a measure comes from, unless that is softrsa or cited already."""
+    known = [key for key, text in REFERENCES.items() if entry.reference.split("doi:")[-1] in text]
+    if entry.reference.startswith("softrsa") or known == ["rsa"]:
+        return ""
+    return f" {cite(known[0] if known else entry.reference)}"
 
 
 def _held_out(data: xr.Dataset) -> str:
@@ -129,7 +146,7 @@ def _held_out(data: xr.Dataset) -> str:
     return f"{text}."
 
 
-def _transformed(names: list[str], settings: Mapping[str, Any], cite) -> str:
+def _transformed(names: list[str], settings: Mapping[str, Any], cite: Callable[[str], str]) -> str:
     said = [TRANSFORMS[name] for name in names]
     text = f"The matrices of both sides were compared under {_joined(said)}."
     if "geo_topological" in names:
@@ -150,7 +167,7 @@ def _transformed(names: list[str], settings: Mapping[str, Any], cite) -> str:
     return text
 
 
-def _uncertainty(data: xr.Dataset, cite) -> str:
+def _uncertainty(data: xr.Dataset, cite: Callable[[str], str]) -> str:
     attrs = data.attrs
     parts = []
     if bool(data["ceiling_lower"].notnull().any()):
@@ -169,7 +186,7 @@ def _uncertainty(data: xr.Dataset, cite) -> str:
     return " ".join(parts)
 
 
-def _joined(names, word: str = "and") -> str:
+def _joined(names: Iterable[str], word: str = "and") -> str:
     *most, last = names
     return f"{', '.join(most)} {word} {last}" if most else last
 

@@ -326,7 +326,7 @@ function drawStimuli() {
   $("stimuli-about").textContent = `${chosen.layer} with ${chosen.region}, ${D.titles[chosen.transform]}: how much the held-out score would ` +
     "rise if a stimulus counted twice (first order). Stimuli above 0 are those that both sides agree about.";
   const largest = Math.max(...found.top.concat(found.bottom).map(([, v]) => Math.abs(v))) || 1;
-  const list = (name, items) => make("div", {}, make("h3", {}, name), ...items.map(([k, value]) => {
+  const list = (name, items) => make("div", {}, make("h3", {}, name), items.length ? null : make("p", { class: "note" }, "No stimulus stands out."), ...items.map(([k, value]) => {
     const bar = make("div", { class: value < 0 ? "bar low" : "bar" });
     bar.style.width = `${100 * Math.abs(value) / largest}%`;
     const image = D.thumbnails[k];
