@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
+import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from softrsa.datasets.cards import DataFile, card, catalogue
+from softrsa.datasets.downloading import Resuming, locked
 from softrsa.datasets.placing import find_placed, local_folder
 from softrsa.errors import DataError, FileMissingError
-from softrsa.io import cache_folder
+from softrsa.io import atomic_path, cache_folder
 
 __all__ = ["fetch"]
 
-TIMEOUT = 30  # seconds without an answer from the server
+MIRROR = "SOFTRSA_MIRROR"
 
 
 def fetch(name: str, *, progress: bool = True) -> dict[str, Path]:
@@ -24,8 +28,12 @@ def fetch(name: str, *, progress: bool = True) -> dict[str, Path]:
 
     Files are looked for in the folder the environment variable ``SOFTRSA_DATA`` names, or, where
     that is unset and softrsa runs from a checkout, in ``shared/data`` beside the checkout. Those
-    not found there are downloaded into the cache (``SOFTRSA_CACHE``, or the system's). Data that
-    softrsa may not download are put by hand into a folder of the data set's name, in that place.
+    not found there are downloaded into the cache (``SOFTRSA_CACHE``, or the system's): from the
+    mirror that ``SOFTRSA_MIRROR`` names, if any, and else from their own source. A mirror is a
+    folder, or an address that starts with http, with the files at the paths of the cards. A
+    download that was stopped goes on where it was, a file has its name only once its sha256 is
+    right, and of several processes that want a file one downloads it. Data that softrsa may not
+    download are put by hand into a folder of the data set's name, in that place.
 
     Parameters
     ----------
@@ -76,8 +84,7 @@ def _verified(path: Path, file: DataFile) -> Path:
         raise FileMissingError(
             f"There is no file {path}, which comes with softrsa; reinstall softrsa."
         )
-    with path.open("rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    found = sha256(path)
     if found != file.sha256:
         raise DataError(
             f"{path} is not the file of the card: expected sha256 {file.sha256}, found {found}. "
@@ -86,36 +93,111 @@ def _verified(path: Path, file: DataFile) -> Path:
     return path
 
 
-def _download(file: DataFile, progress: bool) -> Path:
-    """Download a file into the cache, unless it is there already."""
-    import pooch
+def sha256(path: Path) -> str:
+    """Compute a file's checksum."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
+
+def _download(file: DataFile, progress: bool) -> Path:
+    """Get a file into the cache, unless it is there already: from the mirror, or its source."""
     target = cache_folder() / "datasets" / file.path
-    downloader: Any = pooch.HTTPDownloader(progressbar=progress, timeout=TIMEOUT)
-    try:
-        with _quiet(pooch.get_logger()):
-            pooch.retrieve(
-                file.url,
-                known_hash=f"sha256:{file.sha256}",
-                fname=target.name,
-                path=target.parent,
-                downloader=downloader,
+    if _is_right(target, file):  # also where the cache cannot be written to
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with locked(target):
+        if _is_right(target, file):  # another process has just brought it
+            return target
+        problems: list[FileMissingError | DataError] = []
+        for source in _sources(file):
+            try:
+                if isinstance(source, Path):
+                    _copy(source, target, file)
+                else:
+                    _retrieve(source, target, file, progress)
+            except (FileMissingError, DataError) as error:
+                problems.append(error)
+            else:
+                return target
+    if len(problems) == 1:
+        raise problems[0]
+    kind = DataError if all(isinstance(p, DataError) for p in problems) else FileMissingError
+    raise kind(" ".join(map(str, problems))) from problems[-1]
+
+
+def _is_right(path: Path, file: DataFile) -> bool:
+    return path.is_file() and sha256(path) == file.sha256
+
+
+def _sources(file: DataFile) -> Iterator[Path | str]:
+    """List where to look for a file: the mirror, where one is named, then its own source."""
+    mirror = os.environ.get(MIRROR)
+    if mirror and re.match(r"https?://", mirror):
+        yield f"{mirror.rstrip('/')}/{file.path}"
+    elif mirror:
+        folder = Path(mirror).expanduser()
+        if not folder.is_dir():
+            raise FileMissingError(
+                f"The environment variable {MIRROR} is {mirror!r}, which is neither a folder nor "
+                "an address that starts with http:// or https://. Correct it, or unset it."
             )
+        yield folder / file.path
+    yield file.url
+
+
+def _copy(source: Path, target: Path, file: DataFile) -> None:
+    """Copy a file from a mirror, if it is the right one."""
+    if not source.is_file():
+        raise FileMissingError(f"The mirror has no file {source}.")
+    with atomic_path(target) as temporary:
+        shutil.copyfile(source, temporary)
+        found = sha256(temporary)
+        if found != file.sha256:
+            raise DataError(
+                f"{source} in the mirror is not the file of the card: expected sha256 "
+                f"{file.sha256}, found {found}. Copy it there again."
+            )
+
+
+def _retrieve(url: str, target: Path, file: DataFile, progress: bool) -> None:
+    """Download a file; what an earlier download left is thrown away if it turns out wrong."""
+    part = target.with_name(f".{target.name}.{file.sha256[:8]}.part")
+    downloader = Resuming(part, progress=progress)
+    try:
+        _retrieve_once(url, target, file, downloader)
+    except ValueError as error:
+        if downloader.resumed:  # perhaps the old part was of another file
+            _retrieve(url, target, file, progress)
+            return
+        raise DataError(
+            f"What {url} holds is not the file of the card (sha256 {file.sha256}). If you "
+            f"have the right file, put it at {target}."
+        ) from error
     except OSError as error:  # those of `requests` are OSErrors too
         response = getattr(error, "response", None)  # there is one if the server said no
         if response is not None:
             response.close()
         reason = type(error).__name__ if response is None else error
+        size = part.stat().st_size if part.exists() else 0
+        kept = f" {size} bytes are kept, to go on from." if size else ""
         raise FileMissingError(
-            f"{file.name} is not here and cannot be downloaded from {file.url} ({reason}). Connect "
-            f"to the network, or put the file at {target} by hand."
+            f"{file.name} is not here and cannot be downloaded from {url} ({reason}). Connect "
+            f"to the network, or put the file at {target} by hand.{kept}"
         ) from error
-    except ValueError as error:
-        raise DataError(
-            f"What {file.url} holds is not the file of the card (sha256 {file.sha256}). If you "
-            f"have the right file, put it at {target}."
-        ) from error
-    return target
+
+
+def _retrieve_once(url: str, target: Path, file: DataFile, downloader: Resuming) -> None:
+    """Let pooch download, check and name the file."""
+    import pooch
+
+    with _quiet(pooch.get_logger()):
+        pooch.retrieve(
+            url,
+            known_hash=f"sha256:{file.sha256}",
+            fname=target.name,
+            path=target.parent,
+            downloader=cast(Any, downloader),  # pooch calls it with three arguments
+        )
 
 
 @contextmanager
