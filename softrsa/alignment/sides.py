@@ -18,6 +18,7 @@ from softrsa.io import check_rdms, check_recording
 from softrsa.io.lazy import is_lazy
 from softrsa.io.schema import check_labels
 from softrsa.recordings import join_stimuli, split_units
+from softrsa.recordings._trials import share_or_copy
 from softrsa.rsm import build_rsms, similarity_matrix, to_rsm
 
 Data = xr.DataArray | Tensor | np.ndarray | Sequence[Tensor | np.ndarray | xr.DataArray]
@@ -177,18 +178,13 @@ def _from_labelled(
         torch.from_numpy(rsms.values if has_subjects else rsms.values[None]).to(
             device, torch.float64
         ),
-        tuple(torch.from_numpy(_writable(part.values)).to(device) for part in parts.values())
+        tuple(share_or_copy(part.values).to(device) for part in parts.values())
         if units or not lazy
         else None,
         data.indexes["stimulus"],
         tuple(parts),
         similarity in BOUNDED,
     )
-
-
-def _writable(values: np.ndarray) -> np.ndarray:
-    """Copy only where torch would warn."""
-    return values if values.flags.writeable else values.copy()
 
 
 def _from_stack(stack: xr.DataArray, name: str, subject: str, device: torch.device) -> Side:

@@ -229,6 +229,13 @@ def test_one_subject_has_no_ceiling(data, layers):
     assert found["score"].notna().all()
 
 
+def test_arrays_turned_around_are_taken():
+    values = np.random.default_rng(0).normal(size=(30, 6))
+    array = xr.DataArray(values, dims=("stimulus", "unit"), coords={"stimulus": range(30)})
+    found = align({"a": array[::-1]}, {"b": array}, transforms=["identity"], n_resamples=0)
+    assert found.table["score"].tolist() == pytest.approx([1.0])
+
+
 def test_permuted_stimuli_lose_the_score(data):
     model, subjects = data
     score = align({"a": model}, {"V4": subjects}, transforms=["identity"], folds=2).table["score"]
