@@ -1,4 +1,4 @@
-# make demo, make test, make bench: each sets up .venv first, once.
+# make demo, make test, make tutorials, make docs, make bench: each sets up .venv first, once.
 PYTHON ?= python3
 VENV ?= .venv
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
@@ -6,7 +6,7 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip
 STAMP = $(VENV)/.softrsa-installed
 
-.PHONY: demo test bench tutorials lint check setup clean
+.PHONY: demo test bench tutorials docs lint check setup clean
 
 demo: setup
 	$(BIN)/softrsa align --demo --out results/
@@ -19,6 +19,11 @@ bench: setup
 
 tutorials: setup
 	OMP_NUM_THREADS=1 $(BIN)/python .ci/notebooks
+
+docs: setup
+	$(PIP) install -q -c constraints.txt -e ".[docs]"
+	MPLBACKEND=Agg $(BIN)/python -m sphinx -W --keep-going -q -j auto -b html docs docs/_build/html
+	@echo "The documentation is docs/_build/html/index.html"
 
 lint: setup
 	$(BIN)/ruff check .
@@ -43,4 +48,4 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) results build dist
+	rm -rf $(VENV) results build dist docs/_build docs/tutorials docs/gallery

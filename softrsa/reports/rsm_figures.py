@@ -13,7 +13,7 @@ from softrsa.errors import DataError, ShapeError, unknown_name
 from softrsa.io import check_rdms
 from softrsa.io.wording import listed
 from softrsa.measures import get
-from softrsa.reports.figures import COLORS, MARKERS, panels
+from softrsa.reports.figures import COLORS, MARKERS, _figure, panels
 from softrsa.rsm import to_rsm
 
 if TYPE_CHECKING:
@@ -77,7 +77,8 @@ def plot_rsm(
         places = np.argsort([list(dict.fromkeys(names)).index(n) for n in names], kind="stable")
     else:
         places = cluster_order(values) if order == "cluster" else np.arange(len(ids))
-    ax = panels(1, height=3.2)[1][0] if ax is None else ax
+    if ax is None:  # a square and its color bar, and room for names
+        ax = _figure(3.0, width=3.7 if names is None else 4.4).subplots()
     shown = np.where(np.eye(len(ids), dtype=bool), np.nan, values)[np.ix_(places, places)]
     image = ax.imshow(shown, cmap="viridis", interpolation="nearest")
     word = {"rdm": "dissimilarity", "rsm": "similarity", "": "value"}[kind]

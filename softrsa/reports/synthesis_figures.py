@@ -93,6 +93,8 @@ def plot_capture(
         With the measure's name as label; components never captured are drawn open, on the upper
         edge.
     """
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
     ax = _panel(ax)
     at_capture = components["score_at_capture"]
     found = at_capture.notnull().any("restart").values
@@ -107,6 +109,9 @@ def plot_capture(
         linewidth=0, markerfacecolor="white", clip_on=False, transform=ax.get_xaxis_transform(),
     )  # fmt: skip
     ax.set_xscale("log")
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))  # where there is less than a decade
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{share:g}"))
+    ax.xaxis.set_minor_formatter(NullFormatter())
     return _named(ax, "share of variance of the component", "score at capture")
 
 
