@@ -10,8 +10,8 @@ import softrsa
 
 HERE = Path(__file__).resolve().parent
 ABOUT = (
-    "Notebooks, shown with the outputs they have; `make tutorials` executes all of them. Each takes "
-    "less than three minutes on two cores."
+    "Notebooks, shown with the outputs they have; `make tutorials` executes all of them. Each "
+    "takes less than three minutes on two cores."
 )
 
 project = "softrsa"

@@ -64,7 +64,7 @@ def alignment() -> Figure:
 
 
 def transforms() -> Figure:
-    """What gates learned."""
+    """Learned soft steps."""
     return aligned().plot_transforms()
 
 
@@ -105,9 +105,8 @@ def scores() -> Axes:
 def capture() -> Axes:
     """At which score components of the data are held."""
     x = torch.tensor(data.regions["late"].values[:, :20])
-    return reports.plot_capture(
-        captured_components(optimize_to_score(x, "nbs", target=0.95, seed=0))
-    )
+    held = captured_components(optimize_to_score(x, "nbs", target=0.95, seed=0))
+    return reports.plot_capture(held)
 
 
 def region_of_scores() -> Axes:
