@@ -88,10 +88,13 @@ def test_every_card_is_complete():
         assert card.name == name
         assert card.simulated == (name in ("simulated", "digit-networks"))
         assert all([card.title, card.licence, card.citation, card.source, card.preprocessing])
+        assert card.kind in ("RDMs", "recordings", "regression", "embedding")
+        assert all([card.shapes, card.description, card.files or card.placed])
+        assert card.access or not card.placed
         assert card.bibtex.lstrip().startswith("@") or card.simulated
         for file in card.files:
             assert len(bytes.fromhex(file.sha256)) == 32
-            assert file.url.startswith("https://") or card.simulated
+            assert file.url.startswith("https://") or card.simulated or card.access
 
 
 def test_unknown_dataset_offers_the_nearest():

@@ -11,6 +11,7 @@ import softrsa
 from softrsa.cli.align import add_align
 from softrsa.cli.common import Parser, Stopped, one_line, say
 from softrsa.cli.completion import add_completion
+from softrsa.cli.datasets import add_datasets
 from softrsa.cli.examples import EXAMPLES
 from softrsa.cli.identify import add_identify
 from softrsa.cli.optimize import add_optimize
@@ -26,6 +27,7 @@ COMMANDS = {
     "identify": (add_identify, "tell which region an RDM of a left-out subject is of"),
     "optimize": (add_optimize, "change random data until a measure gives them a score"),
     "predict": (add_predict, "compare neighbor-regression heads on the same splits"),
+    "datasets": (add_datasets, "list, show, fetch and verify data sets"),
     "completion": (add_completion, "let your shell complete commands and options"),
 }
 

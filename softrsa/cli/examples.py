@@ -53,6 +53,22 @@ example, a small data set of scikit-learn:
 the best settings of one head:
   $ softrsa predict --data diabetes --heads nca --search --out results-search/
 """,
+    "datasets": """\
+example:
+  $ softrsa datasets list
+  $ softrsa datasets fetch kriegeskorte92
+  kriegeskorte92: 3 files in /home/you/.cache/softrsa/datasets/kriegeskorte92
+  $ softrsa datasets verify kriegeskorte92
+  status  dataset         file
+  ok      kriegeskorte92  kriegeskorte92/92_brainRDMs.mat
+  ...
+
+environment:
+  SOFTRSA_DATA     a folder where data may already lie; files put there by hand are found
+  SOFTRSA_CACHE    where downloads go (by default the system's cache)
+  SOFTRSA_MIRROR   a folder or an address with a copy of the files, to work without the network:
+                   each file at its path on the card, e.g. kriegeskorte92/92_brainRDMs.mat
+""",
     "completion": """\
 example:
   bash:  softrsa completion bash > ~/.local/share/bash-completion/completions/softrsa

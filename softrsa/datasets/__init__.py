@@ -6,11 +6,13 @@ from softrsa.datasets.cards import Card, DataFile, PlacedFile, Published, availa
 from softrsa.datasets.fetching import fetch
 from softrsa.datasets.loading import DataSet, load
 from softrsa.datasets.placing import find_placed
+from softrsa.datasets.verifying import FileCheck, presence, verify
 
 __all__ = [
     "Card",
     "DataFile",
     "DataSet",
+    "FileCheck",
     "PlacedFile",
     "Published",
     "available",
@@ -18,4 +20,6 @@ __all__ = [
     "fetch",
     "find_placed",
     "load",
+    "presence",
+    "verify",
 ]

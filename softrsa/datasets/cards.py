@@ -25,7 +25,8 @@ class DataFile:
     sha256 : str
         Its checksum, 64 hexadecimal digits.
     url : str
-        Where it is downloaded from; empty for files that come with softrsa.
+        Where it is downloaded from; empty for files that come with softrsa, and for those of a card
+        with `access`, which are put in place by hand.
     """
 
     path: str
@@ -51,7 +52,7 @@ class PlacedFile:
     """
 
     path: str
-    what: str
+    what: str  # their publishers give no sha256, so there is none to check
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,10 @@ class Card:
         Whether it was made by a program instead of recorded.
     files : tuple of DataFile
         Its files that come with softrsa or that softrsa downloads.
+    kind : str
+        What sort of data it is: RDMs, recordings, embedding or regression.
+    shapes : str
+        Its parts and how large they are.
     access : str
         For data that softrsa may not download, how to come by them.
     placed : tuple of PlacedFile
@@ -113,6 +118,8 @@ class Card:
     preprocessing: str
     simulated: bool
     files: tuple[DataFile, ...]
+    kind: str = ""
+    shapes: str = ""
     access: str = ""
     placed: tuple[PlacedFile, ...] = ()
     published: Published | None = field(default=None, repr=False)

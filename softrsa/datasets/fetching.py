@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
-from softrsa.datasets.cards import DataFile, card, catalogue
+from softrsa.datasets.cards import Card, DataFile, card, catalogue
 from softrsa.datasets.downloading import Resuming, locked
 from softrsa.datasets.placing import find_placed, local_folder
 from softrsa.errors import DataError, FileMissingError
@@ -65,17 +65,33 @@ def fetch(name: str, *, progress: bool = True) -> dict[str, Path]:
     if about.placed:
         folder = find_placed(about)
         return {file.path: folder / file.path for file in about.placed}
-    return {file.name: _find(name, file, progress) for file in about.files}
+    return {file.name: _find(about, file, progress) for file in about.files}
 
 
-def _find(name: str, file: DataFile, progress: bool) -> Path:
+def locate(about: Card, file: DataFile) -> Path | None:
+    """Find a file where it may lie: beside its card, in the local folder, in the cache."""
+    if comes_with_softrsa(about, file):
+        places = [catalogue() / about.name / file.path]
+    else:
+        local = local_folder()
+        places = [local / file.path] if local else []
+        places.append(cache_folder() / "datasets" / file.path)
+    return next((path for path in places if path.is_file()), None)
+
+
+def comes_with_softrsa(about: Card, file: DataFile) -> bool:
+    """Tell files that lie beside their card."""
+    return not file.url and not about.access
+
+
+def _find(about: Card, file: DataFile, progress: bool) -> Path:
     """Find one file: beside its card, in the local folder, or downloaded."""
-    if not file.url:
-        return _verified(catalogue() / name / file.path, file)
+    if comes_with_softrsa(about, file):
+        return _verified(catalogue() / about.name / file.path, file)
     local = local_folder()
     if local is not None and (local / file.path).is_file():
         return _verified(local / file.path, file)
-    return _download(file, progress)
+    return _download(about, file, progress)
 
 
 def _verified(path: Path, file: DataFile) -> Path:
@@ -99,7 +115,7 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _download(file: DataFile, progress: bool) -> Path:
+def _download(about: Card, file: DataFile, progress: bool) -> Path:
     """Get a file into the cache, unless it is there already: from the mirror, or its source."""
     target = cache_folder() / "datasets" / file.path
     if _is_right(target, file):  # also where the cache cannot be written to
@@ -119,6 +135,13 @@ def _download(file: DataFile, progress: bool) -> Path:
                 problems.append(error)
             else:
                 return target
+    if not file.url:
+        problems.append(
+            FileMissingError(
+                f"{target} has to be put in place by hand. Source: {about.source}. How: "
+                f"{about.access} Licence: {about.licence}"
+            )
+        )
     if len(problems) == 1:
         raise problems[0]
     kind = DataError if all(isinstance(p, DataError) for p in problems) else FileMissingError
@@ -142,7 +165,8 @@ def _sources(file: DataFile) -> Iterator[Path | str]:
                 "an address that starts with http:// or https://. Correct it, or unset it."
             )
         yield folder / file.path
-    yield file.url
+    if file.url:
+        yield file.url
 
 
 def _copy(source: Path, target: Path, file: DataFile) -> None:

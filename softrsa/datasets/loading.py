@@ -15,6 +15,7 @@ import xarray as xr
 from softrsa import io
 from softrsa.datasets.cards import Card, card
 from softrsa.datasets.fetching import fetch
+from softrsa.datasets.placed_loading import load_majaj_hong, load_nsd, load_things
 from softrsa.errors import DataError
 
 __all__ = ["DataSet", "load"]
@@ -78,7 +79,7 @@ def load(name: str, *, progress: bool = True) -> DataSet:
     Frozen({'subject': 4, 'session': 2, 'anchor': 92, 'neighbor': 92})
     """
     about = card(name)
-    if about.placed:
+    if about.published is not None:
         raise DataError(
             f"The data set {name!r} is a regression task: load it with "
             f'`softrsa.prediction.load_task("{name}")`.'
@@ -86,6 +87,8 @@ def load(name: str, *, progress: bool = True) -> DataSet:
     files = fetch(name, progress=progress)
     if name in TABLES:
         return DataSet(name, about, None, None, {}, TABLES[name](files))
+    if name in PLACED:
+        return DataSet(name, about, None, None, PLACED[name](files))
     images, layers, regions = LOADERS.get(name, _load_netcdf)(files)
     return DataSet(name, about, images, layers, regions)
 
@@ -135,15 +138,8 @@ def _load_kriegeskorte92(files: Files) -> Parts:
 
 def _load_algonauts92(files: Files) -> Parts:
     """Load the RDMs of 15 people, for the same images in the same order."""
-    import h5py
-
     images = _images_92(files)
-    with h5py.File(files["92_target_fmri.mat"]) as file:
-        # MATLAB stores the last axis first
-        rdms = {r: np.array(file[f"{r}_RDMs"], dtype=np.float64).T for r in ("EVC", "IT")}
-    people = [f"{i:02d}" for i in range(1, 16)]
-    regions = {region: _stack(values, images, subject=people) for region, values in rdms.items()}
-    return images, _models_92(files), regions
+    return images, _models_92(files), _challenge_rdms(files["92_target_fmri.mat"], images)
 
 
 def _load_macaque_v4(files: Files) -> Parts:
@@ -168,14 +164,42 @@ def _load_emobank(files: Files) -> pd.DataFrame:
     return pd.read_csv(files["emobank.csv"], index_col="id", keep_default_na=False)
 
 
+def _load_algonauts78(files: Files) -> Parts:
+    """Load the RDMs of 15 people for 78 images."""
+    from PIL import Image
+
+    names = sorted(name for name in files if name.endswith(".jpg"))
+    images: dict[str | int, np.ndarray] = {
+        Path(name).stem: np.asarray(Image.open(files[name]).convert("RGB")) for name in names
+    }
+    return images, None, _challenge_rdms(files["78_T1_target_fmri.mat"], images)
+
+
+PLACED: dict[str, Callable[[Files], dict[str, xr.DataArray]]] = {
+    "majaj-hong2015": load_majaj_hong,
+    "nsd": load_nsd,
+    "things": load_things,
+}
 TABLES: dict[str, Callable[[Files], pd.DataFrame]] = {"emobank": _load_emobank}
 SUPPLEMENT = "Kriegeskorte_Neuron2008_supplementalData.mat"
 LOADERS: dict[str, Callable[[Files], Parts]] = {
     "digit-networks": _load_digit_networks,
     "kriegeskorte92": _load_kriegeskorte92,
+    "algonauts2019-78": _load_algonauts78,
     "algonauts2019-92": _load_algonauts92,
     "macaque-v4": _load_macaque_v4,
 }
+
+
+def _challenge_rdms(path: Path, ids: Mapping[str | int, object]) -> dict[str, xr.DataArray]:
+    """Read the Algonauts challenge's RDMs of 15 people in two regions."""
+    import h5py
+
+    with h5py.File(path) as file:
+        # MATLAB stores the last axis first
+        rdms = {r: np.array(file[f"{r}_RDMs"], dtype=np.float64).T for r in ("EVC", "IT")}
+    people = [f"{i:02d}" for i in range(1, 16)]
+    return {region: _stack(values, ids, subject=people) for region, values in rdms.items()}
 
 
 def _images_92(files: Files) -> dict[str | int, np.ndarray]:

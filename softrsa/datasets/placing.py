@@ -43,7 +43,9 @@ def find_placed(about: Card, folder: str | Path | None = None) -> Path:
         ...
     softrsa.errors.FileMissingError: The data set 'rsna' has to be put in place by hand. ...
     """
-    place = (Path(folder).expanduser() if folder is not None else _default(about.name)).absolute()
+    place = (
+        Path(folder).expanduser() if folder is not None else placed_folder(about.name)
+    ).absolute()
     missing = [file for file in about.placed if not any(place.glob(file.path))]
     if missing:
         named = "; ".join(f"{place / file.path} ({file.what})" for file in missing)
@@ -69,5 +71,6 @@ def local_folder() -> Path | None:
     return beside if catalogue().name == "datasets" and beside.is_dir() else None
 
 
-def _default(name: str) -> Path:
+def placed_folder(name: str) -> Path:
+    """Find the folder where the files of a data set are put by hand."""
     return (local_folder() or cache_folder() / "datasets") / name

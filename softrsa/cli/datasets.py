@@ -1,0 +1,144 @@
+"""`softrsa datasets`: what data there are, on what terms, where they lie, and whether intact."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from textwrap import fill, indent
+from typing import Any
+
+from softrsa import datasets
+from softrsa.cli.examples import EXAMPLES
+from softrsa.errors import DataError
+from softrsa.io.wording import counted, listed
+
+WIDTH = 96
+WIDTHS = {"shapes": 44, "licence": 30}  # of the columns of the list, in characters
+
+
+def add_datasets(parser: argparse.ArgumentParser) -> None:
+    """Give the parser its commands."""
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, run, about in (
+        ("list", _list, "name, kind, presence, shapes and licence of all data sets"),
+        ("show", _show, "the card of a data set: source, licence, citation, files"),
+        ("fetch", _fetch, "download a data set, or go on with a download that was stopped"),
+        ("verify", _verify, "compare what is here with its sha256; exit code 2 if corrupt"),
+    ):
+        style = argparse.RawDescriptionHelpFormatter
+        command = commands.add_parser(
+            name, help=about, epilog=EXAMPLES["datasets"], formatter_class=style
+        )
+        if name == "show":
+            command.add_argument("name", metavar="NAME", help="as `softrsa datasets list` has it")
+        if name == "fetch":
+            command.add_argument("names", metavar="NAME", nargs="+", help="one or more data sets")
+        if name == "verify":
+            command.add_argument("name", metavar="NAME", nargs="?", help="one data set (all)")
+        command.add_argument("--json", action="store_true", help="write JSON, for machines")
+        command.add_argument("--quiet", action="store_true", help="no progress, only the essential")
+        command.set_defaults(run=run)
+
+
+def _list(arguments: argparse.Namespace) -> None:
+    """List all data sets."""
+    cards = [datasets.card(name) for name in datasets.available()]
+    rows = [
+        {
+            "name": card.name,
+            "kind": card.kind,
+            "here": datasets.presence(card),
+            "shapes": card.shapes,
+            "licence": card.licence,
+            "title": card.title,
+        }
+        for card in cards
+    ]
+    if arguments.json:
+        _write_json(rows)
+    elif arguments.quiet:
+        _write("\n".join(row["name"] for row in rows))
+    else:
+        _write(_table([{k: v for k, v in row.items() if k != "title"} for row in rows]))
+
+
+def _show(arguments: argparse.Namespace) -> None:
+    """Show one card."""
+    card = datasets.card(arguments.name)
+    here = datasets.presence(card)
+    if arguments.json:
+        _write_json({**asdict(card), "here": here})
+        return
+    paragraphs = [f"{card.name}: {card.title}"]
+    if not arguments.quiet:
+        paragraphs.append(_wrapped(card.description))
+    for label in ("kind", "shapes", "licence", "source", "access", "preprocessing", "citation"):
+        text = getattr(card, label)
+        if text:
+            paragraphs.append(f"{label.capitalize()}:\n{indent(_wrapped(text, WIDTH - 2), '  ')}")
+    paragraphs.append(f"BibTeX:\n{indent(card.bibtex.strip(), '  ')}")
+    files = [f"{file.path}  sha256 {file.sha256}" for file in card.files]
+    files += [f"{file.path}: {file.what}" for file in card.placed]
+    shown = files if len(files) <= 12 else [*files[:3], f"... ({len(files)} in all)"]
+    paragraphs.append(f"Files ({here}):\n" + indent("\n".join(shown), "  "))
+    _write("\n\n".join(paragraphs))
+
+
+def _fetch(arguments: argparse.Namespace) -> None:
+    """Find or download files, and say where they are."""
+    found = {}
+    for name in arguments.names:
+        files = datasets.fetch(name, progress=not (arguments.quiet or arguments.json))
+        found[name] = {file: str(path) for file, path in files.items()}
+    if arguments.json:
+        _write_json(found)
+    elif not arguments.quiet:
+        for name, files in found.items():
+            folders = sorted({path.rsplit("/", 1)[0] for path in files.values()})
+            _write(f"{name}: {counted(len(files), 'file')} in {', '.join(folders)}")
+
+
+def _verify(arguments: argparse.Namespace) -> None:
+    """Check files, and fail if one is corrupt."""
+    checks = datasets.verify(arguments.name)
+    rows = [{**asdict(check), "path": check.path and str(check.path)} for check in checks]
+    if arguments.json:
+        _write_json(rows)
+    elif not arguments.quiet:
+        _write(_table([{k: row[k] for k in ("status", "dataset", "file")} for row in rows]))
+    corrupt = [str(check.path) for check in checks if check.status == "corrupt"]
+    if corrupt:
+        raise DataError(
+            f"{counted(len(corrupt), 'file')} {'is' if len(corrupt) == 1 else 'are'} corrupt: "
+            f"{listed(corrupt)}. Delete what is corrupt, and fetch it again."
+        )
+
+
+def _table(rows: Sequence[dict[str, Any]]) -> str:
+    """Lay rows out in columns; long texts are cut."""
+    cut = [{name: _cut(text, WIDTHS.get(name)) for name, text in row.items()} for row in rows]
+    names = list(cut[0]) if cut else []
+    widths = {n: max(len(n), *(len(row[n]) for row in cut)) for n in names}
+    lines: Iterable[dict[str, str]] = [{n: n for n in names}, *cut]
+    return "\n".join("  ".join(line[n].ljust(widths[n]) for n in names).rstrip() for line in lines)
+
+
+def _cut(text: object, width: int | None) -> str:
+    """Shorten a text to a width."""
+    whole = " ".join(str(text).split())
+    return whole if width is None or len(whole) <= width else f"{whole[: width - 3].rstrip()}..."
+
+
+def _wrapped(text: str, width: int = WIDTH) -> str:
+    return fill(" ".join(text.split()), width, break_long_words=False, break_on_hyphens=False)
+
+
+def _write_json(content: object) -> None:
+    _write(json.dumps(content, indent=2, ensure_ascii=False))
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
