@@ -49,7 +49,7 @@ html_theme_options = {"navigation_with_keys": True}
 
 
 def setup(app: object) -> None:
-    """Bring the tutorials here and draw the gallery, before pages are read."""
+    """Bring the tutorials here and draw charts and gallery, before pages are read."""
     del app
     tutorials = HERE / "tutorials"
     shutil.rmtree(tutorials, ignore_errors=True)
@@ -61,4 +61,5 @@ def setup(app: object) -> None:
     (tutorials / "index.md").write_text(
         f"# Tutorials\n\n{ABOUT}\n\n```{{toctree}}\n:maxdepth: 1\n\n{listed}\n```\n", "utf-8"
     )
-    runpy.run_path(str(HERE / "gallery.py"), run_name="__main__")
+    for script in ("charts.py", "gallery.py"):
+        runpy.run_path(str(HERE / script), run_name="__main__")
