@@ -95,9 +95,11 @@ def _hdf5_names(path: Path) -> tuple[frozenset[str], frozenset[str]]:
 
     try:
         with h5py.File(path) as file:
-            marked = [node.attrs for node in file.values()]
+            nodes = list(file.values())
+            if None in nodes:  # names of things that are not there
+                return frozenset(map(str, file)), frozenset({DAMAGED})
             netcdf = "_NCProperties" in file.attrs or any(
-                {"DIMENSION_LIST", "CLASS", "REFERENCE_LIST"} & {*attrs} for attrs in marked
+                {"DIMENSION_LIST", "CLASS", "REFERENCE_LIST"} & {*node.attrs} for node in nodes
             )
             attributes = {*map(str, file.attrs), *(["netcdf"] if netcdf else [])}
             return frozenset(map(str, file)), frozenset(attributes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,7 +31,7 @@ __all__ = ["open_array"]
 Chunks = Mapping[str, int] | int | Literal["auto"]
 UNREADABLE = (  # what the readers raise
     OSError, RuntimeError, ValueError, TypeError, LookupError, EOFError, NotImplementedError,
-    BadZipFile, UnpicklingError,
+    BadZipFile, UnpicklingError, zlib.error,
 )  # fmt: skip
 
 

@@ -53,7 +53,9 @@ def _read_group(group: Any) -> dict[str, Any]:
             row = bool(inner) and all(name.isdecimal() for name in inner)
             content[key] = [inner[name] for name in sorted(inner, key=int)] if row else inner
         else:
-            content[key] = None if node.shape is None else _plain(np.asarray(node[()]))
+            content[key] = (
+                None if node is None or node.shape is None else _plain(np.asarray(node[()]))
+            )
     return content
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -55,9 +56,17 @@ def _modules(path: Path) -> dict[str, Path]:
         return {"": path}
     return {
         str(PurePosixPath(folder.relative_to(path))): folder
-        for folder in sorted(child for child in path.rglob("*") if child.is_dir())
+        for folder in sorted(child for child in _below(path) if child.is_dir())
         if any(FEATURES.fullmatch(child.name) for child in folder.iterdir())
     }
+
+
+def _below(path: Path) -> Iterator[Path]:
+    """List what lies one or two folders deep: a module's name may hold a slash."""
+    for child in path.iterdir():
+        yield child
+        if child.is_dir():
+            yield from child.iterdir()
 
 
 def _file_names(path: Path, folders: list[Path]) -> list[str] | None:

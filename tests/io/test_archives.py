@@ -179,6 +179,20 @@ def test_damaged_inside(tmp_path):
         io.load(path)
 
 
+def test_damaged_inside_what_is_compressed(tmp_path):
+    import scipy.io
+
+    values = np.random.default_rng(0).random((50, 40))
+    scipy.io.savemat(tmp_path / "a.mat", {"data": values}, do_compression=True)
+    np.savez_compressed(tmp_path / "a.npz", data=values)
+    for name in ("a.mat", "a.npz"):
+        content = bytearray((tmp_path / name).read_bytes())
+        content[5000:5100] = bytes(100)
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(FileFormatError, match=rf"{name} was taken for .* cannot be read"):
+            io.load(tmp_path / name, stimuli=range(50))
+
+
 def test_other_archives(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("readme.txt", "hello")

@@ -100,6 +100,13 @@ def test_stream_with_a_gap_or_another_length(folder):
         io.load(folder)
 
 
+def test_module_with_a_slash_in_its_name(folder):
+    write_to = folder / "block"
+    write_to.mkdir()
+    write(write_to / "conv", FEATURES, "npy")
+    assert set(io.load(folder)["layer"].values.tolist()) == {"block/conv"}
+
+
 def test_modules_of_other_lengths(folder):
     write(folder / "a", FEATURES, "npy")
     write(folder / "b", FEATURES[:2], "npy")
