@@ -12,14 +12,16 @@ from softrsa.errors import DTypeError
 
 def labels(column: pd.Series) -> np.ndarray:
     """Read labels as integers where all are, else as text."""
-    texts = [str(cell) for cell in column]
-    return np.array([int(t) for t in texts] if all(map(is_whole, texts)) else texts)
+    codes, found = pd.factorize(column.to_numpy(dtype=object))
+    texts = [str(cell) for cell in found]
+    known = np.array([int(t) for t in texts] if all(map(is_whole, texts)) else texts)
+    return known[codes]
 
 
 def numbers(column: pd.Series, name: str, path: Path) -> np.ndarray:
     """Read a column of numbers; an empty cell is NaN."""
     try:
-        return np.array([float(cell) if cell.strip() else np.nan for cell in column])
+        return np.array([float(cell.strip() or "nan") for cell in column])
     except ValueError:
         wrong = next(cell for cell in column if cell.strip() and not is_number(cell))
         raise DTypeError(
