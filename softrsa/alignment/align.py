@@ -135,7 +135,8 @@ def align(
     Notes
     -----
     With a client or a store the fits of a unit are batched by themselves, so that scores of learned
-    transforms differ by float32 rounding from those of all fits batched together.
+    transforms differ by float32 rounding from those of all fits batched together; in one process
+    that takes some three times as long.
 
     Test scores use pairs of test stimuli only. Noise ceilings are those of the transformed RSMs of
     the test stimuli. Intervals and p take the fitted transforms as they are: they say what would

@@ -189,7 +189,8 @@ def plot_neighbors(
     for row, image in zip(rows, images if images is not None else (), strict=False):
         size = 0.9 / len(weights)
         inset = ax.inset_axes((-0.05 - size, 1 - (row + 0.95) / len(weights), size, size))
-        inset.imshow(np.asarray(image), cmap="gray", aspect="auto")
+        inset.imshow(np.asarray(image), cmap="gray")
+        inset.set_anchor("E")
         inset.set_axis_off()
     ax.set_xlabel("label of the neighbor", fontsize=9)
     ax.tick_params(axis="x", labelsize=8)

@@ -185,7 +185,11 @@ def _draw_images(ax: Axes, images: Sequence[np.ndarray | None], *, left: bool) -
 
 
 def plot_mds(
-    rsms: Mapping[str, xr.DataArray], *, measure: str = "pearson", ax: Axes | None = None
+    rsms: Mapping[str, xr.DataArray],
+    *,
+    measure: str = "pearson",
+    labels: bool = True,
+    ax: Axes | None = None,
 ) -> Axes:
     """Draw RSMs as points, near each other where the measure finds them alike.
 
@@ -197,6 +201,8 @@ def plot_mds(
         layers.
     measure : str
         A name of `softrsa.measures.available` of RSMs; distances are 1 minus it.
+    labels : bool
+        Write the name of every point beside it; where there are many they hide each other.
     ax : Axes, optional
         Where to draw; a new figure by default.
 
@@ -242,7 +248,7 @@ def plot_mds(
         )  # fmt: skip
         if joined:
             ax.plot(*at[members].T, color=COLORS[i % len(COLORS)], linewidth=0.8, alpha=0.4)
-    for name, place in zip(names, at, strict=True):
+    for name, place in zip(names, at, strict=True) if labels else ():
         ax.annotate(name, place, xytext=(4, 3), textcoords="offset points", fontsize=7)
     ax.set_aspect("equal", adjustable="datalim")
     ax.margins(0.15)
