@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from softrsa.errors import DataError, DTypeError, StimulusError, unknown_name
+from softrsa.errors import (
+    DataError,
+    DTypeError,
+    FileFormatError,
+    StimulusError,
+    unknown_name,
+)  # fmt: skip
 from softrsa.io.labelling import expand_rows, stack_rows, to_float
 from softrsa.io.labels import plain_labels
+from softrsa.io.looking import look
 from softrsa.io.schema import check_recording, check_trials
 from softrsa.io.stacks import check_rdms
 from softrsa.io.wording import listed
@@ -36,8 +44,8 @@ def from_rsatoolbox(data: object, *, stimulus: str | None = None, time: Any = No
 
     Parameters
     ----------
-    data : rsatoolbox.data.Dataset, rsatoolbox.data.TemporalDataset or rsatoolbox.rdm.RDMs
-        What to convert.
+    data : Dataset, TemporalDataset or RDMs of rsatoolbox, str or Path
+        What to convert, or the path of its HDF5 file.
     stimulus : str, optional
         The observation or pattern descriptor that holds the stimulus ids. By default stimulus,
         stimuli, stimulus_id, image_id, conds, condition or conditions, else the only descriptor
@@ -62,6 +70,8 @@ def from_rsatoolbox(data: object, *, stimulus: str | None = None, time: Any = No
         If it is none of these, or holds no real numbers.
     UnknownNameError
         If there is no such descriptor or time.
+    FileMissingError, FileFormatError
+        If a path is given, and is no HDF5 file of rsatoolbox.
     StimulusError, ShapeError, DataError
         If no descriptor can hold stimulus ids, several times are there and none was picked, two
         RDMs have the same labels, or a pair of stimuli is NaN in an RDM that others are not.
@@ -79,6 +89,8 @@ def from_rsatoolbox(data: object, *, stimulus: str | None = None, time: Any = No
     >>> from_rsatoolbox(rdms).sel(anchor="face", neighbor="chair").item()
     2.0
     """
+    if isinstance(data, (str, Path)):
+        data = _open(Path(data))
     if hasattr(data, "dissimilarities") and hasattr(data, "rdm_descriptors"):
         return _from_rdms(data, stimulus)
     if hasattr(data, "measurements") and hasattr(data, "obs_descriptors"):
@@ -89,9 +101,21 @@ def from_rsatoolbox(data: object, *, stimulus: str | None = None, time: Any = No
     )
 
 
+def _open(path: Path) -> object:
+    """Read the file of an object."""
+    from softrsa.io.rsatoolbox_files import open_rsatoolbox
+
+    look(path)  # is it there?
+    try:
+        return open_rsatoolbox(path)
+    except OSError as error:
+        reason = str(error).splitlines()[0]
+        raise FileFormatError(f"{path} is no HDF5 file of rsatoolbox ({reason}).") from error
+
+
 def _from_dataset(data: Any, stimulus: str | None, time: Any) -> xr.DataArray:
     """Convert measurements (observation, channel[, time])."""
-    name = f"rsatoolbox {type(data).__name__}"
+    name = "rsatoolbox data set"
     values = to_float(data.measurements, name)
     rows, units = _labels(data.obs_descriptors), _labels(data.channel_descriptors)
     if values.ndim == 3:
@@ -131,7 +155,8 @@ def _time_place(data: Any, time: Any) -> int:
     if time is None and len(times) > 1:
         raise DataError(
             f"The TemporalDataset has {len(times)} times ({listed(times)}), one is needed: pick it "
-            f"with `time={times[0]!r}`, or average over time in rsatoolbox first."
+            f"with `softrsa.io.from_rsatoolbox(..., time={times[0]!r})`, or average over time in "
+            "rsatoolbox first."
         )
     if time is not None and time not in times:
         raise unknown_name("time", time, times)

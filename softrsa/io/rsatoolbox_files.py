@@ -22,6 +22,11 @@ SIDES = (
 
 def read_rsatoolbox(path: Path, options: Options) -> xr.DataArray:
     """Read a file of `RDMs.save` or `Dataset.save`; ``variable`` names the stimulus descriptor."""
+    return from_rsatoolbox(open_rsatoolbox(path), stimulus=options.variable)
+
+
+def open_rsatoolbox(path: Path) -> SimpleNamespace:
+    """Read a file into what has the attributes of rsatoolbox's own object."""
     import h5py
 
     with h5py.File(path) as file:
@@ -39,7 +44,7 @@ def read_rsatoolbox(path: Path, options: Options) -> xr.DataArray:
         )
     else:
         content.pop("rdm_descriptors")
-    return from_rsatoolbox(SimpleNamespace(**content), stimulus=options.variable)
+    return SimpleNamespace(**content)
 
 
 def _read_group(group: Any) -> dict[str, Any]:

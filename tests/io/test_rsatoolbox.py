@@ -203,12 +203,30 @@ def test_time_is_picked_or_asked_for():
         obs_descriptors={"conds": list("abcd")},
         time_descriptors={"time": [50, 100]},
     )
-    with pytest.raises(DataError, match=r"has 2 times \(50, 100\).*`time=50`"):
+    with pytest.raises(DataError, match=r"has 2 times \(50, 100\).*\(\.\.\., time=50\)`"):
         io.from_rsatoolbox(data)
     with pytest.raises(UnknownNameError, match=r"time 75\..*Known: 50, 100"):
         io.from_rsatoolbox(data, time=75)
     found = io.from_rsatoolbox(data, time=100)
     np.testing.assert_array_equal(found.values, data.measurements[:, :, 1])
+
+
+def test_time_is_picked_from_a_file(tmp_path):
+    data = TemporalDataset(
+        np.arange(24.0).reshape(4, 3, 2),
+        obs_descriptors={"conds": list("abcd")},
+        time_descriptors={"time": [50, 100]},
+    )
+    data.save(str(tmp_path / "a.h5"))
+    with pytest.raises(DataError, match=r"has 2 times \(50, 100\)"):
+        io.load(tmp_path / "a.h5")
+    found = io.from_rsatoolbox(tmp_path / "a.h5", time=100)
+    np.testing.assert_array_equal(found.values, data.measurements[:, :, 1])
+    with pytest.raises(FileMissingError, match=r"no file nowhere\.h5"):
+        io.from_rsatoolbox("nowhere.h5")
+    (tmp_path / "b.h5").write_bytes(b"text")
+    with pytest.raises(FileFormatError, match=r"b\.h5 is no HDF5 file of rsatoolbox"):
+        io.from_rsatoolbox(tmp_path / "b.h5")
 
 
 def test_stimulus_descriptor_is_chosen_or_asked_for():
