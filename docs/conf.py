@@ -27,6 +27,7 @@ extensions = [
     "myst_nb",
     "sphinxcontrib.bibtex",
     "sphinx_copybutton",
+    "sphinx-mathjax-offline",  # formulas are seen without network
 ]
 exclude_patterns = ["_build"]
 source_suffix = {".md": "myst-nb", ".ipynb": "myst-nb"}
