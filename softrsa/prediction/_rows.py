@@ -55,7 +55,7 @@ class _RowScaling(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, *inputs: object) -> Tensor:
-        s, plan, excluded = cast(tuple[Tensor, Plan, Excluded | None], inputs)
+        s, plan, excluded = cast("tuple[Tensor, Plan, Excluded | None]", inputs)
         s = s.clone() if excluded is None else covered(s, excluded)
         low, high = s.amin(-1, keepdim=True), s.amax(-1, keepdim=True)
         flat = plan.is_flat(low, high, ALL)

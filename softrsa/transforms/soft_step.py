@@ -206,6 +206,9 @@ def _run_step(s: Tensor, lower: Tensor, upper: Tensor, transition: Tensor, *, lo
     return step.to(s.dtype)
 
 
+Inputs = tuple[Tensor, Tensor, Tensor, Tensor, bool]  # named in quotes: torch 2.6 compiles no alias
+
+
 class _Step(torch.autograd.Function):
     """sigma((log u - log v) / t), or its logarithm, with a gradient that is finite everywhere.
 
@@ -216,7 +219,7 @@ class _Step(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, *inputs: Tensor | bool) -> Tensor:
-        s, lower, upper, transition, log = cast(tuple[Tensor, Tensor, Tensor, Tensor, bool], inputs)
+        s, lower, upper, transition, log = cast("Inputs", inputs)
         ctx.save_for_backward(s, lower, upper, transition)
         ctx.log = log
         tiny = torch.finfo(s.dtype).tiny

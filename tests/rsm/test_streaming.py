@@ -172,7 +172,7 @@ def only_small(array):
 
 def test_what_cannot_be_opened_in_chunks(tmp_path, monkeypatch):
     (tmp_path / "folder").mkdir()
-    with pytest.raises(FileFormatError, match="is a folder, neither a netCDF file nor a zarr"):
+    with pytest.raises(FileFormatError, match="is a folder, but none that softrsa knows"):
         softrsa.load(tmp_path / "folder", chunks={})
     assembly = xr.DataArray(
         np.ones((4, 3)), dims=("presentation", "neuroid"), name="data",
@@ -181,7 +181,7 @@ def test_what_cannot_be_opened_in_chunks(tmp_path, monkeypatch):
     assembly.to_netcdf(tmp_path / "assembly.nc")
     with pytest.raises(DataError, match="BrainIO assembly, whose presentations must be averaged"):
         softrsa.load(tmp_path / "assembly.nc", chunks={})
-    monkeypatch.setattr("softrsa.io.reading.find_spec", lambda name: None)
+    monkeypatch.setattr("softrsa.io.netcdf.find_spec", lambda name: None)
     with pytest.raises(FileMissingError, match=r"pip install softrsa\[distributed\]"):
         softrsa.load(tmp_path / "assembly.nc", chunks={})
 
