@@ -123,6 +123,11 @@ def _without_gaps(rsms: Tensor, entry: Measure, pool: str, *, square: bool) -> N
 
 
 def _normalized(data: Tensor, entry: Measure) -> Tensor:
-    if entry.normalize is None:
+    if entry.takes == "features":
         raise DataError(f"{entry.name!r} compares features; noise ceilings are of RSMs.")
+    if entry.normalize is None:
+        raise DataError(
+            f"{entry.name!r} does not say how it normalizes RSMs (`Measure.normalize`): take "
+            "pool='raw'."
+        )
     return entry.normalize(data)

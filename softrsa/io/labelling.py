@@ -141,7 +141,7 @@ def stack_rows(
     uniques = {dim: values for dim, values in uniques.items() if len(values) > 1}
     if not uniques and len(matrices) > 1:
         if axes:
-            shown = ", ".join(f"{dim} {values[0].item()!r}" for dim, values in axes.items())
+            shown = ", ".join(f"{dim} {values[:1].tolist()[0]!r}" for dim, values in axes.items())
             raise DataError(
                 f"The {name} holds {len(matrices)} RDMs, all of {shown}: average them first."
             )

@@ -64,7 +64,7 @@ def to_rsatoolbox(array: xr.DataArray) -> Any:
     row = "trial" if "trial" in array.dims else "stimulus"
     units = _along(array, "unit")
     one = {word: v for word, v in units.items() if word in WORDS and len(set(v.tolist())) == 1}
-    shared = {word: values[0].item() for word, values in one.items()}
+    shared = {word: values[:1].tolist()[0] for word, values in one.items()}
     rows = {key if name == "stimulus" else name: v for name, v in _along(array, row).items()}
     return Dataset(
         array.values.copy(),

@@ -68,6 +68,11 @@ def join_stimuli(
 def _stimuli(array: xr.DataArray, name: str) -> pd.Index:
     """Read the distinct stimulus ids of a recording or a stack."""
     dim = "anchor" if "anchor" in array.dims else "stimulus"
+    if dim not in array.dims and "trial" in array.dims:
+        raise StimulusError(
+            f"The {name} holds single trials, one row per stimulus is needed: average them with "
+            "`softrsa.recordings.average_trials`."
+        )
     if dim not in array.indexes:
         raise StimulusError(f"The {name} has no stimulus ids along `{dim}`.")
     ids = array.indexes[dim]

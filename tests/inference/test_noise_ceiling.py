@@ -11,7 +11,7 @@ from scipy.stats import rankdata
 
 from softrsa.errors import DataError, DTypeError, ShapeError, UnknownNameError
 from softrsa.inference import evaluate, noise_ceiling
-from softrsa.measures import available, get
+from softrsa.measures import Measure, available, get
 from softrsa.pairs import condense
 from softrsa.transforms import double_center
 
@@ -184,6 +184,22 @@ def test_labelled_stacks(rng):
         noise_ceiling(labelled, "pearson"), noise_ceiling(stack, "pearson"), strict=True
     ):
         assert torch.equal(found, same)
+
+
+def test_a_measure_of_ones_own_pools_raw_rsms(rng):
+    def agreement(a, b):
+        return 1 - (a - b).abs().mean(-1)
+
+    mine = Measure(function=agreement, takes="vectors", range=(0, 1), smallest_n=2, reference="")
+    stack = condense(rdms(rng, 3))
+    with pytest.raises(DataError, match=r"'agreement' does not say how .* pool='raw'"):
+        noise_ceiling(stack, mine)
+    others = [stack[[1, 2]], stack[[0, 2]], stack[[0, 1]]]
+    expected = [agreement(own, rest.mean(0)) for own, rest in zip(stack, others, strict=True)]
+    lower = noise_ceiling(stack, mine, pool="raw").lower
+    torch.testing.assert_close(lower, torch.stack(expected))
+    with pytest.raises(DataError, match="'linear_cka' compares features"):
+        noise_ceiling(rdms(rng, 3), "linear_cka")
 
 
 def test_wrong_arguments_are_named(rng):

@@ -189,6 +189,13 @@ def test_dataset_file_is_read(tmp_path, dataset):
     xr.testing.assert_equal(array, io.from_rsatoolbox(dataset))
 
 
+def test_labels_that_are_python_objects_describe_the_whole_too():
+    array = xr.DataArray(
+        np.eye(2), dims=("stimulus", "unit"), coords={"stimulus": ["face", "house"]}
+    ).assign_coords(region=("unit", np.array(["V4", "V4"], dtype=object)))
+    assert io.to_rsatoolbox(array).descriptors["region"] == "V4"
+
+
 def test_repeated_stimuli_become_trials_and_come_back():
     data = Dataset(np.eye(3), obs_descriptors={"stim": ["a", "b", "a"]})
     array = io.from_rsatoolbox(data)

@@ -98,6 +98,15 @@ def test_matrix_infinite_throughout_is_not_taken_for_absent():
         check_rdms(array)
 
 
+def test_labels_that_are_python_objects_are_named_too():
+    """As `expand_dims(subject=[...])` and pandas leave them."""
+    labels = np.array(["s0", "s1", "s2"], dtype=object)[: stack().sizes["subject"]]
+    array = stack().assign_coords(subject=labels)
+    array[1, 0, 1] = np.nan
+    with pytest.raises(DataError, match="in subject 's1'"):
+        check_rdms(array)
+
+
 def test_integer_matrices_are_refused():
     with pytest.raises(DTypeError, match="got int64"):
         check_rdms(stack().astype("int64"))

@@ -86,6 +86,12 @@ def test_absent_ids_are_named():
         join_stimuli(stack("abc").drop_vars("anchor"), recording("abc"))
 
 
+def test_single_trials_are_to_be_averaged_first():
+    trials = recording("abc").rename(stimulus="trial")
+    with pytest.raises(StimulusError, match=r"second array holds single trials.*average_trials"):
+        join_stimuli(recording("abc"), trials)
+
+
 def test_unknown_way_to_join():
     with pytest.raises(UnknownNameError, match="Did you mean 'intersection'"):
         join_stimuli(recording("abc"), recording("abc"), how="intersect")
