@@ -21,7 +21,7 @@ from softrsa.activations import NamedModel, preprocess_image
 from softrsa.alignment import AlignmentResult
 from softrsa.alignment.align import RowOffsetWarning
 from softrsa.cli import main
-from softrsa.cli.align import FILES
+from softrsa.cli.align import FILES, LEARNED_FILES
 from softrsa.cli.examples import EXAMPLES
 from softrsa.errors import DTypeError
 from softrsa.rsm import build_rsms
@@ -143,8 +143,8 @@ def out(layers, brain, tmp_path_factory):
 
 
 class TestWhatIsWritten:
-    def test_four_files_and_no_others(self, out):
-        assert sorted(path.name for path in out.iterdir()) == sorted(FILES)
+    def test_five_files_and_no_others(self, out):
+        assert sorted(path.name for path in out.iterdir()) == sorted([*FILES, *LEARNED_FILES])
 
     def test_table_has_a_row_per_transform_and_the_columns_promised(self, out):
         table = pd.read_csv(out / "scores.csv")
@@ -172,10 +172,17 @@ class TestWhatIsWritten:
             assert min(image.size) > 400
 
 
+def test_a_score_of_one_is_questioned(command, files):
+    code, _, errors = command(files[0], files[0], *PLAIN, "--region", "layer")
+    assert code == 0
+    assert "Some scores are 1: conv / conv, fc / fc. Do both sides hold the same data?" in errors
+
+
 def test_demo_says_that_it_is_simulated(command, tmp_path):
     code, shown, errors = command("--demo", "--transform", "identity", "--folds", "3")
     assert (code, errors) == (0, "")
-    assert shown.startswith("Data set 'simulated' is simulated.\n")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(FILES)
+    assert shown.startswith("simulated: these data are simulated.\n")
     table = pd.read_csv(tmp_path / "out" / "scores.csv")
     best = table.loc[table.groupby("region")["score"].idxmax()]
     assert dict(zip(best["region"], best["layer"], strict=True)) == {
@@ -420,8 +427,7 @@ def test_bad_sources(refused, case):
 
 def test_swapped_files(refused, files):
     message = refused(files[1], files[0])
-    assert "--region in" in message
-    assert "LAYERS.nc: 'region'. Known: layer." in message
+    assert "LAYERS.nc has no 'region', only 'layer': are the two files swapped?" in message
 
 
 def test_rdms_of_layers_are_not_averaged_unasked(refused, files, brain, tmp_path):
@@ -470,7 +476,7 @@ def test_a_failure_keeps_all_files_as_they_were(command, files, tmp_path, monkey
     def fail(_self):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(AlignmentResult, "plot_transforms", fail)
+    monkeypatch.setattr(AlignmentResult, "plot", fail)
     code, _, errors = command(*files, *PLAIN, "--layers", "fc")
     assert (code, errors.count("\n")) == (2, 1)
     assert "No space left on device" in errors

@@ -91,7 +91,7 @@ def test_the_published_procedure_says_what_it_is(command, rdms, tmp_path):
 def test_the_simulated_networks(command):
     code, out, _ = command(None, "--demo", "--transform", "identity", "--resamples", "5")
     assert code == 0
-    assert "'digit-networks' is simulated" in out
+    assert "digit-networks: these data are simulated" in out
     assert float(out.split("identity")[1].split()[0]) > 2 / 6  # twice chance
 
 

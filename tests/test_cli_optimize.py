@@ -91,7 +91,7 @@ def test_demo_says_how_far_it_got(command, tmp_path):
     code, shown, errors = command(*arguments, "--units", "10")
     assert code == 0
     assert "softrsa: " not in errors
-    assert shown.startswith("Data set 'simulated' is simulated.\nnbs: 0.8")
+    assert shown.startswith("simulated: these data are simulated.\nnbs: 0.8")
     assert "steps; the data optimized hold at least half of " in shown
     assert f"Results are in {tmp_path / 'out'}" in shown
 

@@ -28,7 +28,7 @@ from softrsa.alignment.result import KIND, AlignmentResult
 from softrsa.alignment.runs import degenerate_warnings, make_runs, row_offset_warnings
 from softrsa.alignment.scoring import Job, score_together
 from softrsa.alignment.settings import FitSettings
-from softrsa.alignment.sides import Data, Side, as_side, join_all
+from softrsa.alignment.sides import Data, Side, as_side, join_all, one_subject
 from softrsa.errors import DataError, StimulusError, unknown_name
 from softrsa.io import check_rdms
 from softrsa.measures import get
@@ -69,7 +69,8 @@ def align(
     layers, regions : DataArray, mapping of str to data, or data
         Activations or recordings (stimulus, unit) with labels on `unit`, stacks of RDMs or RSMs
         (..., anchor, neighbor), a mapping from names to any of these, or plain arrays as
-        `Aligner.fit` takes them. Labelled data are joined by stimulus id.
+        `Aligner.fit` takes them. Labelled data are joined by stimulus id. A layer with several
+        subjects, such as a region of other people, counts as the mean of their RSMs.
     by, region, subject : str
         Names of the coordinates that hold layers, regions and subjects.
     transforms : sequence of str, optional
@@ -171,6 +172,7 @@ def align(
         _sides(data, similarity, subject, target, how)
         for data, how in zip(parts, keep, strict=True)
     )
+    layer_sides = {name: one_subject(side) for name, side in layer_sides.items()}
     if job.of_features:
         check_feature_measure(job.entry, names, {**layer_sides, **region_sides})
     n_stimuli = _common_count([*layer_sides.items(), *region_sides.items()])

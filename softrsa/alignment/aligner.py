@@ -21,7 +21,7 @@ from softrsa.alignment.paths import Tiling
 from softrsa.alignment.plan import check_names, make_plan, progress_bar
 from softrsa.alignment.settings import FitSettings
 from softrsa.alignment.side_transforms import Centered, HardGT, Identity, SoftGate
-from softrsa.alignment.sides import Data, Side, as_side, join_all
+from softrsa.alignment.sides import Data, Side, as_side, join_all, one_subject
 from softrsa.alignment.tiled.sides import (
     TILED_CHOICES,
     TiledSide,
@@ -35,6 +35,7 @@ from softrsa.errors import (
     FileFormatError,
     FileMissingError,
     NotFittedError,
+    ShapeError,
     StimulusError,
     unknown_name,
 )
@@ -218,6 +219,7 @@ class Aligner:
         side = as_side(
             data, similarity=self.similarity, name=which, device=resolve_device(self.device)
         )
+        side = one_subject(side) if which == "model" else side
         anchors = fitted.side_anchors(side, which)
         with torch.no_grad():
             return getattr(fitted, which)(side.rsms, anchors)
@@ -236,7 +238,16 @@ class Aligner:
                 f"Both sides must have the same stimuli: `model` has {counts[0]}, `brain` "
                 f"{counts[1]}. Label them (xarray, dims stimulus and unit) to join by id."
             )
-        return sides[0], sides[1]
+        return self._one_model(sides[0]), sides[1]
+
+    def _one_model(self, side: Side) -> Side:
+        """Take a model with several subjects as their mean, which tiles never hold."""
+        if len(side.subjects) > 1 and isinstance(side, TiledSide):
+            raise ShapeError(
+                f"In tiles `model` must be one subject's, got {len(side.subjects)}: give one of "
+                "them, or their features side by side."
+            )
+        return one_subject(side)
 
     def _in_tiles(self, model: Data, brain: Data) -> bool:
         """Decide, or refuse what cannot be done."""

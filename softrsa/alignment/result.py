@@ -57,6 +57,14 @@ class AlignmentResult:
 
     data: xr.Dataset
 
+    def __repr__(self) -> str:
+        attrs, sizes = self.data.attrs, self.data.sizes
+        return (
+            f"AlignmentResult({sizes['layer']} layers × {sizes['region']} regions, "
+            f"{attrs['n_stimuli']} stimuli, {attrs['n_folds']} folds, {attrs['measure']}; "
+            f"transforms {attrs['transforms']}); see .table, .plot(), .report(path)"
+        )
+
     @property
     def table(self) -> pd.DataFrame:
         """One row per layer, region and transform; all scores held out unless named otherwise.
@@ -68,9 +76,9 @@ class AlignmentResult:
             of their means over folds), `train_score`, `rsa_score` (plain RSA:
             Pearson of the untransformed RSMs) and `baseline_score` (the best fixed transform under
             the measure in use) on the same folds, `gain` over that baseline, `row_offset_share`,
-            noise ceilings, the transform most folds selected, step summaries, counts, and where
-            scores were resampled `score_low`, `score_high` (see `intervals`) and `p_chance` (of
-            permuted stimulus labels, one-sided, not corrected).
+            noise ceilings, the transform most folds selected, step summaries, counts, and
+            `score_low`, `score_high` (see `intervals`) and `p_chance` (of permuted stimulus
+            labels, one-sided, not corrected), NaN where scores were not resampled.
         """
         data = self.data
         shown = data.attrs["transforms"].split(",")
@@ -95,10 +103,10 @@ class AlignmentResult:
             {name: data.attrs[name] for name in ("n_stimuli", "n_folds")}
             | {"n_subjects": data["n_subjects"]}
         )
-        if "resampled_score" in data:
-            bounds = intervals(data)
-            summary["score_low"], summary["score_high"] = bounds["low"], bounds["high"]
-            summary["p_chance"] = data["p_chance"]
+        bounds = self.intervals()
+        summary["score_low"], summary["score_high"] = bounds["low"], bounds["high"]
+        unknown = xr.full_like(summary["score"], np.nan)
+        summary["p_chance"] = data.get("p_chance", unknown)
         frame = summary.sel(transform=shown).to_dataframe(
             dim_order=["layer", "region", "transform"]
         )

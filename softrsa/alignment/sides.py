@@ -84,6 +84,19 @@ class Side:
         return None if self.units is None else torch.cat(self.units, 1)
 
 
+def one_subject(side: Side) -> Side:
+    """Take the mean of the subjects' RSMs, and all their units: a model is one subject."""
+    if len(side.subjects) == 1:
+        return side
+    units = side.all_units()
+    return replace(
+        side,
+        rsms=side.rsms.mean(0, keepdim=True),
+        units=None if units is None else (units,),
+        subjects=("mean",),
+    )
+
+
 def join_all(
     parts: Sequence[Data], *, how: Literal["exact", "intersection"] = "exact"
 ) -> list[Data]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +18,7 @@ from softrsa.activations import load_model
 from softrsa.alignment import AlignmentResult
 from softrsa.alignment.align import named_parts
 from softrsa.alignment.distributing import import_distributed
-from softrsa.alignment.fitting import TRANSFORMS
+from softrsa.alignment.fitting import LEARNED, TRANSFORMS
 from softrsa.alignment.sides import Data
 from softrsa.cli.common import (
     DPI,
@@ -32,15 +33,18 @@ from softrsa.cli.common import (
 )
 from softrsa.errors import DataError, unknown_name
 from softrsa.io.wording import listed
+from softrsa.measures import available, get
 from softrsa.recordings import select
 from softrsa.reports import format_best, format_table
+from softrsa.reports.cautions import same_data
 
 if TYPE_CHECKING:
     from distributed import Client
 
     from softrsa.reports.thumbnails import Pictures
 
-FILES = ("scores.csv", "result.nc", "report.html", "alignment.png", "transforms.png")
+FILES = ("scores.csv", "result.nc", "report.html", "alignment.png")
+LEARNED_FILES = ("transforms.png",)  # where something is learned
 
 
 def add_align(parser: argparse.ArgumentParser) -> None:
@@ -51,7 +55,8 @@ def add_align(parser: argparse.ArgumentParser) -> None:
         nargs="*",
         metavar="FILE",
         type=Path,
-        help="LAYERS.nc RECORDINGS.nc: netCDF files of activations and of recordings or RDMs",
+        help="LAYERS RECORDINGS: activations, and recordings or RDMs, in any format that "
+        "softrsa.load reads: netCDF, zarr, MATLAB, CSV, NumPy, rsatoolbox, BrainIO, ...",
     )
     add("--demo", action="store_true", help="use the simulated data set that softrsa carries")
     add("--dataset", help=f"one of: {', '.join(datasets.available())}")
@@ -64,7 +69,10 @@ def add_align(parser: argparse.ArgumentParser) -> None:
     add("--layers", type=names, help="only these layers, comma-separated")
     add("--regions", type=names, help="only these regions, comma-separated")
     add("--similarity", default="correlation", help="between stimuli (%(default)s)")
-    add("--measure", default="centered_pearson", help="between RSMs or features (%(default)s)")
+    add(
+        "--measure", default="centered_pearson", metavar="NAME",
+        help=f"between RSMs or features (%(default)s), of: {', '.join(available())}",
+    )  # fmt: skip
     add(
         "--transform",
         type=names,
@@ -113,7 +121,10 @@ def add_align(parser: argparse.ArgumentParser) -> None:
 
 def _align(arguments: argparse.Namespace) -> None:
     """Load, align, write, show."""
-    with outputs(arguments.out, FILES) as paths, _cluster(arguments.workers) as client:
+    asked = arguments.transform or TRANSFORMS
+    learned = get(arguments.measure).takes != "features" and {*LEARNED, "selected"} & {*asked}
+    files = (*FILES, *(LEARNED_FILES if learned else ()))
+    with outputs(arguments.out, files) as paths, _cluster(arguments.workers) as client:
         layers, regions, images = _load(arguments)
         result = softrsa.align(
             layers,
@@ -139,6 +150,8 @@ def _align(arguments: argparse.Namespace) -> None:
         result = AlignmentResult(result.data.assign_attrs(command=command))
         _write(result, paths, images)
     table = result.table
+    for message in same_data(table):
+        warnings.warn(message, UserWarning, stacklevel=2)
     show(arguments, f"{format_table(table)}\n\n{format_best(table)}", table)
 
 
@@ -167,7 +180,8 @@ def _write(result: AlignmentResult, paths: Mapping[str, Path], images: Pictures 
     result.to_netcdf(paths["result.nc"])
     result.report(paths["report.html"], images=images)
     result.plot().savefig(paths["alignment.png"], dpi=DPI)
-    result.plot_transforms().savefig(paths["transforms.png"], dpi=DPI)
+    if "transforms.png" in paths:
+        result.plot_transforms().savefig(paths["transforms.png"], dpi=DPI)
 
 
 def _load(
@@ -184,7 +198,7 @@ def _load(
     else:
         data = datasets.load(name, progress=not arguments.quiet)
         if data.card.simulated:
-            note(arguments, f"Data set {name!r} is simulated.")
+            note(arguments, f"{name}: these data are simulated.")
         layers, regions, images = _layers_of(data, arguments), data.regions, data.images
     _check_labels(layers, arguments, "layer", "The layers" if name else arguments.files[0])
     return (
@@ -214,6 +228,11 @@ def _check_labels(
     stack = "anchor" in data.dims
     found = [str(dim) for dim in data.dims[:-2]] if stack else _unit_labels(data)
     if by not in found and (by != kind or (found and not stack)):
+        if ({"layer", "region"} - {kind}) & {*found} and len(arguments.files) == 2:
+            raise DataError(
+                f"{source} has no {by!r}, only {listed(found)}: are the two files swapped? The "
+                "order is LAYERS RECORDINGS."
+            )
         raise unknown_name(f"{option} in {source}:", by, found)
     if kind == "region" and arguments.subject not in (*found, "subject"):
         raise unknown_name(f"--subject in {source}:", arguments.subject, found)
@@ -235,6 +254,10 @@ def _layers_of(data: datasets.DataSet, arguments: argparse.Namespace) -> xr.Data
     if arguments.model is None:
         if data.layers is None:
             raise DataError(f"Data set {data.name!r} carries no layers; name a network: --model.")
+        if data.images is not None:
+            note(
+                arguments, "Layers: model RDMs of the data set; --model shows a network its images."
+            )
         return data.layers
     if data.images is None:
         raise DataError(f"Data set {data.name!r} has no images to show to {arguments.model!r}.")

@@ -31,7 +31,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong in one line and leave with exit code 2."""
-        say(f"softrsa: error: {one_line(message)} See `{self.prog} --help`.")
+        line = one_line(message)
+        say(f"softrsa: error: {line}{'' if line.endswith('.') else '.'} See `{self.prog} --help`.")
         sys.exit(2)
 
 

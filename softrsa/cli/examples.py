@@ -3,16 +3,16 @@
 EXAMPLES = {
     "softrsa": """\
 example:
-  softrsa align --demo --transform identity,centered --out results/
+  softrsa align --demo --transform identity,geo_topological --out results/
   softrsa report results/result.nc --out results/report.html
   softrsa datasets list
   softrsa COMMAND --help      every command has an example of its own
 """,
     "align": """\
 example, simulated data:
-  $ softrsa align --demo --transform identity,centered --out results/
-  writes scores.csv, result.nc, report.html, alignment.png and transforms.png, and says
-    early: best layer layer1 (centered 0.866, noise ceiling 0.909 to 0.946)
+  $ softrsa align --demo --transform identity,geo_topological --out results/
+  writes report.html (open it first), scores.csv, result.nc and alignment.png, and says
+    early: best layer layer1 (geo_topological 0.866, noise ceiling 0.874 to 0.930)
     ...
 
 real images and a pretrained network (extra `demo`):

@@ -141,7 +141,7 @@ def _load(arguments: argparse.Namespace) -> dict[str, xr.DataArray]:
     else:
         data = datasets.load(name, progress=not arguments.quiet)
         if data.card.simulated:
-            note(arguments, f"Data set {name!r} is simulated.")
+            note(arguments, f"{name}: these data are simulated.")
         found = {region: _rdms(stack, region) for region, stack in data.regions.items()}
     return select(found, arguments.regions, kind="region")
 

@@ -177,7 +177,7 @@ def _load(arguments: argparse.Namespace) -> xr.DataArray:
             arguments.layer = DEMO_LAYER
         if arguments.units is None:
             arguments.units = DEMO_UNITS  # fewer than stimuli, or they would hold every component
-        note(arguments, "Data set 'simulated' is simulated.")
+        note(arguments, "simulated: these data are simulated.")
     if name is None:
         array = read(arguments.files[0])
         found = {

@@ -11,6 +11,7 @@ from softrsa.io.wording import counted, listed
 from softrsa.reports.figures import LEARNED
 
 SAME = 1 - 1e-6  # a score above is of data that are the same
+FEW_SUBJECTS = 3
 FEW_TESTED = 20  # stimuli of a fold: below it a fold's score is next to noise
 
 
@@ -55,7 +56,21 @@ def cautions(data: xr.Dataset, table: pd.DataFrame) -> list[str]:
             "One subject per region: there is no noise ceiling, and nothing here says what would "
             "hold for other subjects."
         )
-    return [*found, *_of_table(table)]
+    most = int(data["n_subjects"].max())
+    if 1 < most <= FEW_SUBJECTS and table["score_low"].notna().any():
+        found.append(
+            f"{most} subjects: intervals for other people are wide with so few, and rightly so."
+        )
+    return [*found, *same_data(table), *_of_table(table)]
+
+
+def same_data(table: pd.DataFrame) -> list[str]:
+    """Ask whether both sides hold the same data, where a score is 1."""
+    same = table[table["score"] > SAME]
+    if not len(same):
+        return []
+    pairs = dict.fromkeys(f"{row.layer} / {row.region}" for row in same.itertuples())
+    return [f"Some scores are 1: {', '.join(list(pairs)[:3])}. Do both sides hold the same data?"]
 
 
 def _of_table(table: pd.DataFrame) -> list[str]:
@@ -69,23 +84,16 @@ def _of_table(table: pd.DataFrame) -> list[str]:
                 f"In {worse} of {len(learned)} rows a learned or selected transform is not better "
                 "than the best fixed one: a fixed transform is the simpler account."
             )
-    same = table[table["score"] > SAME]
-    if len(same):
-        pairs = dict.fromkeys(f"{row.layer} / {row.region}" for row in same.itertuples())
-        found.append(
-            f"Some scores are 1: {', '.join(list(pairs)[:3])}. Do both sides hold the same data?"
-        )
     above = int((table["score"] > table["ceiling_upper"]).sum())
     if above:
         found.append(
             f"{counted(above, 'score is', 'scores are')} above the upper noise ceiling: subjects "
             "agree less with each other than with the model, so the ceiling is itself noisy."
         )
-    if "p_chance" in table:
-        unsure = int((table["p_chance"] > 0.05).sum())
-        if unsure:
-            found.append(
-                f"{unsure} of {len(table)} scores are not above chance at .05 (permuted stimulus "
-                "labels, not corrected)."
-            )
+    unsure = int((table["p_chance"] > 0.05).sum())
+    if unsure:
+        found.append(
+            f"{unsure} of {len(table)} scores are not above chance at .05 (permuted stimulus "
+            "labels, not corrected)."
+        )
     return found

@@ -131,12 +131,17 @@ def _definitions(named: Mapping[str, str]) -> str:
 
 def _rows_note(data: xr.Dataset) -> str:
     said = (
-        "score: mean over folds of held-out stimuli. plain RSA: Pearson of the RSMs as they are. "
-        "best fixed: the best transform with nothing learned, under the same measure; gain is over "
-        "it. row offset: share of what is common to both RSMs that is one number per stimulus."
+        "score: mean over folds of held-out stimuli. Pearson RSA: Pearson of the RSMs as they are, "
+        "whatever the measure. best fixed: the best transform with nothing learned by gradient, "
+        "under the same measure; gain is over it. row offset: share of what is common to both RSMs "
+        "that is one number per stimulus."
     )
     if "p_chance" in data:
-        said += " p: one-sided, of permuted stimulus labels, not corrected."
+        said += (
+            " 95 %: for other stimuli and other people (Student's t, as many degrees of freedom as "
+            "the fewer of them less one). p: one-sided, of permuted stimulus labels for these "
+            "people, not corrected; so p can be small where the interval contains 0."
+        )
     return said
 
 

@@ -178,10 +178,12 @@ def _uncertainty(data: xr.Dataset, cite: Callable[[str], str]) -> str:
         )
     if "resampled_score" in data and bool(data["resampled_score"].notnull().any()):
         parts.append(
-            f"Intervals are 95 %, from {attrs['n_resamples']} bootstrap resamples of test stimuli "
-            f"and, with several subjects, of subjects {cite('inference')}, fitted transforms held "
-            f"fixed; p values are one-sided, of {attrs['n_resamples']} permutations of stimulus "
-            "labels, and not corrected for multiple comparisons."
+            "Intervals are 95 %: Student's t (as many degrees of freedom as the fewest things "
+            f"drawn, less one) times the standard error from {attrs['n_resamples']} bootstrap "
+            "resamples of test stimuli and, with several subjects, of subjects "
+            f"{cite('inference')}, fitted transforms held fixed; p values are one-sided, of "
+            f"{attrs['n_resamples']} permutations of stimulus labels for these subjects, "
+            "and not corrected for multiple comparisons."
         )
     return " ".join(parts)
 

@@ -15,13 +15,13 @@ from softrsa.reports.rsm_figures import cluster_order
 from softrsa.reports.thumbnails import Pictures, thumbnails
 
 MOST_STIMULI = 10  # for, and as many against the score
-COLUMNS = (  # of the table: name, heading, decimals (none: text)
+COLUMNS = (  # of the table: name, heading, decimals (none: text; an interval: name of its end)
     ("layer", "layer", None), ("region", "region", None), ("transform", "transform", None),
-    ("score", "score", 3), ("score_se", "± SE", 3), ("score_low", "95 % from", 3),
-    ("score_high", "to", 3), ("p_chance", "p (chance)", 4), ("rsa_score", "plain RSA", 3),
+    ("score", "score", 3), ("score_low", "95 %", "score_high"), ("score_se", "± SE", 3),
+    ("p_chance", "p (chance)", 4), ("rsa_score", "Pearson RSA", 3),
     ("baseline_score", "best fixed", 3), ("gain", "gain", 3), ("row_offset_share", "row offset", 2),
-    ("ceiling_lower", "ceiling from", 3), ("ceiling_upper", "ceiling to", 3),
-    ("train_score", "training", 3), ("chosen", "chosen", None),
+    ("ceiling_lower", "noise ceiling", "ceiling_upper"), ("train_score", "training", 3),
+    ("chosen", "chosen", None),
 )  # fmt: skip
 
 
@@ -43,17 +43,20 @@ def page_content(data: xr.Dataset, table: pd.DataFrame, images: Pictures | None)
         Of lists, numbers and strings.
     """
     shown = data.attrs["transforms"].split(",")
+    intervals = bool(table["score_low"].notna().any())
     columns = [c for c in COLUMNS if c[0] in table and _known(table[c[0]])]
     extra = ["score_low", "score_high", "score_se", "ceiling_lower", "ceiling_upper"]
     names = list(dict.fromkeys([c[0] for c in columns] + [c for c in extra if c in table]))
-    best = table.iloc[int(table["score"].fillna(-np.inf).argmax())]
+    if intervals:
+        columns = [c for c in columns if c[0] != "score_se"]
+    last = table[table["transform"] == shown[-1]]  # "selected", where it was asked for
+    best = last.iloc[int(last["score"].fillna(-np.inf).argmax())]
     stimuli = [str(name) for name in data["stimulus"].values]
     at = np.flatnonzero(np.isin(data["stimulus"].values, data["anchor"].values))
     influence = _influence(data, shown)
     looked_at = {*at.tolist()} | {
         k for found in influence.values() for part in found.values() for k, _ in part
     }
-    intervals = "score_low" in table and table["score_low"].notna().any()
     return {
         "transforms": shown,
         "titles": TITLES,
@@ -133,7 +136,8 @@ def _about(of_one: xr.Dataset, steps: xr.DataArray) -> str:
     none = int((n_steps == 0).sum())
     stayed = f" In {counted(none, 'fold')} the identity was kept (0 steps)." if none else ""
     return (
-        f"Mean over folds and anchors; shaded: the middle 80 % of anchors. Chosen: {chosen}; "
+        f"Mean over folds and anchors (the stimuli whose rows of similarities are transformed); "
+        f"shaded: the middle 80 % of anchors. Chosen: {chosen}; "
         f"{int(np.median(n_steps))} steps (median). Means: {said}. The identity has "
         f"lower 0, upper 1, transition 1.{stayed}"
     )

@@ -10,7 +10,7 @@ SHOWN = {
     "transform": "transform",
     "score": "score",
     "score_se": "± SE",
-    "rsa_score": "plain RSA",
+    "rsa_score": "Pearson RSA",
     "baseline_score": "best fixed",
     "gain": "gain",
     "row_offset_share": "row offset",

@@ -8,6 +8,7 @@ import torch
 import xarray as xr
 from scipy.stats import spearmanr
 
+import softrsa
 from softrsa.alignment import (
     Aligner,
     AlignmentResult,
@@ -487,3 +488,34 @@ def test_an_intersection_names_what_it_left_out(rng):
     )  # fmt: skip
     assert json.loads(result.data.attrs["stimuli_left_out"]) == {"fc": ["s00"], "IT": ["s25"]}
     assert result.data.attrs["n_stimuli"] == 24
+
+
+def test_a_layer_with_several_subjects_is_the_mean_of_their_rsms():
+    rng = np.random.default_rng(0)
+    people = [rng.normal(size=(30, 6)) for _ in range(3)]
+    region = rng.normal(size=(30, 8))
+    options = {"transforms": ["identity", "global"], "folds": 3, "n_resamples": 0}
+    options |= {"settings": FitSettings(gates=("profile",), steps=(5,), inner_folds=2)}
+    found = softrsa.align({"others": people}, {"V4": region}, **options)
+    mean = np.mean([np.corrcoef(x) for x in people], axis=0)
+    np.fill_diagonal(mean, 1.0)
+    wanted = softrsa.align({"others": mean}, {"V4": region}, **options)
+    scores = (each.table.set_index("transform")["score"] for each in (found, wanted))
+    for one, other in zip(*scores, strict=True):
+        assert one == pytest.approx(other, abs=2e-4)
+    aligner = softrsa.Aligner("centered").fit(people, region)
+    assert aligner.score(people, region) == pytest.approx(
+        softrsa.Aligner("centered").fit(mean, region).score(mean, region), abs=1e-9
+    )
+    np.testing.assert_allclose(
+        aligner.transform_model(people), aligner.transform_model(mean), atol=1e-9
+    )
+
+
+def test_a_result_says_what_it_is():
+    x = torch.randn(24, 5, generator=torch.Generator().manual_seed(0))
+    result = softrsa.align(x, x + 1, transforms=["identity"], folds=3, n_resamples=0)
+    assert repr(result) == (
+        "AlignmentResult(1 layers × 1 regions, 24 stimuli, 3 folds, centered_pearson; transforms "
+        "identity); see .table, .plot(), .report(path)"
+    )

@@ -204,20 +204,25 @@ function refocus(name) {
   const found = [...document.querySelectorAll("th button")].filter(b => b.textContent === name);
   if (found.length) found[found.length - 1].focus({ preventScroll: true });
 }
+function cellText(row, key, digits) {
+  if (digits === null) return row[key] ?? "";
+  if (typeof digits === "number") return shown(row[key], digits);
+  return row[key] === null ? "–" : `${shown(row[key], 2)} to ${shown(row[digits], 2)}`;
+}
 let rowSort = null;
 function drawRows() {
   const words = $("filter").value.toLowerCase().split(/\s+/).filter(Boolean);
   let rows = D.rows.filter(r => words.every(w => [r.layer, r.region, r.transform].some(v => v.toLowerCase().includes(w))));
   if (rowSort) rows = [...rows].sort((a, b) => rowSort.sign * compare(a[rowSort.by], b[rowSort.by]));
   const head = make("tr", {}, ...D.columns.map(([key, name, digits]) => sortable(name, rowSort && rowSort.by === key ? rowSort.sign : 0, () => {
-    const first = digits === null ? 1 : -1;
+    const first = digits === null ? 1 : -1; // names upwards, numbers downwards
     rowSort = { by: key, sign: rowSort && rowSort.by === key ? -rowSort.sign : first };
     drawRows();
   }, digits === null)));
   const body = rows.map(r => {
     const here = r.layer === chosen.layer && r.region === chosen.region && r.transform === chosen.transform;
     return make("tr", { class: here ? "chosen" : "" }, ...D.columns.map(([key, , digits]) =>
-      make("td", { class: digits === null ? "text" : "" }, digits === null ? r[key] ?? "" : shown(r[key], digits))));
+      make("td", { class: digits === null ? "text" : "" }, cellText(r, key, digits))));
   });
   $("rows").replaceChildren(make("thead", {}, head), make("tbody", {}, ...body));
   $("count").textContent = `${rows.length} of ${D.rows.length} rows`;
@@ -269,13 +274,14 @@ function drawMatrices() {
   if (!n) return;
   order = $("pick-order").value === "cluster" ? D.clusters[chosen.region] : D.at.map((_, i) => i);
   const after = matrix("model", chosen.transform);
-  $("pairs-about").textContent = `The best layer, ${layer}, with ${chosen.region}; the brain's are means over subjects. ` +
+  $("pairs-about").textContent = `${layer}, the best layer, with ${chosen.region}; the brain's are means over subjects. ` +
     `Over all stimuli, those the transforms were fitted on too: to look at, not to score.` + (D.stimuliNote || "") +
+    (chosen.transform === "identity" ? " Choose another transform above to see what it makes of them." : "") +
     (after ? "" : ` What "${D.titles[chosen.transform]}" makes of them was not kept: it was fitted on a cluster or for a store.`);
   for (const side of ["model", "brain"]) for (const when of ["before", "after"]) {
     const canvas = $(`m-${side}-${when}`), m = matrix(side, when === "before" ? "identity" : chosen.transform);
     const figure = canvas.parentElement, what = side === "model" ? layer : chosen.region;
-    figure.classList.toggle("hidden", !m);
+    figure.classList.toggle("hidden", !m || (when === "after" && chosen.transform === "identity"));
     if (!m) continue;
     figure.querySelector("figcaption").textContent = `${what}, ${when} (${shown(m.low, 2)} to ${shown(m.high, 2)})`;
     canvas.setAttribute("aria-label", `Similarities of ${what} ${when} the transform, ${n} stimuli`);
@@ -339,7 +345,7 @@ function drawStimuli() {
 /* ---- choosing ---- */
 function fill(id, names, current, titles = {}) {
   $(id).replaceChildren(...names.map(name => {
-    const option = make("option", { value: name }, titles[name] || name);
+    const option = make("option", { value: name }, titles[name] ? `${name}: ${titles[name]}` : name);
     option.selected = name === current;
     return option;
   }));
