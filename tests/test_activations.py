@@ -219,6 +219,21 @@ def test_folder_of_images(tmp_path):
     np.testing.assert_allclose(activations, expected.flatten(1), rtol=1e-6)
 
 
+def test_images_of_a_folder_come_as_rgb_whatever_their_mode(tmp_path):
+    gray = np.arange(30, dtype=np.uint8).reshape(5, 6)
+    Image.fromarray(gray).save(tmp_path / "gray.png")
+    Image.fromarray(np.dstack([gray] * 4)).save(tmp_path / "transparent.png")
+    modes = []
+
+    def preprocess(image):
+        modes.append(image.mode)
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1).float()
+
+    found = extract_activations(nn.Sequential(nn.Identity()), tmp_path, "0", preprocess=preprocess)
+    assert modes == ["RGB", "RGB"]
+    np.testing.assert_array_equal(found[0], np.stack([gray] * 3).ravel())
+
+
 def test_folders_that_cannot_be_used(tmp_path):
     model = nn.Sequential(nn.Flatten())
     with pytest.raises(FileMissingError, match=f"no folder of images {tmp_path}/none"):

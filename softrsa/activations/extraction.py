@@ -59,7 +59,7 @@ def extract_activations(
         Ids in the order of the stimuli; by default those that come with the stimuli, or 0, 1, ...
     preprocess : callable, optional
         Turns one stimulus into the model's input (a tensor without batch axis); folders of images
-        are opened with PIL and given to `preprocess_image` by default.
+        are opened with PIL as RGB and given to `preprocess_image` by default.
     batch_size : int
         Stimuli per pass; an iterable of batches keeps its own.
     pool : {"flatten", "mean"}

@@ -154,12 +154,11 @@ def _image_files(folder: Path) -> dict[str, Path]:
 
 
 def _open_image(path: Path) -> Any:
-    """Read an image file."""
+    """Read an image file as RGB, which networks are made for: gray and paletted ones too."""
     from PIL import Image
 
     try:
         with Image.open(path) as image:
-            image.load()
-            return image
+            return image.convert("RGB")
     except OSError as error:
         raise FileFormatError(f"{path} cannot be read as an image ({error}).") from error

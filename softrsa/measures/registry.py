@@ -10,7 +10,7 @@ from typing import Literal
 from torch import Tensor
 
 from softrsa._ranks import average_ranks
-from softrsa.errors import DataError, unknown_name
+from softrsa.errors import DataError, DTypeError, unknown_name
 from softrsa.measures.cca import cca, svcca
 from softrsa.measures.cka import angular_cka, debiased_cka, linear_cka, rbf_cka
 from softrsa.measures.correlation import centered_pearson, cosine, pearson, spearman
@@ -267,6 +267,8 @@ def get(name: str) -> Measure:
     ------
     UnknownNameError
         If there is no such measure; the message offers the nearest names.
+    DTypeError
+        If ``name`` is not a string.
 
     Examples
     --------
@@ -276,6 +278,11 @@ def get(name: str) -> Measure:
     >>> get("pearson")(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([1.0, 3.0, 2.0]))
     tensor(0.5000)
     """
+    if not isinstance(name, str):
+        raise DTypeError(
+            f"A measure is given by its name, such as 'centered_pearson', got {type(name).__name__}; "
+            "`softrsa.measures.available()` has the names."
+        )
     if name not in _TABLE:
         raise unknown_name("measure", name, _TABLE)
     return _TABLE[name]
