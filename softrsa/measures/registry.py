@@ -280,8 +280,8 @@ def get(name: str) -> Measure:
     """
     if not isinstance(name, str):
         raise DTypeError(
-            f"A measure is given by its name, such as 'centered_pearson', got {type(name).__name__}; "
-            "`softrsa.measures.available()` has the names."
+            "A measure is given by its name, such as 'centered_pearson', got "
+            f"{type(name).__name__}; `softrsa.measures.available()` has the names."
         )
     if name not in _TABLE:
         raise unknown_name("measure", name, _TABLE)
