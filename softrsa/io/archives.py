@@ -18,12 +18,13 @@ import xarray as xr
 
 from softrsa.errors import DataError, FileFormatError, StimulusError, unknown_name
 from softrsa.io.arrays import open_hdf5, open_npy, open_npz, open_torch
+from softrsa.io.beside import ids_of, labels_beside
 from softrsa.io.labelled import check_labelled
 from softrsa.io.labelling import label_array, label_recording, to_float
 from softrsa.io.labels import plain_labels
 from softrsa.io.options import Options
 from softrsa.io.pickles import pickled_in
-from softrsa.io.wording import listed
+from softrsa.io.wording import ON_COMMAND_LINE, listed
 
 DATA = ("data", "features", "rdm", "rdms")
 LABELS = ("region", "layer", "subject", "neuroid_id", "hemisphere")  # of units, in others' files
@@ -56,10 +57,17 @@ def read_torch(path: Path, options: Options) -> xr.DataArray:
             f"{path} holds a {type(content).__name__}, not a tensor or tensors by layer."
         )
     arrays = {key: value for key, value in content.items() if isinstance(value, np.ndarray)}
+    texts = {key: np.array(value) for key, value in content.items() if _texts(value)}
     named = {"stimulus", *DATA} & {*arrays}
     if named or options.variable or len(arrays) < 2 or len({len(a) for a in arrays.values()}) > 1:
-        return _from_arrays(arrays, [], options, path)
-    return join_layers(arrays, options.stimuli, f"tensors in {path}")
+        return _from_arrays(arrays | texts, [], options, path)
+    name = f"tensors in {path}"
+    ids = ids_of(replace(options, beside=texts), len(next(iter(arrays.values()))), name)
+    return join_layers(arrays, ids, name)
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and all(isinstance(each, str) for each in value)
 
 
 def join_layers(
@@ -69,7 +77,7 @@ def join_layers(
     flat = {key: to_float(value, name).reshape(len(value), -1) for key, value in layers.items()}
     labels = np.repeat([*flat], [value.shape[1] for value in flat.values()])
     return label_recording(
-        np.concatenate([*flat.values()], axis=1), stimuli, name, {"layer": labels}
+        np.concatenate([*flat.values()], axis=1), stimuli, name, {"layer": ("unit", labels)}
     )
 
 
@@ -106,11 +114,11 @@ def _from_arrays(
             raise StimulusError(f"{path} holds its own stimulus ids: leave out `stimuli`.")
         options = replace(options, stimuli=arrays["stimulus"])
     values = to_float(arrays[key], name)
-    units = values[0].size if values.ndim else 0
-    labels = {k: arrays[k] for k in LABELS if k in arrays and arrays[k].shape == (units,)}
-    if labels and options.kind in (None, "recording"):
-        return label_recording(values, options.stimuli, name, labels)
-    return label_array(values, options, name)
+    beside = labels_beside(arrays, key)
+    if values.ndim > 1 and any(k in beside and len(beside[k]) == values[0].size for k in LABELS):
+        kind = options.kind or "recording"  # RDMs have no units to label
+        options = replace(options, kind=kind)
+    return label_array(values, replace(options, beside=beside), name)
 
 
 def _data_key(
@@ -126,13 +134,14 @@ def _data_key(
     found = [key for key in DATA if key in arrays] or [
         key for key, value in arrays.items() if value.ndim and value.dtype.kind in "biuf"
     ]
+    found = [key for key in found if key not in labels_beside(arrays, "")] or found
     if len(found) == 1 or (found and found[0] in DATA):
         return found[0]
     if found:
         shapes = ", ".join(f"{key!r} {arrays[key].shape}" for key in found[:10])
         raise FileFormatError(
             f"{path} holds {len(found)} arrays ({shapes}): say which to read with "
-            f"`variable={found[0]!r}`."
+            f"`variable={found[0]!r}`. {ON_COMMAND_LINE}"
         )
     if pickled:
         raise pickled_in(f"All that {path} holds ({listed(pickled)})")

@@ -28,6 +28,7 @@ from softrsa.io.tables import read_table
 from softrsa.io.thingsvision import holds_features, read_folder
 
 ALL = frozenset({"stimuli", "variable", "kind"})
+NAMED = ALL | {"ids_in"}  # whose arrays have names, so that one may hold the ids
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ FORMATS = (
         "plain arrays in HDF5",
         lambda seen: _hdf5(seen, netcdf=False) and bool(seen.names),
         read_hdf5,
-        ALL,
+        NAMED,
     ),
     Format(
         "brainio",
@@ -84,8 +85,10 @@ FORMATS = (
         frozenset({"variable"}),
     ),
     Format("netcdf", "netCDF or zarr", holds_netcdf, read_netcdf, frozenset({"variable", "kind"})),
-    Format("matlab", "a MATLAB file", lambda seen: _in(seen, "matlab5"), read_matlab, ALL),
-    Format("matlab73", "a MATLAB 7.3 file", lambda seen: _in(seen, "matlab73"), read_matlab73, ALL),
+    Format("matlab", "a MATLAB file", lambda seen: _in(seen, "matlab5"), read_matlab, NAMED),
+    Format(
+        "matlab73", "a MATLAB 7.3 file", lambda seen: _in(seen, "matlab73"), read_matlab73, NAMED
+    ),
     Format("net2brain-rdm", "an RDM of Net2Brain", holds_rdm, read_rdm, frozenset({"stimuli"})),
     Format("net2brain-layer", "a layer's features of Net2Brain", holds_layer, read_layer),
     Format(
@@ -102,7 +105,7 @@ FORMATS = (
         read_folder,
         frozenset({"stimuli", "variable"}),
     ),
-    Format("npz", "an archive of NumPy (.npz)", lambda seen: _in(seen, "npz"), read_npz, ALL),
+    Format("npz", "an archive of NumPy (.npz)", lambda seen: _in(seen, "npz"), read_npz, NAMED),
     Format(
         "npy",
         "an array of NumPy (.npy)",
@@ -110,7 +113,7 @@ FORMATS = (
         read_npy,
         frozenset({"stimuli", "kind"}),
     ),
-    Format("torch", "tensors of torch (.pt)", lambda seen: _in(seen, "torch"), read_torch, ALL),
+    Format("torch", "tensors of torch (.pt)", lambda seen: _in(seen, "torch"), read_torch, NAMED),
     Format("pickle", "a pickle", lambda seen: _in(seen, "pickle"), read_pickle, ALL),
     Format(
         "table",

@@ -8,10 +8,12 @@ from math import isqrt
 import numpy as np
 import xarray as xr
 
-from softrsa.errors import DataError, DTypeError, ShapeError, StimulusError
+from softrsa.errors import DataError, DTypeError, ShapeError
+from softrsa.io.beside import check_ids, find_sides, ids_of
 from softrsa.io.options import Options
-from softrsa.io.schema import check_recording
+from softrsa.io.schema import check_recording, check_trials
 from softrsa.io.stacks import LEADING, check_rdms
+from softrsa.io.synonyms import meaning
 from softrsa.io.wording import listed
 
 STACKED = {0: (), 1: ("subject",), 2: ("subject", "time")}  # axes before anchor and neighbor
@@ -27,7 +29,7 @@ def label_array(values: np.ndarray, options: Options, name: str) -> xr.DataArray
     values = to_float(values, name)
     matrices = None if options.kind == "recording" else _as_matrices(values, options.kind, name)
     if matrices is None:
-        return label_recording(values, options.stimuli, name)
+        return _label_found(values, options, name)
     dims = STACKED.get(matrices.ndim - 2)
     if dims is None:
         raise ShapeError(
@@ -35,6 +37,10 @@ def label_array(values: np.ndarray, options: Options, name: str) -> xr.DataArray
             "(subject, time, n, n)."
         )
     leading = {dim: np.arange(1, n + 1) for dim, n in zip(dims, matrices.shape, strict=False)}
+    for key, row in options.beside.items():
+        dim = meaning(key)
+        if dim in leading and len({*row.tolist()}) == len(row) == len(leading[dim]):
+            leading[dim] = row
     return label_rdms(matrices, options, name, leading)
 
 
@@ -45,7 +51,7 @@ def label_rdms(
     leading: Mapping[str, object] | None = None,
 ) -> xr.DataArray:
     """Label matrices (..., n, n) with the caller's ids and check them."""
-    ids = check_ids(options.stimuli, matrices.shape[-1], name)
+    ids = ids_of(options, matrices.shape[-1], name)
     coords = {**(leading or {}), "anchor": ids, "neighbor": ids}
     attrs = {} if options.kind is None else {"kind": options.kind}
     array = xr.DataArray(matrices, dims=tuple(coords), coords=coords, attrs=attrs)
@@ -56,41 +62,44 @@ def label_recording(
     values: np.ndarray,
     stimuli: np.ndarray | None,
     name: str,
-    coords: Mapping[str, object] | None = None,
+    coords: Mapping[str, tuple[str, np.ndarray]] | None = None,
+    *,
+    trials: bool = False,
 ) -> xr.DataArray:
     """Label rows as stimuli and all other axes, flattened, as units."""
+    check_axes(values, name)
+    ids = check_ids(stimuli, len(values), name, values.shape)
+    flat = values.reshape(len(values), -1)
+    row = "trial" if trials else "stimulus"
+    labels = {
+        key: (row if s == "stimulus" else s, held) for key, (s, held) in (coords or {}).items()
+    }
+    array = xr.DataArray(flat, dims=(row, "unit"), coords={"stimulus": (row, ids), **labels})
+    return (check_recording if row == "stimulus" else check_trials)(array, name=name)
+
+
+def check_axes(values: np.ndarray, name: str) -> None:
+    """Refuse what has no rows and columns."""
     if values.ndim < 2:
         raise ShapeError(
             f"The {name} has shape {values.shape}; a recording is (stimuli, units), RDMs are "
             "(n, n), and upper triangles have n (n - 1) / 2 entries."
         )
-    ids = check_ids(stimuli, len(values), name, values.shape)
-    units = {} if coords is None else {key: ("unit", labels) for key, labels in coords.items()}
-    flat = values.reshape(len(values), -1)
-    array = xr.DataArray(flat, dims=("stimulus", "unit"), coords={"stimulus": ids, **units})
-    return check_recording(array, name=name)
 
 
-def check_ids(
-    stimuli: np.ndarray | None, n_rows: int, name: str, shape: tuple[int, ...] = ()
-) -> np.ndarray:
-    """Refuse to number stimuli unasked, or to label rows with ids of another number."""
-    if stimuli is None:
-        raise StimulusError(
-            f"The {name} holds no stimulus ids: give the ids of its {n_rows} rows, in their order, "
-            f"with `stimuli=[...]`, or number them with `stimuli=range({n_rows})`."
-        )
-    if len(stimuli) != n_rows:
-        turned = len(shape) == 2 and len(stimuli) == shape[1]
-        hint = (
-            "Its columns fit: turn it over (one row per stimulus) before saving it"
-            if turned
-            else "Give one id per row"
-        )
-        raise StimulusError(
-            f"The {name} has {n_rows} stimuli, `stimuli` has {len(stimuli)} ids. {hint}."
-        )
-    return stimuli
+def _label_found(values: np.ndarray, options: Options, name: str) -> xr.DataArray:
+    """Label a recording with what lies beside it, and note where its ids come from."""
+    check_axes(values, name)
+    sides = find_sides(values.shape, options, name)
+    values = values.T if sides.turned else values
+    trials = (
+        bool(sides.source) and sides.ids is not None and len(np.unique(sides.ids)) < len(sides.ids)
+    )
+    array = label_recording(values, sides.ids, name, sides.coords, trials=trials)
+    if not sides.source:
+        return array
+    where = "its columns, turned over" if sides.turned else "its rows"
+    return array.assign_attrs(stimulus_ids=f"{sides.source!r} of the file, along {where}")
 
 
 def expand_rows(rows: np.ndarray, name: str, diagonal: float = 0.0) -> np.ndarray:

@@ -10,17 +10,19 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from softrsa.errors import FileFormatError, ShapeError, unknown_name
+from softrsa.errors import FileFormatError, ShapeError, StimulusError, unknown_name
+from softrsa.io.beside import labels_beside
 from softrsa.io.labelling import (
     expand_rows,
     label_array,
     label_rdms,
+    n_stimuli,
     stack_rows,
     to_float,
 )  # fmt: skip
-from softrsa.io.matlab_files import Content, open_matlab, open_matlab73
+from softrsa.io.matlab_files import Content, Opaque, open_matlab, open_matlab73
 from softrsa.io.options import Options
-from softrsa.io.wording import listed
+from softrsa.io.wording import ON_COMMAND_LINE, listed
 
 RDM = ("rdm", "rdms")
 ROW_LABELS = {  # fields beside `rdm` that say of whom, of what and when a row is
@@ -44,15 +46,44 @@ def _convert(content: Content, options: Options, path: Path) -> xr.DataArray:
     """Choose the variable and label what it holds."""
     name = _choose(content, options.variable, path)
     value, title = content[name], f"variable {name!r} of {path}"
+    options = replace(options, beside=labels_beside(content, name))
+    try:
+        return _label(value, options, title)
+    except StimulusError as error:
+        closed = [key for key, held in content.items() if isinstance(held, Opaque)]
+        if options.stimuli is not None or not closed:
+            raise
+        raise StimulusError(
+            f"{error} The file also holds {listed(closed)}, {content[closed[0]].kind} objects that "
+            f"only MATLAB reads: save texts there as `cellstr({closed[0]})`."
+        ) from error
+
+
+def _label(value: Any, options: Options, title: str) -> xr.DataArray:
+    """Label what a variable holds."""
     if isinstance(value, dict):
         return _from_struct(value, options, title)
     if isinstance(value, np.ndarray) and value.dtype == object:
         return _from_cells(value, options, title)
     if isinstance(value, str):
         raise FileFormatError(f"The {title} is the text {value!r}, no numbers.")
+    if isinstance(value, Opaque):
+        raise FileFormatError(f"The {title} is a {value.kind} object, which only MATLAB reads.")
     numbers = to_float(value, title)
-    own_rows = options.stimuli is not None and len(options.stimuli) == len(numbers)
-    return label_array(numbers if own_rows else _squeezed(numbers), options, title)
+    return label_array(
+        numbers if _of_one_unit(numbers, options) else _squeezed(numbers), options, title
+    )
+
+
+def _of_one_unit(values: np.ndarray, options: Options) -> bool:
+    """Tell a row or column with an id per number from the upper triangle of an RDM."""
+    rows = [*options.beside.values()] if options.stimuli is None else [options.stimuli]
+    lengths = {len(row) for row in rows}
+    if values.ndim != 2 or 1 not in values.shape or values.size not in lengths:
+        return False
+    return values.shape[1] == 1 or (
+        options.stimuli is None and n_stimuli(values.size) not in lengths
+    )
 
 
 def _choose(content: Content, variable: str | None, path: Path) -> str:
@@ -62,13 +93,14 @@ def _choose(content: Content, variable: str | None, path: Path) -> str:
             raise unknown_name(f"variable in {path}:", variable, content)
         return variable
     able = [name for name, value in content.items() if _able(value)]
+    able = [name for name in able if name not in labels_beside(content, "")] or able
     if len(able) == 1:
         return able[0]
     shown = ", ".join(f"{name} ({_described(content[name])})" for name in able or content)
     if able:
         raise FileFormatError(
             f"{path} holds {len(able)} variables ({shown}): say which to read with "
-            f"`variable={able[0]!r}`."
+            f"`variable={able[0]!r}`. {ON_COMMAND_LINE}"
         )
     raise FileFormatError(
         f"{path} holds no recordings and no RDMs, only {shown or 'nothing'}. Known are matrices, "
@@ -94,7 +126,7 @@ def _described(value: Any) -> str:
     if isinstance(value, np.ndarray):
         kind = value.dtype if value.dtype != object else "cells or structs"
         return f"{' x '.join(map(str, value.shape))} {kind}"
-    return type(value).__name__
+    return f"{value.kind} object" if isinstance(value, Opaque) else type(value).__name__
 
 
 def _field(struct: Mapping[str, Any], names: tuple[str, ...]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,26 @@ import numpy as np
 Content = dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Opaque:
+    """A variable of a class that only MATLAB reads, such as a string array or a table."""
+
+    kind: str
+
+
 def open_matlab(path: Path) -> Content:
     """Read all variables of a file before 7.3."""
     from scipy.io import loadmat
+    from scipy.io.matlab import MatlabOpaque
 
     found = loadmat(path, chars_as_strings=True)
-    return {name: _plain(v) for name, v in found.items() if not name.startswith("__")}
+    content: Content = {}
+    for name, value in found.items():
+        if isinstance(value, MatlabOpaque):  # SciPy gives its name in itself
+            content[_text(value["s0"].flat[0])] = Opaque(_text(value["s2"].flat[0]))
+        elif not name.startswith("__"):
+            content[name] = _plain(value)
+    return content
 
 
 def open_matlab73(path: Path) -> Content:
@@ -53,6 +68,8 @@ def _node(node: Any, file: Any) -> Any:
     if isinstance(node, h5py.Group):
         return _struct({n: _node(node[n], file) for n in map(str, node)}, node)
     kind = _text(node.attrs.get("MATLAB_class", b""))
+    if "MATLAB_object_decode" in node.attrs and kind not in ("function_handle", "char"):
+        return Opaque(kind)
     if node.attrs.get("MATLAB_empty"):
         return "" if kind == "char" else np.zeros(0)
     values = np.asarray(node[()])

@@ -24,7 +24,7 @@ from softrsa.io.labels import plain_labels
 from softrsa.io.looking import ZARR_FILES, Look
 from softrsa.io.options import Options
 from softrsa.io.schema import check_labels
-from softrsa.io.wording import listed
+from softrsa.io.wording import ON_COMMAND_LINE, listed
 
 __all__ = ["open_array"]
 
@@ -142,7 +142,7 @@ def _pick_variable(dataset: xr.Dataset, path: Path, variable: str | None) -> xr.
     raise FileFormatError(
         f"{path} holds {len(names)} variables ({listed(names, 10)}) and none is called "
         f"{VARIABLE!r}: say which to read with `variable={names[0]!r}`, or rename it to "
-        f"{VARIABLE!r}."
+        f"{VARIABLE!r}. {ON_COMMAND_LINE}"
     )
 
 

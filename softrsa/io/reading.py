@@ -21,7 +21,7 @@ def load(
     path: str | Path,
     *,
     chunks: Chunks | None = None,
-    stimuli: Iterable[str] | Iterable[int] | None = None,
+    stimuli: Iterable[str] | Iterable[int] | str | None = None,
     variable: str | None = None,
     kind: Kind | None = None,
 ) -> xr.DataArray:
@@ -41,9 +41,12 @@ def load(
         be read by dask in chunks of such sizes by dimension, e.g. ``{"unit": 10000}``; ``{}`` takes
         the chunks of the file. `softrsa.rsm.build_rsms` and `softrsa.align` then read stretches of
         units. Their values are checked when they are used. By default, all is read into memory.
-    stimuli : sequence of str or of int, optional
+    stimuli : sequence of str or of int, or str, optional
         The stimulus ids, in the order of the rows, where the file holds none (MATLAB, NumPy,
-        torch); ``range(n)`` numbers them.
+        torch); ``range(n)`` numbers them. One string names the variable of the file that holds
+        them (MATLAB, .npz, HDF5, .pt); if its length fits the columns only, the array is turned
+        over. By default a variable that is called so (``stimulus``, ``images``, ``image_names``,
+        ``conditions``, ...), or the one row of distinct texts that fits the rows, is taken.
     variable : str, optional
         Which array to read where the file holds several: a variable of MATLAB, netCDF or HDF5, a
         key of an archive, a layer of a folder. For rsatoolbox's files, the descriptor that holds
@@ -160,7 +163,12 @@ def _check_takes(format_: Format, options: Options, path: Path) -> None:
     for name in options.given():
         if name in format_.takes:
             continue
-        if name == "stimuli":
+        if name == "ids_in" and "stimuli" in format_.takes:
+            raise StimulusError(
+                f"`stimuli` must be a row of ids, got the one string {options.ids_in!r}, and no "
+                f"variable of that name: {path} is {format_.title}, whose arrays have no names."
+            )
+        if name in ("stimuli", "ids_in"):
             raise StimulusError(
                 f"{path} is {format_.title}, which holds its own stimulus ids: leave out "
                 "`stimuli`, and rename ids with `array.assign_coords` where needed."

@@ -148,9 +148,18 @@ def _check_finite(array: xr.DataArray, ids: np.ndarray, name: str) -> None:
     raise DataError(
         f"The {name} has {counted(int(bad_columns.sum()), 'value')} that are NaN or infinite, "
         f"at {counted(len(stimuli), 'stimulus', 'stimuli')} "
-        f"({listed(stimuli)}){_where(array, bad_columns > 0)}. "
+        f"({listed(stimuli)}){_where(array, bad_columns > 0)}."
+        f"{_which_units(array, bad_columns)} "
         "Leave out these stimuli or units, or fill the values in, first."
     )
+
+
+def _which_units(array: xr.DataArray, bad_columns: np.ndarray) -> str:
+    """Say how many units are bad, and which, where these are few."""
+    bad = np.flatnonzero(bad_columns)
+    shown = array["unit"].values[bad] if "unit" in array.coords else bad
+    which = f" ({listed(shown)})" if len(bad) < len(bad_columns) else ""
+    return f" They are in {len(bad)} of its {counted(len(bad_columns), 'unit')}{which}."
 
 
 def _where(array: xr.DataArray, bad_columns: np.ndarray) -> str:

@@ -6,6 +6,11 @@ from collections.abc import Iterable
 
 import numpy as np
 
+ON_COMMAND_LINE = (
+    "On the command line: load it so in Python, save it with `softrsa.io.save(array, 'x.nc')`, and "
+    "give that file."
+)
+
 
 def listed(labels: Iterable[object], limit: int = 5) -> str:
     """Name the first few labels and say how many there are.

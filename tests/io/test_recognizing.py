@@ -82,7 +82,7 @@ def test_options_that_mean_nothing_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("stimuli", "message"),
     [
-        ("ab", r"the one string 'ab'"),
+        (b"ab", r"the one string b'ab'"),
         ([1.5, 2.5], r"got float64 of shape \(2,\)"),
         ([["a"], ["b"]], r"of shape \(2, 1\)"),
         (["a", "a"], r"repeats the ids 'a'"),
