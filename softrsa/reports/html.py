@@ -138,9 +138,10 @@ def _rows_note(data: xr.Dataset) -> str:
     )
     if "p_chance" in data:
         said += (
-            " 95 %: for other stimuli and other people (Student's t, as many degrees of freedom as "
-            "the fewer of them less one). p: one-sided, of permuted stimulus labels for these "
-            "people, not corrected; so p can be small where the interval contains 0."
+            " 95 %: for other stimuli and, with several subjects, other people (Student's t, as "
+            "many degrees of freedom as the fewer of them less one). p: one-sided, of permuted "
+            "stimulus labels for these people, not corrected; so p can be small where the interval "
+            "contains 0."
         )
     return said
 
