@@ -25,8 +25,8 @@ def numbers(column: pd.Series, name: str, path: Path) -> np.ndarray:
     except ValueError:
         wrong = next(cell for cell in column if cell.strip() and not is_number(cell))
         raise DTypeError(
-            f"The column {name!r} of {path} holds {wrong!r}, which is no number. A wide table has "
-            "stimulus ids in its first column and numbers in all others."
+            f"The column {name!r} of {path} holds {wrong!r}, which is no number: write a number, "
+            "or leave the row out."
         ) from None
 
 

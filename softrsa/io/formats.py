@@ -117,7 +117,7 @@ FORMATS = (
     Format("pickle", "a pickle", lambda seen: _in(seen, "pickle"), read_pickle, ALL),
     Format(
         "table",
-        "a table of text (CSV)",
+        "a table of text (CSV)",  # long or wide; its columns by any of `softrsa.io.synonyms`
         lambda seen: _in(seen, "text"),
         read_table,
         frozenset({"variable", "kind"}),

@@ -32,6 +32,15 @@ def load(
     HDF5 files, folders of thingsvision and Net2Brain, MATLAB files (before 7.3 and from 7.3 on),
     CSV tables, NumPy's .npy and .npz, torch's .pt and plain HDF5. `recognize` says which it is.
 
+    A table of text is wide (stimulus ids in the first column, a unit in each other) or long (a row
+    per number). The columns of a long one, with what else they may be called, in capitals too and
+    with ``_id``, ``_name``, ``_label`` or a plural: ``stimulus`` (stim, image, img, condition,
+    cond, picture), ``unit`` (voxel, neuron, channel, electrode, cell, site), ``value`` (beta,
+    response, rate, activation, amplitude), and perhaps ``region`` (roi, area), ``layer`` (module),
+    ``subject`` (subj, sub, participant), ``session`` (ses). For RDMs: ``anchor`` and ``neighbor``,
+    or two columns such as ``image_1`` and ``image_2``, and ``dissimilarity`` (distance) or
+    ``similarity``.
+
     Parameters
     ----------
     path : str or Path

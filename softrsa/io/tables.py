@@ -4,6 +4,7 @@ Wide: stimulus ids in the first column, a unit per further column; with the same
 it is a square RDM or RSM. Long: a row per number, with its labels beside it: columns ``stimulus``,
 ``unit``, ``value`` (and ``region``, ``layer``, ``subject``, ... of the unit), or ``anchor``,
 ``neighbor`` and ``dissimilarity`` or ``similarity`` (and ``subject``, ``region``, ... of the RDM).
+Columns may have the names in `softrsa.io.synonyms` instead, such as ``image``, ``voxel``, ``beta``.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from softrsa.errors import DataError, FileFormatError, StimulusError
+from softrsa.errors import DataError, DTypeError, FileFormatError, StimulusError
 from softrsa.io.cells import is_number, is_whole, labels, numbers
 from softrsa.io.options import Options
 from softrsa.io.schema import check_recording
 from softrsa.io.stacks import check_rdms
-from softrsa.io.tables_long import VALUES, from_long, from_pairs
+from softrsa.io.synonyms import known_names, meaning, renamings
+from softrsa.io.tables_long import VALUES, from_long, from_pairs, stimulus_pairs
 from softrsa.io.wording import counted, listed
 
 LONG = ("stimulus", "unit", "value")
@@ -31,12 +33,34 @@ SEPARATORS = (",", "\t", ";")
 def read_table(path: Path, options: Options) -> xr.DataArray:
     """Read a table, wide or long."""
     table = _read(path)
-    columns = {*table.columns}
-    if columns & {*VALUES}:
-        return from_pairs(table, options, path)
+    named = renamings(map(str, table.columns))
+    columns = {*table.columns, *named.values()}
+    distances = {name: word for name, word in named.items() if word in VALUES}
+    if {*table.columns} & {*VALUES} or (distances and stimulus_pairs(table)):
+        return from_pairs(table.rename(columns=distances), options, path)
     if {*LONG} <= columns:
-        return from_long(table, path)
+        wanted = {name: word for name, word in named.items() if word not in VALUES}
+        return from_long(table.rename(columns=wanted), path)
+    _check_wide(table, path)
     return _from_wide(table, options, path)
+
+
+def _check_wide(table: pd.DataFrame, path: Path) -> None:
+    """Refuse texts among the numbers: a long table whose columns are not known, or a wrong cell."""
+    for name in table.columns[1:]:
+        wrong = next((c for c in table[name] if c.strip() and not is_number(c)), None)
+        if wrong is None:
+            continue
+        found = {meaning(str(column)) for column in table.columns} & {*LONG}
+        lacking = [word for word in LONG if word not in found]
+        raise DTypeError(
+            f"The column {str(name)!r} of {path} holds {wrong!r}, which is no number. A wide table "
+            "has stimulus ids in its first column and numbers in all others. A long table, a row "
+            f"per number, has the columns {known_names(LONG)}, and perhaps "
+            f"{known_names(('region', 'layer', 'subject', 'session'))}, or for RDMs `anchor`, "
+            f"`neighbor` and {known_names(VALUES)}. This one has {listed(table.columns, 20)}"
+            + (f": it lacks {listed(lacking)}." if len(lacking) < len(LONG) else ".")
+        )
 
 
 def _read(path: Path) -> pd.DataFrame:

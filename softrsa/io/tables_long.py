@@ -14,6 +14,7 @@ from softrsa.io.options import Options
 from softrsa.io.rsatoolbox import STIMULUS, WORDS
 from softrsa.io.schema import check_recording, check_trials
 from softrsa.io.stacks import check_rdms
+from softrsa.io.synonyms import known_names, meaning
 from softrsa.io.wording import counted, listed
 
 VALUES = {"dissimilarity": "rdm", "similarity": "rsm"}
@@ -62,20 +63,36 @@ def _distinct(found: np.ndarray) -> np.ndarray:
 
 def _pair_columns(table: pd.DataFrame, options: Options, path: Path) -> tuple[str, str]:
     """Find the columns with the two stimuli: anchor and neighbor, or as rsatoolbox names them."""
-    if {"anchor", "neighbor"} <= {*table.columns}:
-        return "anchor", "neighbor"
-    ends = [str(c)[:-2] for c in table.columns if str(c).endswith("_1")]
-    paired = [c for c in ends if f"{c}_2" in table.columns]
-    known = [c for c in (options.variable, *STIMULUS) if c in paired]
+    paired = _pairs_of(table)
+    known = [c for c in ("anchor", options.variable, *stimulus_pairs(table)) if c in paired]
     own = [c for c in paired if c != "pattern_index"]
     chosen = known or (own if len(own) == 1 else []) or [c for c in paired if c == "pattern_index"]
     if not chosen:
         raise FileFormatError(
             f"{path} has dissimilarities, but nothing says between which stimuli: it needs the "
-            f"columns `anchor` and `neighbor`, or pairs such as `stimulus_1` and `stimulus_2`; it "
-            f"has {listed(table.columns, 20)}."
+            "columns `anchor` and `neighbor`, or pairs such as `stimulus_1` and `stimulus_2` with "
+            f"{known_names(['stimulus'])}; it has {listed(table.columns, 20)}."
         )
-    return f"{chosen[0]}_1", f"{chosen[0]}_2"
+    return paired[chosen[0]]
+
+
+def stimulus_pairs(table: pd.DataFrame) -> list[str]:
+    """Name the pairs of columns that are called stimuli, best first."""
+    paired = _pairs_of(table)
+    called = [name for name in paired if meaning(name) == "stimulus"]
+    return [name for name in ("anchor", *STIMULUS) if name in paired] + called
+
+
+def _pairs_of(table: pd.DataFrame) -> dict[str, tuple[str, str]]:
+    """Find columns for two of a kind, as `image_1` and `image_2`, or `stim_a` and `stim_b`."""
+    columns = [str(column) for column in table.columns]
+    found = {"anchor": ("anchor", "neighbor")} if {"anchor", "neighbor"} <= {*columns} else {}
+    for first, second in (("_1", "_2"), ("1", "2"), ("_a", "_b"), ("_A", "_B")):
+        for column in columns:
+            stem = column.removesuffix(first)
+            if stem != column and f"{stem}{second}" in columns:
+                found.setdefault(stem.rstrip("_"), (column, f"{stem}{second}"))
+    return found
 
 
 def from_long(table: pd.DataFrame, path: Path) -> xr.DataArray:

@@ -221,3 +221,59 @@ def test_labels_of_rdms_a_table_cannot_keep(tmp_path):
     rdm = xr.DataArray(1 - np.eye(2), dims=tuple(ids), coords={**ids, "layer": "conv"})
     with pytest.raises(DataError, match=r"drop_vars\(\['layer'\]\)"):
         io.save(rdm, tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "subject,roi,image,voxel,beta",
+        "participant,Region,stimulus_id,unit_id,response",
+        "sub,area,Condition,neuron,rate",
+        "subj,roi,img_name,electrode,activation",
+        "subject_id,rois,stim,channel,Amplitude",
+    ],
+)
+def test_long_table_with_the_names_of_the_field(table, header):
+    rows = (
+        "s1,V1,a,1,0.5\ns1,V1,b,1,1.5\ns1,IT,a,1,2.5\ns1,IT,b,1,3.5\ns2,V1,a,1,4.5\ns2,V1,b,1,5\n"
+    )
+    found = io.load(table(f"{header}\n{rows}"))
+    assert found.values.tolist() == [[0.5, 2.5, 4.5], [1.5, 3.5, 5.0]]
+    assert found["stimulus"].values.tolist() == ["a", "b"]
+    assert found["region"].values.tolist() == ["V1", "IT", "V1"]
+    assert found["subject"].values.tolist() == ["s1", "s1", "s2"]
+
+
+def test_exact_names_come_before_synonyms(table):
+    text = "image,stimulus,unit,cell,value\nx1,a,0,7,1\nx2,b,0,7,2\nx1,a,1,8,3\nx2,b,1,8,4\n"
+    found = io.load(table(text))
+    assert found["stimulus"].values.tolist() == ["a", "b"]
+    assert (found["image"].dims, found["cell"].dims) == (("stimulus",), ("unit",))
+
+
+@pytest.mark.parametrize("pair", ["image1,image2", "stim_a,stim_b", "condition_1,condition_2"])
+def test_long_rdm_of_distances(table, pair):
+    found = io.load(table(f"participant,{pair},distance\ns1,a,b,1\ns1,c,a,2\ns1,b,c,3\n"))
+    assert found.attrs["kind"] == "rdm"
+    assert found.sel(anchor="a", neighbor="c").values.tolist() == [2.0]
+    assert found["subject"].values.tolist() == ["s1"]
+
+
+def test_wide_table_may_have_units_called_so(table):
+    found = io.load(table("image,distance,rate\na,1,2\nb,3,4\n"))
+    assert found["unit"].values.tolist() == ["distance", "rate"]
+    assert found.values.tolist() == [[1, 2], [3, 4]]
+    found = io.load(table("image,unit_1,unit_2,distance\na,1,2,3\nb,3,4,5\n"))
+    assert found.values.tolist() == [[1, 2, 3], [3, 4, 5]]
+
+
+def test_a_table_of_unknown_columns_says_which_are_known_and_which_are_there(table):
+    text = "subject,roi,image,feature,beta\ns1,V1,a,x,1\ns1,V1,b,x,2\n"
+    message = (
+        r"holds 'V1', .* `stimulus` \(or stimuli, stim, image.*`unit` \(or voxel.*"
+        r"This one has 'subject', 'roi', 'image', 'feature', 'beta': it lacks 'unit'\."
+    )
+    with pytest.raises(DTypeError, match=message):
+        io.load(table(text))
+    with pytest.raises(DTypeError, match=r"column 'value' .* holds 'high', .*: write a number"):
+        io.load(table("image,unit,beta\na,0,high\nb,0,2\n"))
