@@ -12,7 +12,7 @@ from softrsa.io import atomic_path
 from softrsa.prediction.tasks import TASKS, load_task
 
 if TYPE_CHECKING:
-    from softrsa.prediction.experiment import ExperimentResult
+    from softrsa.prediction.experiment_result import ExperimentResult
     from softrsa.prediction.regression_task import RegressionTask
 
 SEARCH = ("search.csv", "search.png")
@@ -74,7 +74,7 @@ def _predict(arguments: argparse.Namespace) -> None:
     if arguments.search:
         _search(arguments)
         return
-    from softrsa.prediction import experiment
+    from softrsa.prediction import experiment, surface_experiment
 
     heads = "all" if arguments.heads == ["all"] else arguments.heads
     shared = {"heads": heads, "path": arguments.out / ROWS, "progress": not arguments.quiet}
@@ -82,7 +82,7 @@ def _predict(arguments: argparse.Namespace) -> None:
         if arguments.splits is not None:
             raise DataError(f"--splits is of data sets; {SURFACES} are not split.")
         shared["settings"] = {} if arguments.preset == "softrsa" else {"temperature": None}
-        result = experiment.run_surfaces(seed=_given(arguments.seed, 42), **shared)
+        result = surface_experiment.run_surfaces(seed=_given(arguments.seed, 42), **shared)
         task = None
     else:
         task = load_task(arguments.data, progress=not arguments.quiet)

@@ -12,12 +12,14 @@ from softrsa.prediction.theory import LossTerms, pair_and_triplet_terms, triplet
 if TYPE_CHECKING:
     from softrsa.prediction.attaching import attach
     from softrsa.prediction.encoding import image_features, sound_features, text_features
-    from softrsa.prediction.experiment import ExperimentResult, run_experiment, run_surfaces
+    from softrsa.prediction.experiment import run_experiment
+    from softrsa.prediction.experiment_result import ExperimentResult
     from softrsa.prediction.fine_tuning import FineTuner
     from softrsa.prediction.ranking import RankTest, friedman_nemenyi
     from softrsa.prediction.regression_task import RegressionTask, label_strata, make_task
     from softrsa.prediction.regressor import NeighborRegressor
     from softrsa.prediction.search import SearchResult, search_settings
+    from softrsa.prediction.surface_experiment import run_surfaces
     from softrsa.prediction.tasks import load_task
 
 __all__ = [
@@ -53,7 +55,7 @@ __all__ = [
 
 
 _LAZY = {
-    "ExperimentResult": "experiment",
+    "ExperimentResult": "experiment_result",
     "FineTuner": "fine_tuning",
     "NeighborRegressor": "regressor",
     "RankTest": "ranking",
@@ -66,7 +68,7 @@ _LAZY = {
     "load_task": "tasks",
     "make_task": "regression_task",
     "run_experiment": "experiment",
-    "run_surfaces": "experiment",
+    "run_surfaces": "surface_experiment",
     "search_settings": "search",
     "sound_features": "encoding",
     "text_features": "encoding",

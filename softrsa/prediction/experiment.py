@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,116 +20,24 @@ from tqdm import tqdm
 
 from softrsa.errors import DataError, unknown_name
 from softrsa.prediction._table_file import add_row, read_rows
-from softrsa.prediction.network import HEADS, LINEAR_HEADS, NEIGHBOR_HEADS
+from softrsa.prediction.experiment_result import KNN_ON, METHODS, ExperimentResult
 from softrsa.prediction.options import Options
-from softrsa.prediction.ranking import RankTest, friedman_nemenyi
 from softrsa.prediction.regression_task import RegressionTask
 from softrsa.prediction.regressor import NeighborRegressor
-from softrsa.prediction.surfaces import SURFACES, SurfaceData, grid_error, make_surface
 from softrsa.prediction.tasks import load_task
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    pass
 
 PROTOCOL = {"batch_size": 32, "patience": 10}  # as in the papers
 PAPERS = {**PROTOCOL, "temperature": None}  # no learned temperature, as there
 PRESETS = {"softrsa": PROTOCOL, "papers": PAPERS}
 RIDGE = tuple(10.0**power for power in range(-3, 7))
 KNN = {"n_neighbors": [3, 5, 7], "p": [1, 2], "weights": ["uniform", "distance"]}
-KNN_ON = {"knn-linear": "linear", "knn-nca": "nca"}  # whose embeddings they search
-LINEAR = (*LINEAR_HEADS, "ridge")
-STEPS = tuple(name for name in HEADS if name.startswith(("softstep", "diffknn")))
-METHODS = (*LINEAR, *NEIGHBOR_HEADS, *KNN_ON)
-SURFACE_METHODS = (*HEADS, "knn-raw")
-ORDER = (*METHODS, "knn-raw")  # of tables
 COLUMNS = (
     "task", "split", "method", "mse", "seconds", "n_train", "n_test", "n_targets", "settings",
     "softrsa",
 )  # fmt: skip
-SCALE = 1000  # tables are of mean squared errors times this
-
-
-@dataclass(frozen=True)
-class ExperimentResult:
-    """Errors of every method on every split.
-
-    Attributes
-    ----------
-    rows : DataFrame
-        One row per task, split and method: `mse` on the test samples (labels from 0 to 1), and
-        what it took.
-    """
-
-    rows: pd.DataFrame
-
-    @property
-    def table(self) -> pd.DataFrame:
-        """Mean and standard deviation over splits of the mean squared error, times 1000.
-
-        Returns
-        -------
-        DataFrame
-            One row per task and method, in the order of the methods, with the number of splits.
-            `over_linear` is the mean error over that of the linear head as torch starts it, the
-            papers' baseline; `over_best_linear` over the least of the linear methods. Both are of
-            the splits that the two methods share, NaN if there are none.
-        """
-        wide = self.rows.pivot_table(index=["task", "split"], columns="method", values="mse")
-        frames = []
-        for task, part in wide.groupby("task", sort=False):
-            methods = [name for name in ORDER if name in part and part[name].notna().any()]
-            errors = part[methods]
-            frame = pd.DataFrame({"mean": errors.mean() * SCALE, "sd": errors.std() * SCALE})
-            ratios = pd.DataFrame({n: _ratios(errors, n) for n in methods if n in LINEAR})
-            if "linear" in ratios:
-                frame["over_linear"] = ratios["linear"]
-            if len(ratios.columns):
-                frame["over_best_linear"] = ratios.max(axis=1, skipna=False)
-            frame["n_splits"] = errors.count()
-            frames.append(frame.rename_axis("method").reset_index().assign(task=task))
-        table = pd.concat(frames, ignore_index=True)
-        return table[["task", *table.columns.drop("task")]]
-
-    def compare(self, *, alpha: float = 0.05) -> RankTest:
-        """Compare methods with Friedman's and Nemenyi's tests.
-
-        Blocks are tasks, of which errors are averaged over splits; with one task they are its
-        splits, which share samples, so that p is too small.
-
-        Parameters
-        ----------
-        alpha : float
-            Level of the critical distance.
-
-        Returns
-        -------
-        RankTest
-            From the splits that every method has been run on.
-        """
-        return friedman_nemenyi(self.comparable, alpha=alpha)
-
-    @property
-    def comparable(self) -> pd.DataFrame:
-        """Errors by block (row), a task or a split of the only one, and method."""
-        wide = self.rows.pivot_table(index=["task", "split"], columns="method", values="mse")
-        wide = wide[[name for name in ORDER if name in wide]].dropna()
-        one_task = len(wide.index.unique("task")) < 2
-        return wide if one_task else wide.groupby("task", sort=False).mean()
-
-    @property
-    def best_steps(self) -> pd.DataFrame:
-        """Of each task the SoftStep or DiffKNN head with the least mean error: its table row.
-
-        The choice is by test error, so its ratio is a little too good.
-        """
-        table = self.table[self.table["method"].isin(STEPS)]
-        return table.loc[table.groupby("task", sort=False)["mean"].idxmin()].reset_index(drop=True)
-
-    def plot(self) -> Figure:
-        """Draw mean errors of every method, a panel per task."""
-        from softrsa.reports.prediction_figures import plot_errors
-
-        return plot_errors(self.table)
 
 
 def run_experiment(
@@ -192,14 +100,14 @@ def run_experiment(
     >>> result.table[["task", "method", "n_splits"]].values.tolist()
     [['diabetes', 'linear', 1], ['diabetes', 'nca', 1]]
     """
-    methods = _checked(heads, METHODS)
+    methods = checked_methods(heads, METHODS)
     if splits < 1:
         raise DataError(f"`splits` must be at least 1, got {splits}.")
     task = load_task(task, progress=progress) if isinstance(task, str) else task
     rows = read_rows(path, COLUMNS, "an experiment")
-    settings = {**PROTOCOL, **_checked_settings(settings)}
+    settings = {**PROTOCOL, **checked_settings(settings)}
     shown = repr(sorted({**settings, "test_size": test_size}.items()))
-    known = _known(rows, task.name, shown, path)
+    known = known_rows(rows, task.name, shown, path)
     wanted = [
         (split, method)
         for split in range(seed, seed + splits)
@@ -253,80 +161,11 @@ def embed_test_samples(
     ((88, 25), (88,))
     """
     train, test = split_samples(task, test_size, split)
-    regressor = _fit(head, split, {**PROTOCOL, **_checked_settings(settings)}, task, train)
+    regressor = _fit(head, split, {**PROTOCOL, **checked_settings(settings)}, task, train)
     return regressor.embed(task.features[test]), task.labels[test]
 
 
-def run_surfaces(
-    *,
-    heads: str | Sequence[str] = "all",
-    seed: int = 42,
-    path: str | Path | None = None,
-    settings: dict[str, Any] | None = None,
-    progress: bool = False,
-) -> ExperimentResult:
-    """Fit every head to four noisy synthetic surfaces and report its error against the truth.
-
-    Parameters
-    ----------
-    heads, path, settings, progress
-        As for `run_experiment`; "knn-raw", 5 nearest neighbors of the coordinates, replaces k-NN
-        on embeddings.
-    seed : int
-        Of points, noise and training.
-
-    Returns
-    -------
-    ExperimentResult
-        One row per surface and method; `mse` is that of the noise-free labels of a 100 x 100 grid.
-
-    Raises
-    ------
-    UnknownNameError, DataError, FileFormatError
-        As `run_experiment`.
-
-    Examples
-    --------
-    >>> result = run_surfaces(heads=["linear", "knn-raw"], settings={"max_epochs": 1})
-    >>> errors = result.rows.set_index(["task", "method"])["mse"]
-    >>> round(float(errors["radial", "knn-raw"]), 4)
-    0.0027
-    """
-    methods = _checked(heads, SURFACE_METHODS)
-    rows = read_rows(path, COLUMNS, "an experiment")
-    shown = repr(sorted(_checked_settings(settings).items()))
-    known = {name: _known(rows, name, shown, path) for name in SURFACES}
-    wanted = [(s, m) for s in SURFACES for m in methods if (seed, m) not in known[s]]
-    for name, method in tqdm(wanted, desc="surfaces", disable=not progress, unit="fit"):
-        data = make_surface(name, seed=seed)
-        start = time.perf_counter()
-        error = grid_error(_surface_regressor(method, seed, settings or {}, data), data)
-        row = (
-            name, seed, method, error, time.perf_counter() - start, len(data.points),
-            len(data.grid), 1, shown, version("softrsa"),
-        )  # fmt: skip
-        rows = add_row(rows, row, path)
-    return ExperimentResult(rows)
-
-
-def _surface_regressor(
-    method: str, seed: int, settings: dict[str, Any], data: SurfaceData
-) -> NeighborRegressor | KNeighborsRegressor:
-    if method == "knn-raw":
-        return KNeighborsRegressor(5).fit(data.points, data.labels)
-    return NeighborRegressor(method, random_state=seed, **settings).fit(data.points, data.labels)
-
-
-def _ratios(errors: pd.DataFrame, reference: str) -> pd.Series:
-    """Mean error of each method over that of the reference, on the splits they share."""
-    found = {}
-    for name in errors:
-        shared = errors[list({name, reference})].dropna()
-        found[name] = shared[name].mean() / shared[reference].mean() if len(shared) else np.nan
-    return pd.Series(found)
-
-
-def _known(
+def known_rows(
     rows: pd.DataFrame, task: str, settings: str, path: str | Path | None
 ) -> set[tuple[int, str]]:
     """Find the splits and methods of a task in the rows, which must be of the same settings."""
@@ -340,7 +179,8 @@ def _known(
     return set(zip(rows["split"], rows["method"], strict=True))
 
 
-def _checked_settings(settings: dict[str, Any] | None) -> dict[str, Any]:
+def checked_settings(settings: dict[str, Any] | None) -> dict[str, Any]:
+    """Refuse settings that the heads do not have."""
     allowed = [field.name for field in fields(Options) if field.name != "head"] + ["device"]
     for name in settings or {}:
         if name not in allowed:
@@ -348,7 +188,8 @@ def _checked_settings(settings: dict[str, Any] | None) -> dict[str, Any]:
     return settings or {}
 
 
-def _checked(heads: str | Sequence[str], methods: Sequence[str]) -> list[str]:
+def checked_methods(heads: str | Sequence[str], methods: Sequence[str]) -> list[str]:
+    """Refuse unknown methods, and put the others in order."""
     if isinstance(heads, str):
         heads = methods if heads == "all" else [heads]
     for name in heads:

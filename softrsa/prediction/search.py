@@ -17,7 +17,8 @@ from tqdm import tqdm
 from softrsa.errors import DataError, unknown_name
 from softrsa.prediction._plans import PLANS
 from softrsa.prediction._table_file import add_row, read_rows
-from softrsa.prediction.experiment import PROTOCOL, SCALE, split_samples
+from softrsa.prediction.experiment import PROTOCOL, split_samples
+from softrsa.prediction.experiment_result import SCALE
 from softrsa.prediction.network import NEIGHBOR_HEADS
 from softrsa.prediction.regression_task import RegressionTask
 from softrsa.prediction.regressor import NeighborRegressor

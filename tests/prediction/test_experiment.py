@@ -8,13 +8,8 @@ from sklearn.neighbors import KNeighborsRegressor
 from softrsa.errors import DataError, FileFormatError, ShapeError, UnknownNameError
 from softrsa.prediction import experiment
 from softrsa.prediction._table_file import add_row, read_rows
-from softrsa.prediction.experiment import (
-    METHODS,
-    PROTOCOL,
-    ExperimentResult,
-    run_experiment,
-    split_samples,
-)
+from softrsa.prediction.experiment import PROTOCOL, run_experiment, split_samples
+from softrsa.prediction.experiment_result import METHODS, ExperimentResult
 from softrsa.prediction.regression_task import label_strata, make_task
 from softrsa.prediction.regressor import NeighborRegressor
 
