@@ -99,11 +99,10 @@ def _plain(value: object) -> object:
     return str(value)
 
 
-def _rounded(values: np.ndarray, digits: int = 3) -> list:
-    """Nested lists of rounded numbers, with None for NaN."""
-    if np.ndim(values):
-        return [_rounded(one, digits) for one in values]
-    return round(float(values), digits) if np.isfinite(values) else None  # type: ignore[return-value]
+def _rounded(values: np.ndarray) -> list:
+    """Nest lists of rounded numbers as the array is nested, with None for NaN."""
+    known = np.isfinite(values)
+    return np.where(known, np.round(values, 3).astype(object), None).tolist()
 
 
 def _key(*labels: object) -> str:
