@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import PureWindowsPath
 from typing import Literal
 
 import pandas as pd
@@ -9,7 +10,7 @@ import xarray as xr
 
 from softrsa.errors import StimulusError, unknown_name
 from softrsa.io.labels import check_distinct
-from softrsa.io.wording import counted, listed
+from softrsa.io.wording import ON_COMMAND_LINE, counted, listed
 
 
 def join_stimuli(
@@ -50,17 +51,22 @@ def join_stimuli(
         raise unknown_name("way to join (`how`)", how, ("exact", "intersection"))
     ids_a, ids_b = _stimuli(a, "first array"), _stimuli(b, "second array")
     only_a, only_b = ids_a[~ids_a.isin(ids_b)], ids_b[~ids_b.isin(ids_a)]
-    if how == "exact" and (len(only_a) or len(only_b)):
-        raise StimulusError(
-            f"The stimuli differ. {_only('first', only_a)} {_only('second', only_b)}"
-            f"{_hint(ids_a, ids_b)} To keep those that both have, ask for the intersection "
-            "(`how` of join_stimuli, `join` of align, --join of the command)."
-        )
     shared = ids_a[ids_a.isin(ids_b)]
+    differ = f"{_only('first', only_a)} {_only('second', only_b)}{_hint(a, b)}"
+    if how == "exact" and (len(only_a) or len(only_b)):
+        keep = (
+            f" To keep the {len(shared)} that both have, ask for the intersection (`how` of "
+            "join_stimuli, `join` of align, --join of the command)."
+        )
+        raise StimulusError(
+            f"The stimuli differ: {len(shared) or 'none'} of {len(ids_a)} and {len(ids_b)} "
+            f"{'is' if len(shared) == 1 else 'are'} shared. {differ}"
+            f"{keep if len(shared) > 1 else ''}"
+        )
     if len(shared) < 2:
         raise StimulusError(
             f"The two arrays share {counted(len(shared), 'stimulus', 'stimuli')}, at least 2 are "
-            f"needed. {_only('first', only_a)} {_only('second', only_b)}{_hint(ids_a, ids_b)}"
+            f"needed. {differ}"
         )
     return _take(a, ids_a, shared, only_a), _take(b, ids_b, shared, only_b)
 
@@ -95,7 +101,43 @@ def _only(side: str, ids: pd.Index) -> str:
     return f"Only in the {side}: {listed(ids) or 'none'}."
 
 
-def _hint(a: pd.Index, b: pd.Index) -> str:
-    """Point out numbers on one side and strings on the other."""
-    kinds = {pd.api.types.is_integer_dtype(ids.dtype) for ids in (a, b)}
-    return " One side has integers and the other strings." if len(kinds) == 2 else ""
+def _hint(a: xr.DataArray, b: xr.DataArray) -> str:
+    """Point out ids that differ in kind only, or by folders and file extensions only."""
+    ids = {"first": a.indexes[_row(a)], "second": b.indexes[_row(b)]}
+    whole = [pd.api.types.is_integer_dtype(each.dtype) for each in ids.values()]
+    if whole[0] != whole[1]:
+        return " One side has integers and the other strings."
+    if not all(isinstance(name, str) for each in ids.values() for name in each):
+        return ""
+    bare = {side: pd.Index([_stem(name) for name in each]) for side, each in ids.items()}
+    shared = bare["first"].intersection(bare["second"])
+    more = len(shared) > len(ids["first"].intersection(ids["second"]))
+    if not more or bare["first"].has_duplicates or bare["second"].has_duplicates:
+        return ""
+    pair = [each[bare[side].get_loc(shared[0])] for side, each in ids.items()]
+    to_do = [
+        f"the {side} with {_renaming(array)}"
+        for side, array in (("first", a), ("second", b))
+        if not ids[side].equals(bare[side])
+    ]
+    return (
+        f" Without folders and file extensions {len(shared)} are shared, such as {pair[0]!r} and "
+        f"{pair[1]!r}: rename {' and '.join(to_do)}, after `from pathlib import PureWindowsPath`. "
+        f"{ON_COMMAND_LINE}"
+    )
+
+
+def _row(array: xr.DataArray) -> str:
+    return "anchor" if "anchor" in array.dims else "stimulus"
+
+
+def _stem(name: str) -> str:
+    """Drop folders, with either slash, and the extension."""
+    return PureWindowsPath(name).stem
+
+
+def _renaming(array: xr.DataArray) -> str:
+    """Word how to rename the stimuli of an array."""
+    dims = ("anchor", "neighbor") if _row(array) == "anchor" else ("stimulus",)
+    bare = "[PureWindowsPath(i).stem for i in array.{0}.values]"
+    return f"`array.assign_coords({', '.join(f'{dim}={bare.format(dim)}' for dim in dims)})`"

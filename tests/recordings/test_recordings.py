@@ -1,3 +1,5 @@
+from pathlib import PureWindowsPath
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -59,7 +61,10 @@ def test_inputs_are_left_alone():
 
 
 def test_missing_and_extra_stimuli_are_named_from_both_sides():
-    message = r"Only in the first: 'a'\. Only in the second: 'x', 'y'\. To keep"
+    message = (
+        r"differ: 2 of 3 and 4 are shared\. Only in the first: 'a'\. "
+        r"Only in the second: 'x', 'y'\. To keep the 2 that both have, ask for the intersection"
+    )
     with pytest.raises(StimulusError, match=message):
         join_stimuli(recording("abc"), stack("bcxy"))
 
@@ -74,6 +79,47 @@ def test_nothing_in_common_says_why_where_types_differ():
     b = recording("123").assign_coords(stimulus=[1, 2, 3])
     with pytest.raises(StimulusError, match=r"share 0 stimuli.*integers and the other strings"):
         join_stimuli(a, b, how="intersection")
+
+
+def labelled(ids):
+    return xr.DataArray(np.eye(len(ids)), dims=("stimulus", "unit"), coords={"stimulus": ids})
+
+
+def test_ids_that_differ_by_folder_and_extension_say_how_to_rename():
+    bare, files = (
+        labelled(["o1", "o2", "o3"]),
+        labelled(["img/o3.jpg", "img\\o1.jpg", "img/o2.jpg"]),
+    )
+    with pytest.raises(StimulusError, match=r"differ: none of 3 and 3 are shared\.") as caught:
+        join_stimuli(bare, files)
+    message = str(caught.value)
+    assert "intersection" not in message
+    assert r"extensions 3 are shared, such as 'o1' and 'img\\o1.jpg': rename the second" in message
+    code = message.split("`")[1]
+    renamed = eval(code, {"array": files, "PureWindowsPath": PureWindowsPath})  # noqa: S307
+    assert join_stimuli(bare, renamed)[1].values.tolist() == [[0, 1, 0], [0, 0, 1], [1, 0, 0]]
+    with pytest.raises(StimulusError, match=r"share 0 stimuli.* extensions 3 are shared"):
+        join_stimuli(bare, files, how="intersection")
+
+
+def test_ids_of_rdms_are_renamed_on_both_sides():
+    rdm = stack("abc").assign_coords(anchor=["x/a.png", "x/b.png", "x/c.png"])
+    rdm = rdm.assign_coords(neighbor=rdm["anchor"].values)
+    with pytest.raises(StimulusError, match=r"rename the first with") as caught:
+        join_stimuli(rdm, recording("abc"))
+    code = str(caught.value).split("`")[1]
+    renamed = eval(code, {"array": rdm, "PureWindowsPath": PureWindowsPath})  # noqa: S307
+    assert renamed["neighbor"].values.tolist() == list("abc")
+    assert join_stimuli(renamed, recording("abc"))[0].equals(renamed)
+
+
+def test_one_shared_stimulus_is_no_intersection_to_ask_for():
+    with pytest.raises(StimulusError, match=r"1 of 2 and 2 is shared\.") as caught:
+        join_stimuli(labelled(["a", "b"]), labelled(["a", "c"]))
+    assert "intersection" not in str(caught.value)
+    with pytest.raises(StimulusError) as caught:  # without folders, both would be x
+        join_stimuli(labelled(["p/x", "q/x"]), labelled(["x", "y"]))
+    assert "extensions" not in str(caught.value)
 
 
 def test_repeated_stimuli_are_named():
