@@ -101,8 +101,9 @@ def _plain(value: object) -> object:
 
 def _rounded(values: np.ndarray) -> list:
     """Nest lists of rounded numbers as the array is nested, with None for NaN."""
-    known = np.isfinite(values)
-    return np.where(known, np.round(values, 3).astype(object), None).tolist()
+    rounded = np.round(values, 3).astype(object)
+    rounded[~np.isfinite(values)] = None
+    return rounded.tolist()
 
 
 def _key(*labels: object) -> str:
