@@ -30,13 +30,16 @@ def copied(here, data_dir):
 
 def test_list_has_a_row_per_data_set(copied, capsys):
     assert main(["datasets", "list"]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    *lines, empty, last = capsys.readouterr().out.splitlines()
+    assert (empty, last) == ("", "`softrsa datasets show NAME` has the licence in full.")
     assert lines[0].split() == ["name", "kind", "here", "shapes", "licence"]
     assert [line.split()[0] for line in lines[1:]] == datasets.available()
     rows = {line.split()[0]: line for line in lines[1:]}
     assert rows["macaque-v4"].split()[1:3] == ["recordings", "here"]
     assert "not here" in rows["kriegeskorte92"]
-    assert "MIT" in rows["simulated"]
+    assert rows["simulated"].endswith("  MIT")
+    assert rows["emobank"].endswith("  CC BY-SA 4.0")
+    assert all(0 < len(datasets.card(name).terms) <= 24 for name in rows)
     assert max(map(len, lines)) < 130
 
 
@@ -133,6 +136,27 @@ def test_verify_of_all_counts_missing_files_as_no_mistake(here, capsys):
     assert status["books", "books.csv"] == "unchecked"
     assert status["nsd", "nsddata/experiments/nsd/nsd_expdesign.mat"] == "missing"
     assert {row["dataset"] for row in rows} == {*datasets.available()}
+
+
+def test_verify_of_all_has_a_line_per_data_set(copied, capsys):
+    assert main(["datasets", "verify"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    rows = [line.split(maxsplit=2) for line in lines[1:]]
+    files = [file.path for file in datasets.card("algonauts2019-78").files]
+    first = f"{len(files)} of {len(files)} files, first {files[0]}"
+    assert ["missing", "algonauts2019-78", first] in rows
+    assert ["ok", "simulated", "3 of 3 files, first activations.nc"] in rows
+    assert len({row[1] for row in rows}) == len(rows) == len(datasets.available())
+    assert main(["datasets", "verify", "algonauts2019-78"]) == 0
+    assert capsys.readouterr().out.count("\nmissing") == len(files)
+    with (copied / "images_201025.zip").open("ab") as file:
+        file.write(b"more")
+    assert main(["datasets", "verify"]) == 2
+    lines = [line for line in capsys.readouterr().out.splitlines() if "macaque-v4" in line]
+    assert [line.split(maxsplit=2)[::2] for line in lines] == [
+        ["corrupt", "macaque_v4/images_201025.zip"],
+        ["ok", "macaque_v4/responses_avg_201025.npy"],
+    ]
 
 
 @pytest.mark.parametrize("command", [[], ["list"], ["show"], ["fetch"], ["verify"]])

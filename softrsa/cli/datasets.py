@@ -5,18 +5,20 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from textwrap import fill, indent
 from typing import Any
 
 from softrsa import datasets
 from softrsa.cli.examples import EXAMPLES
+from softrsa.datasets import FileCheck
 from softrsa.errors import DataError
 from softrsa.io.wording import counted, listed
 
 WIDTH = 96
-WIDTHS = {"shapes": 44, "licence": 30}  # of the columns of the list, in characters
+WIDTHS = {"shapes": 44}  # of the columns of the list, in characters
 
 
 def add_datasets(parser: argparse.ArgumentParser) -> None:
@@ -52,6 +54,7 @@ def _list(arguments: argparse.Namespace) -> None:
             "kind": card.kind,
             "here": datasets.presence(card),
             "shapes": card.shapes,
+            "terms": card.terms,
             "licence": card.licence,
             "title": card.title,
         }
@@ -62,7 +65,9 @@ def _list(arguments: argparse.Namespace) -> None:
     elif arguments.quiet:
         _write("\n".join(row["name"] for row in rows))
     else:
-        _write(_table([{k: v for k, v in row.items() if k != "title"} for row in rows]))
+        short = ("name", "kind", "here", "shapes")
+        shown = [{**{k: row[k] for k in short}, "licence": row["terms"]} for row in rows]
+        _write(f"{_table(shown)}\n\n`softrsa datasets show NAME` has the licence in full.")
 
 
 def _show(arguments: argparse.Namespace) -> None:
@@ -108,13 +113,33 @@ def _verify(arguments: argparse.Namespace) -> None:
     if arguments.json:
         _write_json(rows)
     elif not arguments.quiet:
-        _write(_table([{k: row[k] for k in ("status", "dataset", "file")} for row in rows]))
+        shown = checks if arguments.name else _summary(checks)
+        columns = ("status", "dataset", "file")
+        _write(_table([{name: getattr(check, name) for name in columns} for check in shown]))
     corrupt = [str(check.path) for check in checks if check.status == "corrupt"]
     if corrupt:
         raise DataError(
             f"{counted(len(corrupt), 'file')} {'is' if len(corrupt) == 1 else 'are'} corrupt: "
             f"{listed(corrupt)}. Delete what is corrupt, and fetch it again."
         )
+
+
+def _summary(checks: list[FileCheck]) -> list[FileCheck]:
+    """Put what is missing or unchecked of a data set, and what is right, on one line each."""
+    totals = Counter(check.dataset for check in checks)
+    groups: dict[tuple[str, str], list[FileCheck]] = {}
+    for check in checks:
+        alone = str(check.file) if check.status == "corrupt" else ""
+        groups.setdefault((check.dataset, check.status + alone), []).append(check)
+    return [_together(found, totals[found[0].dataset]) for found in groups.values()]
+
+
+def _together(found: list[FileCheck], total: int) -> FileCheck:
+    """Count some files of a data set."""
+    if len(found) == 1:
+        return found[0]
+    first = f"{len(found)} of {total} files, first {found[0].file}"
+    return replace(found[0], file=first)
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> str:

@@ -106,6 +106,8 @@ class Card:
         What to put where of such data, in a folder of the data set's name.
     published : Published or None
         Published results of regression on it.
+    terms : str
+        The licence in a word or two, for lists; `licence` says it in full.
     """
 
     name: str
@@ -123,6 +125,7 @@ class Card:
     access: str = ""
     placed: tuple[PlacedFile, ...] = ()
     published: Published | None = field(default=None, repr=False)
+    terms: str = ""
 
 
 def available() -> list[str]:
