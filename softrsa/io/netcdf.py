@@ -19,6 +19,7 @@ from softrsa.errors import (
     SoftRSAError,
     unknown_name,
 )  # fmt: skip
+from softrsa.io.heaps import heap_damaged
 from softrsa.io.labelled import VARIABLE, check_labelled
 from softrsa.io.labels import plain_labels
 from softrsa.io.looking import ZARR_FILES, Look
@@ -86,6 +87,8 @@ def open_array(
     if not path.exists():
         raise FileMissingError(f"There is no file {path}.")
     engine = _engine(path)
+    if engine == "netcdf4" and heap_damaged(path):
+        raise _unreadable(path, OSError("HDF5: a heap of texts is damaged"))
     try:
         dataset = xr.open_dataset(
             path, engine=engine, chunks=chunks, decode_times=False, decode_timedelta=False
