@@ -55,7 +55,9 @@ def load(
         torch); ``range(n)`` numbers them. One string names the variable of the file that holds
         them (MATLAB, .npz, HDF5, .pt); if its length fits the columns only, the array is turned
         over. By default a variable that is called so (``stimulus``, ``images``, ``image_names``,
-        ``conditions``, ...), or the one row of distinct texts that fits the rows, is taken.
+        ``conditions``, ...), or the one row of distinct texts that fits the rows, is taken; then
+        ``attrs["stimulus_ids"]`` says which. Labels that are called ``region``, ``layer``,
+        ``subject``, ``unit`` and the like, or as in tables above, label the units they fit.
     variable : str, optional
         Which array to read where the file holds several: a variable of MATLAB, netCDF or HDF5, a
         key of an archive, a layer of a folder. For rsatoolbox's files, the descriptor that holds

@@ -224,7 +224,7 @@ def _stimulus_key(
         return "index"
     raise StimulusError(
         f"Nothing says which descriptor of the {name} holds the stimulus ids: name it with "
-        f"`stimulus=`, one of {listed(others, 20) or 'none (add one with the stimulus ids)'}."
+        f"`stimulus=` (`variable=` of `load`), one of {listed(others, 20) or 'none (add one with the stimulus ids)'}."
     )
 
 

@@ -146,8 +146,7 @@ def _to_leave_out(bad: np.ndarray) -> list[int]:
 def _label(rdms: xr.DataArray, position: tuple[np.intp, ...]) -> str:
     """Name one matrix of a stack by its labels."""
     names = (
-        f"{dim} {rdms[dim][i].item()!r}"
-        for dim, i in zip(rdms.dims[:-2], position, strict=True)
+        f"{dim} {rdms[dim][i].item()!r}" for dim, i in zip(rdms.dims[:-2], position, strict=True)
     )
     return ", ".join(names)
 
