@@ -224,7 +224,8 @@ def _stimulus_key(
         return "index"
     raise StimulusError(
         f"Nothing says which descriptor of the {name} holds the stimulus ids: name it with "
-        f"`stimulus=` (`variable=` of `load`), one of {listed(others, 20) or 'none (add one with the stimulus ids)'}."
+        f"`stimulus=`, one of {listed(others, 20) or 'none (add one with the stimulus ids)'}. For "
+        "`load` it is `variable=`."
     )
 
 
