@@ -16,7 +16,6 @@ SYNONYMS = {
     "similarity": ("similarity",),
 }
 ENDINGS = ("", "id", "ids", "name", "names", "label", "labels", "file", "files", "s")
-BARE = ("names", "filenames")  # of something, but of what?
 
 
 def meaning(name: str) -> str | None:
