@@ -135,7 +135,8 @@ def _labels_of_sides(
     coords: dict[str, tuple[str, np.ndarray]] = {}
     for column in map(str, table.columns):
         found = labels(table[column])
-        for side, codes in sides.items():
+        first = "unit" if column in UNIT_LABELS else ""  # where all are of one region, say
+        for side, codes in sorted(sides.items(), key=lambda item: item[0] != first):
             own = np.empty(codes.max() + 1, found.dtype)
             own[codes] = found
             if (own[codes] == found).all():

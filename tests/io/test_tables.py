@@ -244,6 +244,12 @@ def test_long_table_with_the_names_of_the_field(table, header):
     assert found["subject"].values.tolist() == ["s1", "s1", "s2"]
 
 
+def test_the_one_region_of_the_one_subject_labels_units(table):
+    found = io.load(table("subject,roi,image,voxel,beta\ns1,V1,a,0,1\ns1,V1,b,0,2\n"))
+    assert (found["region"].dims, found["subject"].dims) == (("unit",), ("unit",))
+    assert found["region"].values.tolist() == ["V1"]
+
+
 def test_exact_names_come_before_synonyms(table):
     text = "image,stimulus,unit,cell,value\nx1,a,0,7,1\nx2,b,0,7,2\nx1,a,1,8,3\nx2,b,1,8,4\n"
     found = io.load(table(text))
