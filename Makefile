@@ -22,7 +22,7 @@ tutorials: setup
 
 docs: setup
 	$(PIP) install -q -c constraints.txt -e ".[docs]"
-	MPLBACKEND=Agg $(BIN)/python -m sphinx -W --keep-going -q -j auto -b html docs docs/_build/html
+	MPLBACKEND=Agg $(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 	@echo "The documentation is docs/_build/html/index.html"
 
 lint: setup

@@ -81,7 +81,7 @@ TRANSFORM = Node(
                             "Units on both sides?",
                             {
                                 "yes": Node("instance, any gate (watch\nthe row-offset share)"),
-                                "no, RDMs": Node('instance with\ngates=("profile",)'),
+                                "no, RDMs": Node("instance (profile\ngates, by itself)"),
                             },
                         ),
                     },

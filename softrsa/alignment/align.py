@@ -21,7 +21,7 @@ from softrsa.alignment.examples import example_rsms
 from softrsa.alignment.features import check_feature_measure, compact, few_stimuli_warnings
 from softrsa.alignment.fingerprint import digest
 from softrsa.alignment.fitting import LEARNED, TRANSFORMS
-from softrsa.alignment.folds import Split, split_stimuli
+from softrsa.alignment.folds import SMALLEST_BLOCK, Split, split_stimuli
 from softrsa.alignment.memory import available_memory, check_memory, estimate_of_run
 from softrsa.alignment.plan import check_names
 from softrsa.alignment.result import KIND, AlignmentResult
@@ -205,7 +205,12 @@ def align(
         "measure": measure, "similarity": similarity, "subjects": subjects, "seed": seed,
         "permuted": int(permute), "settings": json.dumps(asdict(job.settings)),
         "n_stimuli": n_stimuli, "n_folds": len(splits), "transforms": ",".join(names),
-        "own_folds": int(not isinstance(folds, int)),
+        "own_folds": int(not isinstance(folds, int)), "join": join,
+        "n_tested_mean": sum(len(split.test) for split in splits) / len(splits),
+        "n_inner_folds": min(
+            job.settings.inner_folds, min(len(split.train) for split in splits) // SMALLEST_BLOCK
+        ),
+        "by": by, "region_coordinate": region, "subject_coordinate": subject,
         "n_resamples": n_resamples, "resampling_seed": job.resampling_seed,
         "n_tested": len(torch.cat([split.test for split in splits]).unique()),
         "stimuli_left_out": json.dumps(_left_out(parts)),

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from softrsa.alignment.sides import Side
-from softrsa.inference.matched import MEASURES, influences
+from softrsa.inference.matched import MEASURES, pair_influences
 from softrsa.measures import Measure
 
 
@@ -26,12 +26,14 @@ def stimulus_influence(measure: Measure, model: Tensor, brain: Tensor) -> Tensor
     Returns
     -------
     Tensor, shape (n_stimuli,)
-        The derivative of the score with respect to how often a stimulus occurs: a stimulus above 0
-        is one that both sides agree about. NaN for measures without such a derivative.
+        The derivative of the score with respect to how often a stimulus occurs, ranks and the
+        whitening staying as they are: a stimulus above 0 is one that both sides agree about. NaN
+        for measures without such a derivative.
     """
     if measure.name not in MEASURES:
         return model.new_full(model.shape[-1:], torch.nan)
-    return influences(measure, model, brain[None])[1][0].mean(0)
+    of_pairs = pair_influences(measure, model, brain[None])[1][0].mean(0)
+    return of_pairs.sum(-1) + of_pairs.sum(-2)
 
 
 def stimulus_labels(model: Side, brain: Side) -> np.ndarray:

@@ -205,6 +205,19 @@ def influences(measure: Measure, models: Tensor, subjects: Tensor) -> tuple[Tens
     >>> bool(of_stimuli.sum().abs() < 1e-12)  # all twice as often is nothing new
     True
     """
+    score, of_pairs = pair_influences(measure, models, subjects)
+    if measure.name in PLAIN:
+        return score, of_pairs.sum(-1) + of_pairs.sum(-2), of_pairs
+    n = models.shape[-1]
+    once = models.new_ones(1, n)
+    step = STEP * torch.eye(n, dtype=models.dtype, device=models.device)
+    counts = torch.cat([once, once + step, once - step])
+    scores, more, less = resampled_scores(measure, models, subjects, counts).split([1, n, n])
+    return scores[0], (more - less).permute(1, 2, 0) / (2 * STEP), of_pairs
+
+
+def pair_influences(measure: Measure, models: Tensor, subjects: Tensor) -> tuple[Tensor, Tensor]:
+    """Scores and influences of pairs, as `influences` gives them, in one pass over the pairs."""
     together = torch.cat([models[:, None], subjects], 1)
     stack = _stack(measure, together.flatten(0, 1))
     squares = _unit_squares(stack).unflatten(0, together.shape[:2])
@@ -213,14 +226,7 @@ def influences(measure: Measure, models: Tensor, subjects: Tensor) -> tuple[Tens
     score = products.sum((-2, -1), keepdim=True)
     of_pairs = products - score * (x.square() + y.square()) / 2
     of_pairs.diagonal(dim1=-2, dim2=-1).zero_()
-    if measure.name in PLAIN:
-        return score[..., 0, 0], of_pairs.sum(-1) + of_pairs.sum(-2), of_pairs
-    n = stack.n_stimuli
-    once = together.new_ones(1, n)
-    step = STEP * torch.eye(n, dtype=together.dtype, device=together.device)
-    counts = torch.cat([once, once + step, once - step])
-    scores, more, less = resampled_scores(measure, models, subjects, counts).split([1, n, n])
-    return scores[0], (more - less).permute(1, 2, 0) / (2 * STEP), of_pairs
+    return score[..., 0, 0], of_pairs
 
 
 def _unit_squares(stack: Stack) -> Tensor:

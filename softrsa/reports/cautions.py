@@ -35,7 +35,7 @@ def cautions(data: xr.Dataset, table: pd.DataFrame) -> list[str]:
     if attrs["permuted"]:
         found.append(
             "This is a control: the brain's stimuli were shuffled. Scores and gains other than 0 "
-            "are not about the brain."
+            "are not about the brain, and names of stimuli below are those of the model's side."
         )
     found += json.loads(attrs["warnings"])
     left_out = json.loads(attrs["stimuli_left_out"])
@@ -45,7 +45,7 @@ def cautions(data: xr.Dataset, table: pd.DataFrame) -> list[str]:
             f"{counted(len(named), 'stimulus was', 'stimuli were')} not on both sides and left "
             f"out: {listed(named)}."
         )
-    tested = attrs["n_tested"] / attrs["n_folds"]
+    tested = attrs.get("n_tested_mean", attrs["n_tested"] / attrs["n_folds"])
     if tested < FEW_TESTED:
         found.append(
             f"A fold tests about {tested:.0f} stimuli. Scores of so few vary much from fold to "

@@ -71,16 +71,14 @@ def write_page(
         compared=_definitions(_compared(data, subjects)),
         grid_note=escape(
             "Under the transform chosen above; bold: best layer of a region. Click a score to see "
-            "its transform, matrices and stimuli; a heading sorts."
+            "what was learned and which stimuli it rests on; a heading sorts."
         ),
         rows_note=escape(_rows_note(data)),
         repeat=escape(repeat_call(data)),
         settings=escape(_settings(attrs)),
         methods=escape(text),
         references="\n".join(f"<li>{escape(item)}</li>" for item in references),
-        footer=escape(
-            f"Made by softrsa {attrs['softrsa_version']} from result.nc; no network is needed."
-        ),
+        footer=escape(f"Made by softrsa {attrs['softrsa_version']}; no network is needed."),
         # a "<" could end the script element that holds the data
         data=json.dumps(content, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c"),
     )

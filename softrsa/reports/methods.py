@@ -10,6 +10,7 @@ import xarray as xr
 
 from softrsa.io.wording import counted
 from softrsa.measures import Measure, get
+from softrsa.reports.figures import LEARNED
 
 REFERENCES = {
     "rsa": "Kriegeskorte N, Mur M, Bandettini P (2008). Representational similarity analysis – "
@@ -33,7 +34,7 @@ SIMILARITIES = {
     "l2": "negative Euclidean distances",
     "sqeuclidean": "negative squared Euclidean distances divided by the number of units",
     "rbf": "Gaussian kernels of Euclidean distances",
-    "mahalanobis": "negative squared Mahalanobis distances",
+    "mahalanobis": "negative squared Mahalanobis distances divided by the number of units",
 }
 MEASURES = {
     "pearson": "the Pearson correlation of their off-diagonal entries",
@@ -57,6 +58,14 @@ TRANSFORMS = {
     "global": "a SoftStep common to all stimuli",
     "instance": "a SoftStep for each anchor stimulus",
     "selected": "the simplest transform within one standard error of the best on inner folds",
+}
+
+DATA_OPTIONS = {  # of `align`, and the attributes that hold them
+    "by": "by", "region": "region_coordinate", "subject": "subject_coordinate", "join": "join",
+}  # fmt: skip
+GATES = {
+    "profile": "quantiles of their own row of similarities (profile gate)",
+    "embedding": "principal components of their units (embedding gate)",
 }
 
 
@@ -84,13 +93,12 @@ def methods_text(data: xr.Dataset) -> tuple[str, list[str]]:
 
     attrs = data.attrs
     entry = get(attrs["measure"])
-    names = attrs["transforms"].split(",")
     parts = [
         _compared(data, cite, of_features=entry.takes == "features"),
-        _held_out(data),
+        _held_out(data, entry),
     ]
     if entry.takes != "features":
-        parts.append(_transformed(names, json.loads(attrs["settings"]), cite))
+        parts.append(_transformed(data, entry, cite))
     parts += [_uncertainty(data, cite)]
     if attrs["permuted"]:
         parts.append(
@@ -135,36 +143,70 @@ def _source(entry: Measure, cite: Callable[[str], str]) -> str:
     return f" {cite(known[0] if known else entry.reference)}"
 
 
-def _held_out(data: xr.Dataset) -> str:
+def _held_out(data: xr.Dataset, entry: Measure) -> str:
     attrs = data.attrs
     text = (
         f"Scores are means over {attrs['n_folds']} folds of stimuli that nothing was fitted to or "
-        "chosen on, and use pairs of test stimuli only"
+        "chosen on, from test stimuli only"
     )
     if attrs["subjects"] == "leave_one_out":
-        return f"{text}; each subject was scored under transforms fitted on the others."
+        text += "; each subject was scored under transforms fitted on the others"
+    if "predictivity" in entry.name:
+        text += "; the prediction was fitted on the training stimuli of each fold"
+    if not entry.larger_is_more_similar:
+        text += "; they are negative distances, so that larger is more similar"
+    left_out = {str(one) for each in json.loads(attrs["stimuli_left_out"]).values() for one in each}
+    if left_out:
+        text += f"; {len(left_out)} stimuli that not all data had were left out before"
     return f"{text}."
 
 
-def _transformed(names: list[str], settings: Mapping[str, Any], cite: Callable[[str], str]) -> str:
-    said = [TRANSFORMS[name] for name in names]
-    text = f"The matrices of both sides were compared under {_joined(said)}."
-    if "geo_topological" in names:
+def _transformed(data: xr.Dataset, entry: Measure, cite: Callable[[str], str]) -> str:
+    """Say which transforms were compared, and how those that are learned were fitted."""
+    names = data.attrs["transforms"].split(",")
+    settings = json.loads(data.attrs["settings"])
+    text = f"The matrices of both sides were compared under {_joined(TRANSFORMS[n] for n in names)}"
+    candidates = [name for name in names if name != "selected"] or [*TRANSFORMS][:-1]
+    if names == ["selected"]:
+        text += f" (among {_joined(TRANSFORMS[name] for name in candidates)})"
+    text += "."
+    if "geo_topological" in candidates:
         text += (
             f" Geo-topological transforms {cite('gt')} clamp ranked dissimilarities at two "
             "quantiles."
         )
-    if {"global", "instance", "selected"} & {*names}:
-        penalties = ", ".join(f"{p:g}" for p in settings["penalties"])
-        text += (
-            f" SoftStep transforms {cite('softstep')} ({settings['family'].upper()}) were fitted "
-            f"by gradient descent (Adam, learning rate {settings['learning_rate']:g}), starting at "
-            f"the identity, with a penalty on the squared distance from it (of {penalties}); gate "
-            f"({_joined(settings['gates'], 'or')}), penalty and number of steps "
-            f"(0 to {settings['steps'][-1]}) were chosen on {settings['inner_folds']} inner folds "
-            "of the training stimuli."
-        )
-    return text
+    learned = [name for name in LEARNED if name in candidates]
+    return text + _fitted(data, learned, settings, entry, cite) if learned else text
+
+
+def _fitted(
+    data: xr.Dataset,
+    learned: list[str],
+    settings: Mapping[str, Any],
+    entry: Measure,
+    cite: Callable[[str], str],
+) -> str:
+    """Say how learned transforms were fitted."""
+    present = [name for name in learned if name in data["transform"].values]
+    kinds = {str(gate) for gate in data["gate"].sel(transform=present).values.ravel()}
+    reads = [text for gate, text in GATES.items() if gate in kinds]
+    penalties = ", ".join(f"{penalty:g}" for penalty in settings["penalties"])
+    inner = data.attrs.get("n_inner_folds", settings["inner_folds"])
+    chosen = "Number of steps" if len(settings["penalties"]) == 1 else "Penalty, number of steps"
+    text = (
+        f" SoftStep transforms {cite('softstep')} ({settings['family'].upper()}) of similarities "
+        f"scaled to [0, 1] ({settings['scaling']}) were fitted to training stimuli by gradient "
+        f"descent (Adam, learning rate {settings['learning_rate']:g}), starting next to the "
+        f"identity, with a penalty on the squared distance from it (weight {penalties})."
+    )
+    if not entry.differentiable:
+        text += " Fits maximized the centered Pearson correlation, as the measure has no gradient."
+    if reads:
+        text += f" Gates of single stimuli read {_joined(reads, 'or')}."
+    return (
+        f"{text} {chosen} (0 to {settings['steps'][-1]}) and, where several suit the data, the "
+        f"gate were chosen on {inner} inner folds of the training stimuli."
+    )
 
 
 def _uncertainty(data: xr.Dataset, cite: Callable[[str], str]) -> str:
@@ -200,6 +242,7 @@ def repeat_call(data: xr.Dataset) -> str:
     lines = ["import softrsa", "from softrsa.alignment import FitSettings"]
     lines += ["", "result = softrsa.align(", "    layers,", "    regions,"]
     options = {
+        **{name: attrs[key] for name, key in DATA_OPTIONS.items() if key in attrs},
         "transforms": attrs["transforms"].split(","), "measure": attrs["measure"],
         "similarity": attrs["similarity"], "folds": int(attrs["n_folds"]),
         "subjects": attrs["subjects"], "permute": bool(attrs["permuted"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from base64 import b64encode
 from typing import Any
 
@@ -67,6 +68,7 @@ def page_content(data: xr.Dataset, table: pd.DataFrame, images: Pictures | None)
         "start": {key: str(best[key]) for key in ("layer", "region", "transform")},
         "columns": columns,
         "rows": [{k: _plain(v) for k, v in row.items()} for row in table[names].to_dict("records")],
+        "noCeiling": _no_ceiling(data),
         "learnedNames": [TITLES[name] for name in shown if name in LEARNED],
         "learned": _learned(data, shown),
         "similarity": _rounded(data["similarity"].values),
@@ -86,6 +88,12 @@ def page_content(data: xr.Dataset, table: pd.DataFrame, images: Pictures | None)
         "clusters": _clusters(data),
         "influence": influence,
     }
+
+
+def _no_ceiling(data: xr.Dataset) -> str:
+    if int(data["n_subjects"].max()) == 1:
+        return "No noise ceiling: one subject."
+    return "No noise ceiling: there is none for measures on features."
 
 
 def _known(column: pd.Series) -> bool:
@@ -113,33 +121,42 @@ def _key(*labels: object) -> str:
 def _learned(data: xr.Dataset, shown: list[str]) -> dict[str, Any]:
     """Mean curves of both sides, the scores along the fit, and what was chosen, in words."""
     found = {}
+    family = json.loads(data.attrs["settings"])["family"]
     curve, path, steps = (data[name].mean("fold") for name in ("curve", "fit_path", "step_mean"))
-    for transform in (name for name in shown if name in LEARNED):
+    for transform in (name for name in shown if name in (*LEARNED, "selected")):
         for layer in data["layer"].values:
             for region in data["region"].values:
                 at = {"layer": layer, "region": region, "transform": transform}
+                if bool(steps.sel(at).isnull().all()):
+                    continue  # a fixed transform was selected
                 sides = curve.sel(at).transpose("side", "anchor_quantile", "similarity")
                 found[_key(layer, region, transform)] = {
-                    "about": _about(data.sel(at), steps.sel(at)),
+                    "about": _about(data.sel(at), steps.sel(at), family),
                     "path": _rounded(path.sel(at).transpose("role", "stop").values),
                     **{str(s): _rounded(sides.sel(side=s).values) for s in sides["side"].values},
                 }
     return found
 
 
-def _about(of_one: xr.Dataset, steps: xr.DataArray) -> str:
+IDENTITY = {  # of each family of steps, and where its fits start
+    "s1": "A step with lower 0, upper 1, transition 1 changes nothing.",
+    "s2": "This family has no lower bound, and only steps near the identity.",
+}
+
+
+def _about(of_one: xr.Dataset, steps: xr.DataArray, family: str) -> str:
     """Say what the folds chose and how far it is from the identity."""
-    gates = pd.Series(of_one["gate"].values.astype(str)).value_counts()
+    gates = pd.Series([str(gate) or "no" for gate in of_one["gate"].values]).value_counts()
     chosen = ", ".join(f"{name} gate in {counted(int(n), 'fold')}" for name, n in gates.items())
     n_steps = of_one["n_steps"].values
     said = " and ".join(f"{side} {_named(steps.sel(side=side))}" for side in steps["side"].values)
     none = int((n_steps == 0).sum())
-    stayed = f" In {counted(none, 'fold')} the identity was kept (0 steps)." if none else ""
+    stayed = f" In {counted(none, 'fold')} no step was taken." if none else ""
     return (
         f"Mean over folds and anchors (the stimuli whose rows of similarities are transformed); "
         f"shaded: the middle 80 % of anchors. Chosen: {chosen}; "
-        f"{int(np.median(n_steps))} steps (median). Means: {said}. The identity has "
-        f"lower 0, upper 1, transition 1.{stayed}"
+        f"{int(np.median(n_steps))} steps (median). Means: {said}. "
+        f"{IDENTITY[family]}{stayed}"
     )
 
 

@@ -103,7 +103,7 @@ def cluster_order(values: np.ndarray) -> np.ndarray:
     Parameters
     ----------
     values : ndarray, shape (n, n)
-        Similarities or dissimilarities; the larger value on the diagonal tells which.
+        Similarities or dissimilarities: rows are compared, so it does not matter which.
 
     Returns
     -------

@@ -91,6 +91,11 @@ def _from_array(picture: Any) -> Image:
     from PIL import Image
 
     values = np.asarray(picture)
-    if values.dtype.kind == "f":
-        values = (values.clip(0, 1) * 255).round()
+    values = values[..., 0] if values.ndim == 3 and values.shape[-1] == 1 else values
+    if values.ndim not in (2, 3) or (values.ndim == 3 and values.shape[-1] not in (3, 4)):
+        raise ValueError(f"its shape is {values.shape}, not (height, width[, 3])")
+    most = 1 if values.dtype.kind == "f" else 255
+    if values.min() < 0 or values.max() > most:
+        raise ValueError(f"its values must lie in [0, {most}], and reach {values.max():g}")
+    values = (values * 255).round() if most == 1 else values
     return Image.fromarray(values.astype(np.uint8))

@@ -300,6 +300,7 @@ def test_words_and_call_say_what_was_done(result):
     exec(code, {"align": lambda *_, **k: called.update(k), "layers": 0, "regions": 0})  # noqa: S102
     assert called.pop("settings") == FitSettings(steps=(5, 10), inner_folds=2)
     assert called == {
+        "by": "layer", "region": "region", "subject": "subject", "join": "exact",
         "transforms": ["identity", "centered", "global"], "measure": "centered_pearson",
         "similarity": "correlation", "folds": 4, "subjects": "pooled", "permute": False,
         "n_resamples": 200, "seed": 0,
@@ -316,6 +317,45 @@ def test_every_kind_of_measure_has_a_page(browser, tmp_path, measure):
         assert page.locator("#grid td").count() == 1
         known = measure == "spearman"
         assert ("Not known" in page.locator("#stimuli-about").inner_text()) != known
+
+
+@pytest.mark.parametrize(
+    ("changed", "said", "unsaid"),
+    [
+        ({"transforms": "centered,selected"}, "the simplest transform within", "SoftStep"),
+        ({"transforms": "selected"}, "(among no transform, double-centering", "selected"),
+        ({"measure": "spearman"}, "the measure has no gradient", "double-centering, which"),
+        ({"measure": "ridge_predictivity"}, "fitted on the training stimuli of", "SoftStep"),
+        ({"measure": "procrustes_distance"}, "they are negative distances", "SoftStep"),
+        ({"subjects": "leave_one_out"}, "fitted on the others", "shuffled"),
+        ({"stimuli_left_out": '{"V4": ["a", "b"]}'}, "2 stimuli that not all data had", "shuffled"),
+        ({"n_inner_folds": 7}, "on 7 inner folds", "shuffled"),
+    ],
+)
+def test_words_are_true_of_other_settings(result, changed, said, unsaid):
+    text, _ = methods_text(result.data.assign_attrs(changed))
+    assert said in text
+    assert unsaid not in text
+
+
+def test_repeated_random_splits_are_counted_by_the_stimuli_they_test():
+    x = torch.randn(48, 5, generator=torch.Generator().manual_seed(0))
+    splits = softrsa.alignment.random_splits(48, 24, 10, seed=0)
+    found = softrsa.align(x, x.flip(1), transforms=["identity"], folds=splits, n_resamples=0)
+    assert not [line for line in cautions(found.data, found.table) if "A fold tests" in line]
+    assert "in fact folds of your own" in repeat_call(found.data)
+
+
+def test_many_layers_can_be_drawn_and_chosen_with_the_focus_kept(browser, tmp_path):
+    rng = torch.Generator().manual_seed(0)
+    layers = {f"layer {i}": torch.randn(12, 4, generator=rng) for i in range(120)}
+    regions = {f"region {i}": torch.randn(12, 4, generator=rng) for i in range(4)}
+    result = softrsa.align(layers, regions, transforms=["identity"], folds=2, n_resamples=0)
+    result.report(tmp_path / "page.html")
+    with opened(browser, tmp_path / "page.html") as page:
+        assert page.locator("#grid td").count() == 480
+        page.locator("#grid button").first.click()
+        assert page.evaluate("document.activeElement.closest('table').id") == "grid"
 
 
 def test_a_control_says_so_first(result):

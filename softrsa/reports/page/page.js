@@ -129,12 +129,13 @@ function ticks([low, high]) {
 function clean(v) { return String(Number(v.toPrecision(6))); }
 
 /* ---- scores ---- */
-const rowsOf = pick => D.rows.filter(r => Object.entries(pick).every(([key, value]) => r[key] === value));
+const keyOf = (layer, region, transform) => [layer, region, transform].join("\u0000");
+const rowAt = new Map(D.rows.map(r => [keyOf(r.layer, r.region, r.transform), r]));
 function drawProfile() {
   const n = D.regions.length;
   const series = [], bands = [];
   D.regions.forEach((region, i) => {
-    const rows = D.layers.map(layer => rowsOf({ layer, region, transform: chosen.transform })[0]);
+    const rows = D.layers.map(layer => rowAt.get(keyOf(layer, region, chosen.transform)));
     const shift = n > 1 ? 0.3 * ((i + 0.5) / n - 0.5) : 0;
     series.push({
       name: region, color: color(i), x: rows.map((_, k) => k + shift), y: rows.map(r => r.score),
@@ -155,7 +156,7 @@ function drawProfile() {
   chart($("profile"), { series, bands, names: D.layers, ylabel: D.measure, xlabel: "layer", height: 300,
                         label: `Scores of layers under ${chosen.transform}` });
   $("profile-note").textContent = `${D.titles[chosen.transform]}. Bars: ${D.bars}.` +
-    (bands.length ? ` Shaded${n > 1 ? " at the right edge" : ""}: noise ceilings, mean over layers.` : " No noise ceiling: one subject.");
+    (bands.length ? ` Shaded${n > 1 ? " at the right edge" : ""}: noise ceilings, mean over layers.` : ` ${D.noCeiling}`);
 }
 const has = r => r.score_low !== null && r.score_low !== undefined;
 const low = r => r.score === null ? null : has(r) ? r.score_low : r.score_se === null ? null : r.score - r.score_se;
@@ -164,7 +165,8 @@ const interval = r => low(r) === null ? "" : `[${shown(low(r), 2)}, ${shown(high
 
 let gridSort = null; // region name, descending first
 function drawGrid() {
-  const score = (layer, region) => rowsOf({ layer, region, transform: chosen.transform })[0].score;
+  const score = (layer, region) => rowAt.get(keyOf(layer, region, chosen.transform)).score;
+  const bests = D.regions.map(r => Math.max(...D.layers.map(l => score(l, r) ?? -Infinity)));
   const all = D.layers.flatMap(l => D.regions.map(r => score(l, r))).filter(v => v !== null);
   const [least, most] = [Math.min(...all), Math.max(...all)];
   const layers = [...D.layers];
@@ -176,11 +178,14 @@ function drawGrid() {
       drawGrid();
     }));
   }
-  const body = layers.map(layer => make("tr", {}, make("th", { scope: "row" }, layer), ...D.regions.map(region => {
+  const body = layers.map(layer => make("tr", {}, make("th", { scope: "row" }, layer), ...D.regions.map((region, i) => {
     const value = score(layer, region);
-    const best = value !== null && value === Math.max(...D.layers.map(l => score(l, region) ?? -Infinity));
+    const best = value !== null && value === bests[i];
     const button = make("button", { type: "button", class: best ? "best" : "" }, shown(value));
-    button.addEventListener("click", () => choose({ layer, region }));
+    button.addEventListener("click", () => {
+      choose({ layer, region });
+      $("grid").querySelector("td[aria-current=true] button").focus({ preventScroll: true });
+    });
     const current = layer === chosen.layer && region === chosen.region;
     const cell = make("td", { "aria-current": String(current) }, button);
     const share = value === null || most === least ? 0 : (value - least) / (most - least);
@@ -197,12 +202,16 @@ function compare(a, b) {
 }
 function sortable(name, sign, act, text = false) {
   const button = make("button", { type: "button" }, name);
-  button.addEventListener("click", () => { act(); refocus(name); });
+  button.addEventListener("click", () => {
+    const table = button.closest("table").id;
+    act();
+    refocus(table, name);
+  });
   return make("th", { scope: "col", class: text ? "text" : "", "aria-sort": sign > 0 ? "ascending" : sign < 0 ? "descending" : "none" }, button);
 }
-function refocus(name) {
-  const found = [...document.querySelectorAll("th button")].filter(b => b.textContent === name);
-  if (found.length) found[found.length - 1].focus({ preventScroll: true });
+function refocus(table, name) {
+  const found = [...$(table).querySelectorAll("th button")].find(b => b.textContent === name);
+  if (found) found.focus({ preventScroll: true });
 }
 function cellText(row, key, digits) {
   if (digits === null) return row[key] ?? "";
@@ -230,12 +239,14 @@ function drawRows() {
 
 /* ---- learned transforms ---- */
 function drawLearned() {
-  const key = [chosen.layer, chosen.region, chosen.transform].join("\u0000");
-  const found = D.learned[key];
+  const found = D.learned[keyOf(chosen.layer, chosen.region, chosen.transform)];
   for (const id of ["curve-model", "curve-brain", "path"]) $(id).parentElement.classList.toggle("hidden", !found);
   if (!found) {
-    $("learned-about").textContent = `Nothing is learned under "${D.titles[chosen.transform]}". ` +
-      (D.learnedNames.length ? `Choose ${D.learnedNames.join(" or ")} above to see what gates learned.` : "This result has no learned transform.");
+    const row = rowAt.get(keyOf(chosen.layer, chosen.region, chosen.transform));
+    $("learned-about").textContent = (chosen.transform === "selected"
+      ? `Most folds selected ${row.chosen || "a fixed transform"}, and none a learned one. `
+      : `Nothing is learned under "${D.titles[chosen.transform]}". `) +
+      (D.learnedNames.length ? `Choose ${D.learnedNames.join(" or ")} above to see what gates learned.` : "");
     return;
   }
   $("learned-about").textContent = found.about;
@@ -274,7 +285,7 @@ function drawMatrices() {
   if (!n) return;
   order = $("pick-order").value === "cluster" ? D.clusters[chosen.region] : D.at.map((_, i) => i);
   const after = matrix("model", chosen.transform);
-  $("pairs-about").textContent = `${layer}, the best layer, with ${chosen.region}; the brain's are means over subjects. ` +
+  $("pairs-about").textContent = `${layer}, the best layer of ${chosen.region} under any transform, whichever is chosen above, and ${chosen.region} itself (mean over subjects). ` +
     `Over all stimuli, those the transforms were fitted on too: to look at, not to score.` + (D.stimuliNote || "") +
     (chosen.transform === "identity" ? " Choose another transform above to see what it makes of them." : "") +
     (after ? "" : ` What "${D.titles[chosen.transform]}" makes of them was not kept: it was fitted on a cluster or for a store.`);
@@ -323,7 +334,7 @@ for (const canvas of document.querySelectorAll("canvas")) {
 
 /* ---- stimuli ---- */
 function drawStimuli() {
-  const found = D.influence[[chosen.layer, chosen.region, chosen.transform].join("\u0000")];
+  const found = D.influence[keyOf(chosen.layer, chosen.region, chosen.transform)];
   if (!found) {
     $("stimuli-about").textContent = "Not known for this measure.";
     $("stimuli").replaceChildren();
