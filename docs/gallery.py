@@ -68,6 +68,12 @@ def transforms() -> Figure:
     return aligned().plot_transforms()
 
 
+def curve() -> Axes:
+    """One learned step on both sides."""
+    at = {"layer": "layer4", "region": "late", "transform": "instance"}
+    return reports.plot_curve(aligned().data["curve"].sel(at))
+
+
 def geo_topological_grid() -> Axes:
     """Which thresholds identify regions."""
     networks = softrsa.datasets.load("digit-networks").regions
@@ -138,7 +144,7 @@ def neighbors() -> Axes:
 
 
 FIGURES: tuple[Callable[[], Axes | Figure], ...] = (
-    rsm, mds, profile, alignment, transforms, geo_topological_grid, models, comparisons,
+    rsm, mds, profile, alignment, transforms, curve, geo_topological_grid, models, comparisons,
     identification, scores, capture, region_of_scores, ranks, neighbors,
 )  # fmt: skip
 

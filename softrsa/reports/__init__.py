@@ -1,6 +1,6 @@
 """Tables, figures and the HTML report."""
 
-from softrsa.reports.figures import plot_alignment, plot_profile, plot_transforms
+from softrsa.reports.figures import plot_alignment, plot_curve, plot_profile, plot_transforms
 from softrsa.reports.identification_figures import plot_geo_topological_grid
 from softrsa.reports.prediction_figures import plot_neighbors
 from softrsa.reports.rsm_figures import plot_mds, plot_rsm
@@ -19,6 +19,7 @@ __all__ = [
     "plot_alignment",
     "plot_capture",
     "plot_component_curves",
+    "plot_curve",
     "plot_decoding",
     "plot_feasible_region",
     "plot_geo_topological_grid",

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from softrsa.errors import unknown_name
+from softrsa.errors import ShapeError, unknown_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -246,6 +246,55 @@ def plot_transforms(curve: xr.DataArray, score: xr.DataArray | None = None) -> F
     for handle in legend.get_lines():
         handle.set_linewidth(1.5)
     return figure
+
+
+def plot_curve(curve: xr.DataArray, *, ax: Axes | None = None) -> Axes:
+    """Draw the learned step of one layer with one region over the identity, a line per side.
+
+    Parameters
+    ----------
+    curve : DataArray, dims (anchor_quantile, similarity[, side][, fold])
+        A part of the variable `curve` of `AlignmentResult.data`, such as
+        ``result.data["curve"].sel(layer="conv5", region="IT", transform="instance")``; the mean
+        over folds is drawn.
+    ax : Axes, optional
+        Where to draw; a new figure by default.
+
+    Returns
+    -------
+    Axes
+        Lines are of the median anchor, the middle 80 % of anchors are shaded.
+
+    Raises
+    ------
+    ShapeError
+        If there are other dimensions: one layer, region and transform is drawn.
+
+    Examples
+    --------
+    >>> grid = np.linspace(0, 1, 5)
+    >>> curve = xr.DataArray(np.stack([grid**3, grid**2, grid]),
+    ...     dims=("anchor_quantile", "similarity"), coords={"similarity": grid})
+    >>> [line.get_label() for line in plot_curve(curve).lines]
+    ['identity', 'learned']
+    """
+    mean = curve.mean("fold") if "fold" in curve.dims else curve
+    sides = mean["side"].values if "side" in mean.dims else [None]
+    others = {*mean.dims} - {"anchor_quantile", "similarity", "side"}
+    if others:
+        raise ShapeError(
+            f"One layer, region and transform is drawn; choose of {sorted(map(str, others))} with "
+            "`.sel(...)`."
+        )
+    ax = panels(1)[1][0] if ax is None else ax
+    _draw_identity(ax)
+    for side, color in zip(sides, COLORS, strict=False):
+        part = mean if side is None else mean.sel(side=side)
+        _draw_curve(ax, part, "learned" if side is None else f"{side} side", color, best=True)
+    ax.set_xlabel("scaled similarity", fontsize=9)
+    ax.set_ylabel("similarity after the step", fontsize=9)
+    ax.legend(fontsize=7, frameon=False)
+    return ax
 
 
 def _best(score: xr.DataArray) -> str | None:

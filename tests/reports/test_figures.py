@@ -9,7 +9,8 @@ import xarray as xr
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 
-from softrsa.reports import plot_alignment, plot_transforms
+from softrsa.errors import ShapeError
+from softrsa.reports import plot_alignment, plot_curve, plot_transforms
 from softrsa.reports.figures import COLORS, TITLES, WIDTH
 
 GRID = np.linspace(0, 1, 41)
@@ -177,3 +178,13 @@ def test_intervals_are_drawn_where_there_are_any():
     assert lengths[0] == pytest.approx(2 * rows["score_se"][0])
     assert lengths[1:] == pytest.approx([0.4] * (len(lengths) - 1))
     assert any("95 % intervals" in text.get_text() for text in figure.texts)
+
+
+def test_one_curve_has_a_line_for_each_side_and_refuses_several_layers():
+    of_one = curves().sel(layer="block1", region="region 0", transform="global")
+    ax = plot_curve(of_one)
+    labels = [line.get_label() for line in ax.lines]
+    assert labels == ["identity", "model side", "brain side"]
+    np.testing.assert_allclose(ax.lines[1].get_ydata(), GRID**2)
+    with pytest.raises(ShapeError, match=r"choose of \['layer'\]"):
+        plot_curve(curves().sel(region="region 0", transform="global"))
