@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-SHELLS = ("bash", "zsh", "tcsh")
+SHELLS = ("bash", "zsh", "fish", "tcsh")
 
 
 def add_completion(parser: argparse.ArgumentParser) -> None:

@@ -73,6 +73,7 @@ environment:
 example:
   bash:  softrsa completion bash > ~/.local/share/bash-completion/completions/softrsa
   zsh:   softrsa completion zsh > "${fpath[1]}/_softrsa"
+  fish:  softrsa completion fish > ~/.config/fish/completions/softrsa.fish
   tcsh:  softrsa completion tcsh > ~/.softrsa.csh, and source it
 """,
 }
