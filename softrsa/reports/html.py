@@ -16,6 +16,7 @@ import xarray as xr
 from softrsa.errors import DataError
 from softrsa.io import atomic_path
 from softrsa.io.wording import counted
+from softrsa.measures import get
 from softrsa.reports.cautions import cautions
 from softrsa.reports.figures import TITLES
 from softrsa.reports.methods import methods_text, repeat_call
@@ -105,6 +106,7 @@ def _warnings(data: xr.Dataset, table: pd.DataFrame) -> str:
 
 def _compared(data: xr.Dataset, subjects: list[int]) -> dict[str, str]:
     attrs = data.attrs
+    of_units = get(attrs["measure"]).takes == "features"
     return {
         "Layers": ", ".join(map(str, data["layer"].values)),
         "Regions": ", ".join(
@@ -112,7 +114,8 @@ def _compared(data: xr.Dataset, subjects: list[int]) -> dict[str, str]:
             for region, n in zip(data["region"].values, data["n_subjects"].values, strict=True)
         ),
         "Stimuli": f"{attrs['n_stimuli']} in {attrs['n_folds']} folds, {attrs['n_tested']} tested",
-        "Measure": f"{attrs['measure']} of RSMs by {attrs['similarity']}",
+        "Measure": f"{attrs['measure']} of "
+        + ("units" if of_units else f"RSMs by {attrs['similarity']}"),
         "Transforms": "; ".join(TITLES[name] for name in attrs["transforms"].split(",")),
         "Subjects": "each scored under transforms fitted on the others"
         if attrs["subjects"] == "leave_one_out"

@@ -316,6 +316,9 @@ def test_every_kind_of_measure_has_a_page(browser, tmp_path, measure):
     with opened(browser, tmp_path / "page.html") as page:
         assert page.locator("#grid td").count() == 1
         known = measure == "spearman"
+        of_units = measure == "debiased_cka"
+        compared = page.locator("dl").inner_text()
+        assert f"{measure} of {'units' if of_units else 'RSMs by correlation'}" in compared
         assert ("Not known" in page.locator("#stimuli-about").inner_text()) != known
 
 
