@@ -172,6 +172,7 @@ def align(
         _sides(data, similarity, subject, target, how)
         for data, how in zip(parts, keep, strict=True)
     )
+    n_averaged = sum(len(side.subjects) > 1 for side in layer_sides.values())
     layer_sides = {name: one_subject(side) for name, side in layer_sides.items()}
     if job.of_features:
         check_feature_measure(job.entry, names, {**layer_sides, **region_sides})
@@ -204,15 +205,11 @@ def align(
     choices = {
         "measure": measure, "similarity": similarity, "subjects": subjects, "seed": seed,
         "permuted": int(permute), "settings": json.dumps(asdict(job.settings)),
-        "n_stimuli": n_stimuli, "n_folds": len(splits), "transforms": ",".join(names),
+        "n_stimuli": n_stimuli, "transforms": ",".join(names), "layers_averaged": n_averaged,
         "own_folds": int(not isinstance(folds, int)), "join": join,
-        "n_tested_mean": sum(len(split.test) for split in splits) / len(splits),
-        "n_inner_folds": min(
-            job.settings.inner_folds, min(len(split.train) for split in splits) // SMALLEST_BLOCK
-        ),
         "by": by, "region_coordinate": region, "subject_coordinate": subject,
         "n_resamples": n_resamples, "resampling_seed": job.resampling_seed,
-        "n_tested": len(torch.cat([split.test for split in splits]).unique()),
+        **_counts(splits, job.settings),
         "stimuli_left_out": json.dumps(_left_out(parts)),
         "softrsa_kind": KIND, "softrsa_version": version("softrsa"),
     }  # fmt: skip
@@ -306,6 +303,18 @@ def make_fingerprint(
         **{name: getattr(job, name) for name in ("measure", "similarity", "n_resamples", "seed")},
         **{name: str(value) for name, value in asdict(job.settings).items()},
         **options,
+    }
+
+
+def _counts(splits: Sequence[Split], settings: FitSettings) -> dict[str, float]:
+    """Count folds, the stimuli they test, and the inner folds that their training stimuli allow."""
+    tested = torch.cat([split.test for split in splits])
+    fewest = min(len(split.train) for split in splits)
+    return {
+        "n_folds": len(splits),
+        "n_tested": len(tested.unique()),
+        "n_tested_mean": len(tested) / len(splits),
+        "n_inner_folds": min(settings.inner_folds, fewest // SMALLEST_BLOCK),
     }
 
 

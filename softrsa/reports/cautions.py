@@ -49,7 +49,7 @@ def cautions(data: xr.Dataset, table: pd.DataFrame) -> list[str]:
     if tested < FEW_TESTED:
         found.append(
             f"A fold tests about {tested:.0f} stimuli. Scores of so few vary much from fold to "
-            "fold: read the intervals, not the third decimal."
+            "fold: the third decimal says nothing."
         )
     if int(data["n_subjects"].max()) == 1:
         found.append(

@@ -100,6 +100,11 @@ def methods_text(data: xr.Dataset) -> tuple[str, list[str]]:
     if entry.takes != "features":
         parts.append(_transformed(data, entry, cite))
     parts += [_uncertainty(data, cite)]
+    if attrs.get("layers_averaged"):
+        parts.append(
+            f"Of {counted(int(attrs['layers_averaged']), 'layer')}, which had several subjects, "
+            "the mean of their matrices was taken."
+        )
     if attrs["permuted"]:
         parts.append(
             "As a control, the brain's stimuli had been shuffled before anything was fitted."

@@ -500,6 +500,7 @@ def test_a_layer_with_several_subjects_is_the_mean_of_their_rsms():
     mean = np.mean([np.corrcoef(x) for x in people], axis=0)
     np.fill_diagonal(mean, 1.0)
     wanted = softrsa.align({"others": mean}, {"V4": region}, **options)
+    assert [each.data.attrs["layers_averaged"] for each in (found, wanted)] == [1, 0]
     scores = (each.table.set_index("transform")["score"] for each in (found, wanted))
     for one, other in zip(*scores, strict=True):
         assert one == pytest.approx(other, abs=2e-4)

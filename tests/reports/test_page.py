@@ -332,6 +332,7 @@ def test_every_kind_of_measure_has_a_page(browser, tmp_path, measure):
         ({"measure": "procrustes_distance"}, "they are negative distances", "SoftStep"),
         ({"subjects": "leave_one_out"}, "fitted on the others", "shuffled"),
         ({"stimuli_left_out": '{"V4": ["a", "b"]}'}, "2 stimuli that not all data had", "shuffled"),
+        ({"layers_averaged": 1}, "Of 1 layer, which had several subjects", "shuffled"),
         ({"n_inner_folds": 7}, "on 7 inner folds", "shuffled"),
     ],
 )
