@@ -15,12 +15,10 @@ import xarray as xr
 from softrsa import io
 from softrsa.datasets.cards import Card, card
 from softrsa.datasets.fetching import fetch
-from softrsa.datasets.placed_loading import load_majaj_hong, load_nsd, load_things
+from softrsa.datasets.placed_loading import Files, load_majaj_hong, load_nsd, load_things
 from softrsa.errors import DataError
 
 __all__ = ["DataSet", "load"]
-
-Files = Mapping[str, Path]
 
 
 @dataclass(frozen=True)

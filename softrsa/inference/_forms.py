@@ -16,7 +16,7 @@ from softrsa.inference._stack import Stack
 from softrsa.measures.correlation import centered
 from softrsa.transforms import double_center
 
-MEASURES = ("pearson", "cosine", "whitened_pearson", "whitened_cosine", "centered_pearson")
+PRODUCT_MEASURES = ("pearson", "cosine", "whitened_pearson", "whitened_cosine", "centered_pearson")
 WHITENED = ("whitened_pearson", "whitened_cosine")
 PRODUCT_BYTES = 64e6  # of the table of products that is held at once
 ROUNDING = 1e-12  # a squared norm below this share of what it was before centering is none

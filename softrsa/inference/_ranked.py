@@ -12,7 +12,7 @@ from torch import Tensor
 from softrsa._ranks import in_order, runs_of_equals, true_places
 from softrsa.inference._stack import Stack
 
-MEASURES = ("spearman", "rho_a")
+RANKED_MEASURES = ("spearman", "rho_a")
 PART = 2**18  # entries of subjects' RSMs at a time: so many stay in the processor's cache
 EXACT_IN_FLOAT32 = 2**22  # up to here all half-integers, hence all average ranks, are exact
 

@@ -9,7 +9,15 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from softrsa.inference import _forms, _looped, _ranked
+from softrsa.inference._forms import (
+    PRODUCT_MEASURES,
+    WHITENED,
+    cosines,
+    form_ceilings,
+    measured_forms,
+)
+from softrsa.inference._looped import looped_ceilings, looped_scores
+from softrsa.inference._ranked import RANKED_MEASURES, ranked_ceilings, ranked_scores
 from softrsa.inference._stack import Stack
 
 CHUNK_BYTES = 128e6
@@ -46,15 +54,15 @@ class Scored:
 def score(stack: Stack, counts: Tensor) -> Scored:
     """Score models on resamples in which stimuli occur so often (r, n_stimuli), float64."""
     name = stack.entry.name
-    if name in _forms.MEASURES:
-        forms = _forms.measured_forms(stack, counts)
-        scores, ceilings = _forms.cosines(forms[0]), partial(_forms.form_ceilings, *forms)
-    elif name in _ranked.MEASURES:
-        scores, *ranked = _ranked.ranked_scores(stack, counts)
-        ceilings = partial(_ranked.ranked_ceilings, stack, *ranked)
+    if name in PRODUCT_MEASURES:
+        forms = measured_forms(stack, counts)
+        scores, ceilings = cosines(forms[0]), partial(form_ceilings, *forms)
+    elif name in RANKED_MEASURES:
+        scores, *ranked = ranked_scores(stack, counts)
+        ceilings = partial(ranked_ceilings, stack, *ranked)
     else:
-        scores, drawn = _looped.looped_scores(stack, counts)
-        ceilings = partial(_looped.looped_ceilings, stack, drawn)
+        scores, drawn = looped_scores(stack, counts)
+        ceilings = partial(looped_ceilings, stack, drawn)
     return Scored(scores, stack.n_subjects, ceilings)
 
 
@@ -67,13 +75,11 @@ def chunks(stack: Stack, n_resamples: int) -> Iterator[slice]:
     """Split resamples into runs whose intermediate numbers fit into bounded memory."""
     n_rows, n_pairs = stack.values.shape
     # ranks are gone through many times, best in the processor's cache
-    budget = CHUNK_BYTES / 16 if stack.entry.name in _ranked.MEASURES else CHUNK_BYTES
+    budget = CHUNK_BYTES / 16 if stack.entry.name in RANKED_MEASURES else CHUNK_BYTES
     each = {
-        **dict.fromkeys(_forms.MEASURES, 2 * n_pairs + n_rows**2),
-        **dict.fromkeys(
-            _forms.WHITENED, 2 * n_pairs + 4 * n_rows**2 + 4 * n_rows * stack.n_stimuli
-        ),
-        **dict.fromkeys(_ranked.MEASURES, n_rows * n_pairs),
+        **dict.fromkeys(PRODUCT_MEASURES, 2 * n_pairs + n_rows**2),
+        **dict.fromkeys(WHITENED, 2 * n_pairs + 4 * n_rows**2 + 4 * n_rows * stack.n_stimuli),
+        **dict.fromkeys(RANKED_MEASURES, n_rows * n_pairs),
     }.get(stack.entry.name, 2 * n_rows * n_pairs)
     size = max(1, int(budget / (8 * each)))
     for start in range(0, n_resamples, size):

@@ -8,7 +8,16 @@ import torch
 from torch import Tensor
 
 from softrsa._ranks import average_ranks
-from softrsa.inference import _forms, _ranked
+from softrsa.inference._forms import (
+    PRODUCT_MEASURES,
+    WHITENED,
+    Forms,
+    cosines,
+    offsets,
+    prepared,
+    without_rounding,
+)
+from softrsa.inference._ranked import RANKED_MEASURES, ranked_scores
 from softrsa.inference._scoring import CHUNK_BYTES
 from softrsa.inference._stack import Stack
 from softrsa.measures import Measure
@@ -16,7 +25,7 @@ from softrsa.measures.correlation import centered
 from softrsa.pairs import expand
 from softrsa.transforms import double_center
 
-MEASURES = (*_forms.MEASURES, *_ranked.MEASURES)
+MEASURES = (*PRODUCT_MEASURES, *RANKED_MEASURES)
 PLAIN = ("pearson", "cosine", "centered_pearson")  # inner products of all entries, once cleaned
 STEP = 1e-3  # of weights, for derivatives: squares of it are below what matters
 
@@ -51,7 +60,7 @@ def resampled_scores(measure: Measure, models: Tensor, subjects: Tensor, counts:
     """
     together = torch.cat([models[:, None], subjects], 1)  # (t, 1 + s, n, n)
     stack = _stack(measure, together.flatten(0, 1))
-    scored = _ranked_scores if measure.name in _ranked.MEASURES else _form_scores
+    scored = _ranked_scores if measure.name in RANKED_MEASURES else _form_scores
     each = 2 * stack.values.shape[1] + 4 * len(stack.values) * stack.n_stimuli
     parts = counts.split(max(1, int(CHUNK_BYTES / (8 * each))))
     found = torch.cat([scored(stack, part, together.shape[:2]) for part in parts])
@@ -75,7 +84,7 @@ def _stack(measure: Measure, squares: Tensor) -> Stack:
 
 def _form_scores(stack: Stack, counts: Tensor, shape: torch.Size) -> Tensor:
     """Cosines of matched inner products (r, t, s)."""
-    stack = _forms.prepared(stack)
+    stack = prepared(stack)
     name, values = stack.entry.name, stack.values.unflatten(0, shape)
     weights = stack.counts_of_pairs(counts)
     products = (values[:, :1] * values[:, 1:]).flatten(0, 1)
@@ -84,8 +93,8 @@ def _form_scores(stack: Stack, counts: Tensor, shape: torch.Size) -> Tensor:
         weights.sum(1, keepdim=True), shape,
     )  # fmt: skip
     form = plain
-    if name in (*_forms.WHITENED, "centered_pearson"):
-        total, sums = _forms.offsets(stack, counts)
+    if name in (*WHITENED, "centered_pearson"):
+        total, sums = offsets(stack, counts)
         mine, theirs = total[..., :-1].unflatten(-1, shape), sums[..., :-1].unflatten(-1, shape)
         form = plain.less(
             _matched(
@@ -97,18 +106,16 @@ def _form_scores(stack: Stack, counts: Tensor, shape: torch.Size) -> Tensor:
         )  # fmt: skip
     if name in ("pearson", "whitened_pearson"):
         form = form.without_mean(plain.ones_models / plain.ones, plain.ones_subjects / plain.ones)
-    scores = _forms.cosines(_forms.without_rounding(form, before))
+    scores = cosines(without_rounding(form, before))
     return scores.view(len(counts), shape[0], shape[1] - 1)
 
 
-def _matched(
-    cross: Tensor, own: Tensor, ones: Tensor, one: Tensor, shape: torch.Size
-) -> _forms.Forms:
+def _matched(cross: Tensor, own: Tensor, ones: Tensor, one: Tensor, shape: torch.Size) -> Forms:
     """Inner products as if every model in every resample (r t) were a resample of its own."""
     n_models, n_together = shape
     cross = cross.view(-1, 1, n_together - 1)
     own, ones = own.view(-1, n_together), ones.view(-1, n_together)
-    return _forms.Forms(
+    return Forms(
         cross, own[:, :1], torch.diag_embed(own[:, 1:]), ones[:, :1], ones[:, 1:],
         one.repeat_interleave(n_models, dim=0),
     )  # fmt: skip
@@ -121,7 +128,7 @@ def _ranked_scores(stack: Stack, counts: Tensor, shape: torch.Size) -> Tensor:
         names = tuple(map(str, range(len(values) - 1)))
         one = replace(stack, values=values, n_models=1, subjects=names)
         parts = counts.split(max(1, int(CHUNK_BYTES / 16 / (8 * values.numel()))))
-        found.append(torch.cat([_ranked.ranked_scores(one, part)[0][:, 0] for part in parts]))
+        found.append(torch.cat([ranked_scores(one, part)[0][:, 0] for part in parts]))
     return torch.stack(found, 1)
 
 
@@ -232,12 +239,12 @@ def pair_influences(measure: Measure, models: Tensor, subjects: Tensor) -> tuple
 def _unit_squares(stack: Stack) -> Tensor:
     """Squares (k, n, n) whose inner products are the scores of `permuted_scores`."""
     name, values = stack.entry.name, stack.values
-    if name in _ranked.MEASURES:
+    if name in RANKED_MEASURES:
         values = average_ranks(values)
     if name not in ("cosine", "whitened_cosine", "centered_pearson"):
         values = centered(values)
     square = stack.squares(values)
-    if name in _forms.WHITENED:
+    if name in WHITENED:
         square = square - square.mean(-1, keepdim=True)
         square = square - square.mean(-2, keepdim=True)
     elif name == "centered_pearson":

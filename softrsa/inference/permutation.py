@@ -13,8 +13,7 @@ from torch import Tensor
 from softrsa._checks import check_count
 from softrsa._ranks import average_ranks
 from softrsa.errors import DataError
-from softrsa.inference._ranked import MEASURES as RANKED
-from softrsa.inference._ranked import ranked_ceilings, ranked_scores
+from softrsa.inference._ranked import RANKED_MEASURES, ranked_ceilings, ranked_scores
 from softrsa.inference._scoring import CHUNK_BYTES, score_once
 from softrsa.inference._stack import Stack, stack_rsms, stack_subjects, unlabeled
 from softrsa.inference.evaluation import describe
@@ -249,7 +248,7 @@ def _lower_ceilings(stack: Stack) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
     These have the shape (k, r, n_subjects, n_pairs).
     """
     entry, subjects = stack.entry, stack.of_subjects
-    if entry.name in RANKED:
+    if entry.name in RANKED_MEASURES:
         _, ranks, times = ranked_scores(stack, subjects.new_ones(1, stack.n_stimuli))
         return ranks, lambda mixed: ranked_ceilings(
             stack, mixed[0], times.expand(mixed.shape[1], -1), torch.ones_like(mixed[0, ..., 0])

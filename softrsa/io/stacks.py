@@ -57,16 +57,16 @@ def check_rdms(rdms: xr.DataArray, *, name: str = "RDM stack") -> xr.DataArray:
     (array([[0., 3.],
            [3., 0.]]), 'rdm')
     """
-    rdms = _in_order(rdms, name)
+    rdms = _rdms_in_order(rdms, name)
     rdms = _one_order(rdms, name)
-    recorded = _check_finite(rdms, name)
+    recorded = _check_finite_rdms(rdms, name)
     kind = rdms.attrs["kind"] if "kind" in rdms.attrs else _guess_kind(rdms, recorded, name)
     if kind not in KINDS:
         raise DataError(f'The {name} has attrs["kind"] = {kind!r}; it must be "rdm" or "rsm".')
     return rdms.assign_attrs(kind=kind)
 
 
-def _in_order(rdms: xr.DataArray, name: str) -> xr.DataArray:
+def _rdms_in_order(rdms: xr.DataArray, name: str) -> xr.DataArray:
     """Check dimensions, their labels and the number type; move anchor and neighbor last."""
     if not isinstance(rdms, xr.DataArray):
         raise DTypeError(f"The {name} must be an xarray.DataArray, got {type(rdms).__name__}.")
@@ -105,7 +105,7 @@ def _one_order(rdms: xr.DataArray, name: str) -> xr.DataArray:
     return rdms if anchors.equals(neighbors) else rdms.sel(neighbor=rdms["anchor"].values)
 
 
-def _check_finite(rdms: xr.DataArray, name: str) -> np.ndarray:
+def _check_finite_rdms(rdms: xr.DataArray, name: str) -> np.ndarray:
     """Refuse matrices that are NaN or infinite in part; tell which were recorded, flat."""
     leading = rdms.shape[:-2]
     stack = rdms.values.reshape(-1, *rdms.shape[-2:])
