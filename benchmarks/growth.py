@@ -18,11 +18,11 @@ from _harness import Case, Found, Over, Turns, slope
 from torch import Tensor
 
 from softrsa.alignment import threshold_correlations, tiled_scores
-from softrsa.alignment.tiled.objective import lay_out
 from softrsa.inference import bootstrap
 from softrsa.measures import kendall_tau_a, linear_cka, nbs, procrustes_distance
 from softrsa.prediction import SoftStepNCAHead
 from softrsa.rsm import condensed_similarity, crossnobis
+from softrsa.tiled.scores import lay_out
 from softrsa.transforms import GlobalGate, SoftStep, geodesic, soft_rank
 
 

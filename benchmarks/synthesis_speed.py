@@ -18,7 +18,7 @@ from _harness import Case, Contender, Found, Turns, claim, compare
 from torch import Tensor
 
 from softrsa.synthesis import optimize_to_score
-from softrsa.synthesis.sources import starting_features
+from softrsa.synthesis.objective import starting_features
 
 STIMULI, UNITS, TARGET, ROUNDS = 500, 100, 0.99, 3
 

@@ -24,8 +24,8 @@ from _harness import Case, Contender, Found, Memory, Over, Run, Turns, claim, co
 from torch import Tensor
 
 from softrsa.alignment import tiled_scores
-from softrsa.alignment.side_transforms import SoftGate
 from softrsa.transforms import EmbeddingGate, SoftStep
+from softrsa.transforms.on_rsms import SoftGate
 
 UNITS = 512
 SIZES = (500, 1000, 2000, 4000)

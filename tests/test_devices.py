@@ -18,7 +18,6 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from softrsa import measures, transforms
 from softrsa.alignment import AlignmentLoss
-from softrsa.alignment.tiled import tiled_scores
 from softrsa.measures import available
 from softrsa.pairs import condense, expand, off_diagonal
 from softrsa.prediction import DiffKNNHead, LinearHead, NCAHead, SoftStepNCAHead
@@ -34,6 +33,7 @@ from softrsa.rsm import (
     similarity_matrix,
 )
 from softrsa.synthesis.objective import make_objective
+from softrsa.tiled import tiled_scores
 
 PRETEND = "lazy"  # a device that autograd knows and nobody has
 SOFT_RANK_WAITS = 4 + 3 * 10  # pools in rounds, of which 10 were the most, without torchsort
@@ -484,7 +484,7 @@ def test_waits_for_the_device_do_not_grow(call):
 
 @pytest.mark.parametrize("batch", [1, 4])
 def test_the_median_of_many_distances_is_not_waited_for(batch, monkeypatch):
-    monkeypatch.setattr("softrsa.rsm._rbf.PART_BYTES", 256)  # so that all are many
+    monkeypatch.setattr("softrsa.rsm.similarity.PART_BYTES", 256)  # so that all are many
     call = next(call for call in CALLS if call.name == "similarity_matrix rbf")
     _, given = inputs_of(call, n=20, batch=batch)
     with Device() as device:

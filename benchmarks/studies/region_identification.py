@@ -22,7 +22,7 @@ from torch import Tensor
 
 from softrsa import datasets
 from softrsa.alignment import IdentificationResult, OptimisticWarning, identify_regions
-from softrsa.alignment.identification_curves import identification_curves
+from softrsa.identification.identify import identification_curves
 
 ROOT = Path(__file__).resolve().parents[2]
 FIXED = ("identity", "centered", "geo_topological", "geodesic")

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from softrsa._wording import listed
 from softrsa.errors import DataError, DTypeError, FileFormatError, FileMissingError, StimulusError
-from softrsa.io.wording import listed
 
 __all__ = ["iterate_batches", "preprocess_image"]
 

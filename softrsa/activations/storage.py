@@ -14,7 +14,7 @@ import numpy as np
 import xarray as xr
 
 from softrsa.io import OutputError, atomic_path, cache_folder, open_array
-from softrsa.io.labels import plain_labels
+from softrsa.io.schema import plain_labels
 
 __all__ = ["Store", "available_memory"]
 

@@ -7,16 +7,14 @@ from softrsa.alignment.align import (
     align,
 )
 from softrsa.alignment.aligner import Aligner
-from softrsa.alignment.folds import Split, random_splits, stimulus_folds
-from softrsa.alignment.identification import identify_regions
-from softrsa.alignment.identification_curves import identification_curves
-from softrsa.alignment.identification_result import IdentificationResult
 from softrsa.alignment.loss import AlignmentLoss
-from softrsa.alignment.published_identification import OptimisticWarning, PublishedIdentification
 from softrsa.alignment.result import AlignmentResult
-from softrsa.alignment.settings import FitSettings
-from softrsa.alignment.thresholds import threshold_correlations
-from softrsa.alignment.tiled import tiled_noise_ceiling, tiled_scores
+from softrsa.alignment.settings import FitSettings, Split, random_splits, stimulus_folds
+from softrsa.identification.identify import identification_curves, identify_regions
+from softrsa.identification.published import OptimisticWarning, PublishedIdentification
+from softrsa.identification.result import IdentificationResult
+from softrsa.tiled import tiled_noise_ceiling, tiled_scores
+from softrsa.transforms.geo_topological import threshold_correlations
 
 __all__ = [
     "Aligner",

@@ -15,20 +15,22 @@ import xarray as xr
 from torch import Tensor
 
 from softrsa._checks import resolve_device
-from softrsa.alignment.distributing import check_client, score_in_units
+from softrsa.alignment.cluster import check_client, digest, score_in_units
 from softrsa.alignment.embedding import rotated
-from softrsa.alignment.examples import example_rsms
-from softrsa.alignment.features import check_feature_measure, compact, few_stimuli_warnings
-from softrsa.alignment.fingerprint import digest
-from softrsa.alignment.fitting import LEARNED, TRANSFORMS
-from softrsa.alignment.folds import SMALLEST_BLOCK, Split, split_stimuli
+from softrsa.alignment.fitting import LEARNED, TRANSFORMS, check_names
+from softrsa.alignment.held_out import (
+    check_feature_measure,
+    compact,
+    degenerate_warnings,
+    few_stimuli_warnings,
+    make_runs,
+    row_offset_warnings,
+)
 from softrsa.alignment.memory import available_memory, check_memory, estimate_of_run
-from softrsa.alignment.plan import check_names
+from softrsa.alignment.responses import Data, Side, as_side, join_all, one_subject
 from softrsa.alignment.result import KIND, AlignmentResult
-from softrsa.alignment.runs import degenerate_warnings, make_runs, row_offset_warnings
-from softrsa.alignment.scoring import Job, score_together
-from softrsa.alignment.settings import FitSettings
-from softrsa.alignment.sides import Data, Side, as_side, join_all, one_subject
+from softrsa.alignment.scoring import Job, example_rsms, score_together
+from softrsa.alignment.settings import SMALLEST_BLOCK, FitSettings, Split, split_stimuli
 from softrsa.errors import DataError, StimulusError, unknown_name
 from softrsa.io import check_rdms
 from softrsa.measures import get

@@ -14,22 +14,31 @@ from torch import Tensor, nn
 
 from softrsa._checks import check_count, resolve_device
 from softrsa._processes import join_ranks, launched_ranks, rank_device
+from softrsa.alignment.descent import Tiling
 from softrsa.alignment.embedding import Embedding
-from softrsa.alignment.fitting import Fitted, Task, count_fit_steps, fit_transforms
-from softrsa.alignment.folds import SMALLEST_BLOCK
-from softrsa.alignment.paths import Tiling
-from softrsa.alignment.plan import check_names, make_plan, progress_bar
-from softrsa.alignment.settings import FitSettings
-from softrsa.alignment.side_transforms import Centered, HardGT, Identity, SoftGate
-from softrsa.alignment.sides import Data, Side, as_side, join_all, one_subject
-from softrsa.alignment.tiled.sides import (
+from softrsa.alignment.fitting import (
+    Fitted,
+    Task,
+    check_names,
+    count_fit_steps,
+    fit_transforms,
+    make_plan,
+    progress_bar,
+)
+from softrsa.alignment.responses import (
     TILED_CHOICES,
+    Data,
+    Side,
     TiledSide,
+    as_side,
     as_tiled_side,
     check_same_data,
+    join_all,
+    one_subject,
     rsm_bytes,
     tiling_obstacle,
 )
+from softrsa.alignment.settings import SMALLEST_BLOCK, FitSettings
 from softrsa.errors import (
     DataError,
     FileFormatError,
@@ -42,6 +51,7 @@ from softrsa.errors import (
 from softrsa.io import atomic_path
 from softrsa.measures import get
 from softrsa.transforms import EmbeddingGate, Gate, GlobalGate, ProfileGate, SoftStep
+from softrsa.transforms.on_rsms import Centered, HardGT, Identity, SoftGate
 
 TILED_FROM_BYTES = 2 * 2**30  # of the RSMs of both sides, as float64
 

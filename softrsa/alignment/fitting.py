@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import NamedTuple, cast
 
@@ -10,23 +11,24 @@ import torch
 from torch import Tensor, nn
 
 from softrsa._processes import Ranks
-from softrsa.alignment.cores import map_on_cores
+from softrsa._threads import map_on_cores
+from softrsa.alignment.descent import Path, Plan, Problem, fit_paths, fit_tiled_paths, score_tiled
 from softrsa.alignment.embedding import Embedding
-from softrsa.alignment.folds import SMALLEST_BLOCK, Split, stimulus_folds
-from softrsa.alignment.paths import Path, Plan, Problem, fit_paths
-from softrsa.alignment.settings import FitSettings
-from softrsa.alignment.side_transforms import (
+from softrsa.alignment.responses import Side, TiledSide
+from softrsa.alignment.settings import SMALLEST_BLOCK, FitSettings, Split, stimulus_folds
+from softrsa.errors import DataError, FitError, unknown_name
+from softrsa.measures import Measure, get
+from softrsa.pairs import expand
+from softrsa.rsm import SIMILARITIES
+from softrsa.transforms import SoftStep
+from softrsa.transforms.geo_topological import geo_topological_grid
+from softrsa.transforms.on_rsms import (
     Centered,
     HardGT,
     Identity,
     SoftGate,
-    best_threshold,
+    threshold_grid,
 )
-from softrsa.alignment.sides import Side
-from softrsa.alignment.tiled.fitting import fit_tiled_paths, score_tiled
-from softrsa.alignment.tiled.sides import TiledSide
-from softrsa.errors import DataError, FitError
-from softrsa.transforms import SoftStep
 
 FIXED = ("identity", "centered", "geo_topological")
 LEARNED = ("global", "instance")
@@ -325,3 +327,61 @@ def _finite_path(train: Tensor, validation: Tensor) -> Tensor:
     """Put both curves together; NaN for what is not a score."""
     both = torch.stack([train.double().cpu(), validation.double().cpu()])
     return both.where(both.isfinite(), torch.nan)
+
+
+def check_names(transform: str, measure: str, similarity: str) -> None:
+    """Refuse unknown names before any work is done."""
+    if transform not in TRANSFORMS:
+        raise unknown_name("transform", transform, TRANSFORMS)
+    get(measure)
+    if similarity not in SIMILARITIES:
+        raise unknown_name("similarity", similarity, SIMILARITIES)
+
+
+def make_plan(measure: str, model: Side, brain: Side, settings: FitSettings) -> Plan:
+    """Resolve what depends on the data: the measure to fit under and each side's scaling."""
+    scored = get(measure)
+    fitted: Measure = scored if scored.differentiable else get("centered_pearson")
+    how = settings.scaling
+    scaling = [
+        ("affine" if side.bounded else "minmax") if how == "auto" else how
+        for side in (model, brain)
+    ]
+    return Plan(scored, fitted, (scaling[0], scaling[1]), settings)
+
+
+@contextmanager
+def progress_bar(total: int, shown: bool) -> Iterator[Callable[[int], object]]:
+    """Show a tqdm bar over fit steps, after a second; yields what advances it."""
+    from tqdm import tqdm
+
+    with tqdm(
+        total=total,
+        disable=not shown or not total,
+        desc="fitting transforms",
+        unit="step",
+        unit_scale=True,
+        delay=1,
+        mininterval=0.5,
+    ) as bar:
+        yield bar.update
+
+
+def best_threshold(
+    model: Tensor, brain: Tensor, measure: Measure, steps: int
+) -> tuple[float, float]:
+    """Thresholds (l, u), the same for both sides, with the highest training score.
+
+    ``model`` is (1, n, n), ``brain`` (n_subjects, n, n).
+    """
+    grid = threshold_grid(steps)
+    low, high = torch.tensor(grid, dtype=torch.float64).T
+    scores = []
+    for part in geo_topological_grid(1 - torch.cat([model, brain]), low, high):
+        if measure.takes in ("vectors", "pairs"):
+            of_model, of_brain = (1 - part).split([1, len(brain)], dim=1)
+            scores.append(measure(of_model, of_brain).mean(-1))
+        else:
+            of_model, of_brain = (1 - expand(part)).split([1, len(brain)], dim=1)
+            scores.append(measure.between(of_model, of_brain).mean(-1))
+    return grid[int(torch.cat(scores).nan_to_num(-torch.inf).argmax())]

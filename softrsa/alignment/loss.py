@@ -9,13 +9,12 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from softrsa.alignment.references import Region, as_regions
-from softrsa.alignment.side_transforms import SoftGate
-from softrsa.alignment.sides import Data
+from softrsa.alignment.responses import Data, Region, as_regions
 from softrsa.errors import DataError, FitError, ShapeError, unknown_name
 from softrsa.measures import Measure, available, get
 from softrsa.rsm import SIMILARITIES, similarity_matrix
 from softrsa.transforms import EmbeddingGate, GeoTopological, SoftStep
+from softrsa.transforms.on_rsms import SoftGate
 
 Transform = Callable[[Tensor], Tensor]
 Features = Tensor | Mapping[str, Tensor]

@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 import xarray as xr
 
+from softrsa.alignment.descent import BATCH_ENTRIES
 from softrsa.alignment.fitting import FIXED, LEARNED
-from softrsa.alignment.folds import Split
-from softrsa.alignment.paths import BATCH_ENTRIES
+from softrsa.alignment.responses import Data
 from softrsa.alignment.scoring import Job
-from softrsa.alignment.sides import Data
+from softrsa.alignment.settings import Split
 from softrsa.errors import MemoryLimitError
 
 # In bytes, or in copies of what is named, after measurements (`tests/alignment/test_memory.py`).

@@ -11,14 +11,14 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from softrsa.alignment.uncertainty import Over, compare, intervals
+from softrsa.alignment.resampling import Over, compare, intervals
 from softrsa.errors import DataError, FileFormatError, FileMissingError
 from softrsa.io import atomic_path
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from softrsa.reports.thumbnails import Pictures
+    from softrsa.reports.page_content import Pictures
 
 KIND = "alignment_result"
 FIXED_BASELINES = ["identity", "centered", "geo_topological"]

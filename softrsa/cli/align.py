@@ -14,12 +14,13 @@ import xarray as xr
 
 import softrsa
 from softrsa import datasets
+from softrsa._wording import listed
 from softrsa.activations import load_model
 from softrsa.alignment import AlignmentResult
 from softrsa.alignment.align import named_parts
-from softrsa.alignment.distributing import import_distributed
+from softrsa.alignment.cluster import import_distributed
 from softrsa.alignment.fitting import LEARNED, TRANSFORMS
-from softrsa.alignment.sides import Data
+from softrsa.alignment.responses import Data
 from softrsa.cli.common import (
     DPI,
     add_output,
@@ -32,16 +33,15 @@ from softrsa.cli.common import (
     show,
 )
 from softrsa.errors import DataError, unknown_name
-from softrsa.io.wording import listed
 from softrsa.measures import available, get
 from softrsa.recordings import select
 from softrsa.reports import format_best, format_table
-from softrsa.reports.cautions import same_data
+from softrsa.reports.page_content import same_data
 
 if TYPE_CHECKING:
     from distributed import Client
 
-    from softrsa.reports.thumbnails import Pictures
+    from softrsa.reports.page_content import Pictures
 
 FILES = ("scores.csv", "result.nc", "report.html", "alignment.png")
 LEARNED_FILES = ("transforms.png",)  # where something is learned

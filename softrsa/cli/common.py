@@ -14,9 +14,9 @@ import pandas as pd
 import xarray as xr
 
 import softrsa
+from softrsa._wording import counted
 from softrsa.errors import DataError
 from softrsa.io import atomic_path
-from softrsa.io.wording import counted
 from softrsa.recordings import average_trials
 
 DPI = 200

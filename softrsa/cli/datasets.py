@@ -12,10 +12,10 @@ from textwrap import fill, indent
 from typing import Any
 
 from softrsa import datasets
+from softrsa._wording import counted, listed
 from softrsa.cli.examples import EXAMPLES
 from softrsa.datasets import FileCheck
 from softrsa.errors import DataError
-from softrsa.io.wording import counted, listed
 
 WIDTH = 96
 WIDTHS = {"shapes": 44}  # of the columns of the list, in characters

@@ -16,7 +16,6 @@ from softrsa.alignment import (
     identification_curves,
     identify_regions,
 )
-from softrsa.alignment.region_statistics import TRANSFORMS
 from softrsa.cli.common import (
     DPI,
     add_output,
@@ -29,6 +28,7 @@ from softrsa.cli.common import (
     show,
 )
 from softrsa.errors import DataError
+from softrsa.identification.statistics import TRANSFORMS
 from softrsa.recordings import select
 from softrsa.reports.figures import panels
 from softrsa.rsm import build_rsms

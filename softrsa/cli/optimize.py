@@ -12,6 +12,7 @@ import pandas as pd
 import xarray as xr
 
 from softrsa import datasets
+from softrsa._wording import listed
 from softrsa.cli.common import (
     DPI,
     Stopped,
@@ -25,7 +26,6 @@ from softrsa.cli.common import (
     show,
 )
 from softrsa.errors import DataError, unknown_name
-from softrsa.io.wording import listed
 from softrsa.recordings import split_units
 from softrsa.reports.figures import COLORS, MARKERS, panels
 from softrsa.reports.synthesis_figures import plot_capture, plot_scores

@@ -13,7 +13,7 @@ from softrsa.prediction.tasks import TASKS, load_task
 
 if TYPE_CHECKING:
     from softrsa.prediction.experiment_result import ExperimentResult
-    from softrsa.prediction.regression_task import RegressionTask
+    from softrsa.prediction.tasks import RegressionTask
 
 SEARCH = ("search.csv", "search.png")
 ROWS, FILES = "rows.csv", ("table.csv", "errors.png")

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from softrsa.datasets.cards import Card, DataFile, PlacedFile, Published, available, card
+from softrsa.datasets.cards import (
+    Card,
+    DataFile,
+    PlacedFile,
+    Published,
+    available,
+    card,
+    find_placed,
+)
 from softrsa.datasets.fetching import fetch
 from softrsa.datasets.loading import DataSet, load
-from softrsa.datasets.placing import find_placed
 from softrsa.datasets.verifying import FileCheck, presence, verify
 
 __all__ = [

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from softrsa.datasets.cards import Card, available, card
+from softrsa.datasets.cards import Card, available, card, placed_folder
 from softrsa.datasets.fetching import locate, sha256
-from softrsa.datasets.placing import placed_folder
 
 __all__ = ["FileCheck", "presence", "verify"]
 

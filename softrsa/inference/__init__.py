@@ -1,14 +1,11 @@
 """How much can be expected, and how sure one may be."""
 
-from softrsa.inference.bootstrap import bootstrap
+from softrsa.inference.bootstrap import Variances, bootstrap, resampling_variances
 from softrsa.inference.comparing import compare_models
-from softrsa.inference.crossvalidation import crossvalidate
-from softrsa.inference.evaluation import evaluate
-from softrsa.inference.flexible import FlexibleModel, weighted_rsm_model
+from softrsa.inference.crossvalidation import FlexibleModel, crossvalidate, weighted_rsm_model
 from softrsa.inference.noise_ceiling import NoiseCeiling, noise_ceiling
 from softrsa.inference.permutation import CeilingTest, noise_ceiling_test, permutation_test
-from softrsa.inference.result import InferenceResult
-from softrsa.inference.variances import Variances, resampling_variances
+from softrsa.inference.result import InferenceResult, evaluate
 
 __all__ = [
     "CeilingTest",

@@ -4,20 +4,306 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from softrsa.errors import DataError, FitError, ShapeError
-from softrsa.inference._stack import FEWEST_STIMULI, stack_rsms
-from softrsa.inference.evaluation import cautions, describe
-from softrsa.inference.flexible import FlexibleModel
+from softrsa._checks import check_floating
+from softrsa._ranks import average_ranks
+from softrsa.errors import DataError, FitError, ShapeError, unknown_name
 from softrsa.inference.noise_ceiling import noise_ceiling
-from softrsa.inference.result import InferenceResult
+from softrsa.inference.pair_table import FEWEST_STIMULI, find_measure, stack_rsms
+from softrsa.inference.result import InferenceResult, cautions, describe
 from softrsa.measures import Measure
+from softrsa.measures.correlation import centered
+from softrsa.measures.rank import SOFT_STRENGTH
+from softrsa.pairs import condense, expand
+from softrsa.transforms import double_center, soft_rank
+
+KINDS = ("weighted", "select", "interpolate")
+MOST_STEPS = 200
+
+
+@dataclass(frozen=True)
+class FlexibleModel:
+    """Several RSMs and how they make one prediction; fitted in `crossvalidate` or by `fit`.
+
+    Attributes
+    ----------
+    name : str
+        What to call it.
+    rsms : Tensor, shape (k, n_stimuli, n_stimuli)
+        Square RSMs or RDMs, such as those of a network's layers.
+    kind : {"weighted", "select", "interpolate"}
+        A sum with non-negative weights; the best single one; or a mixture of two that follow each
+        other, such as neighboring layers.
+    """
+
+    name: str
+    rsms: Tensor
+    kind: Literal["weighted", "select", "interpolate"] = "weighted"
+
+    def __post_init__(self):
+        check_floating(rsms=self.rsms)
+        if self.kind not in KINDS:
+            raise unknown_name("kind of model", self.kind, KINDS)
+        if self.rsms.ndim != 3 or self.rsms.shape[-1] != self.rsms.shape[-2]:
+            raise ShapeError(
+                "`rsms` must be square, of shape (k, n_stimuli, n_stimuli), got "
+                f"{tuple(self.rsms.shape)}."
+            )
+        if not torch.isfinite(self.rsms).all():
+            raise DataError(f"All entries of the RSMs of {self.name!r} must be finite.")
+        if self.kind == "interpolate" and len(self.rsms) < 2:
+            raise ShapeError("A mixture of neighbors needs at least 2 RSMs, got 1.")
+
+    def fit(
+        self,
+        subjects_rsms: Tensor,
+        measure: str | Measure | Callable[[Tensor, Tensor], Tensor],
+        *,
+        stimuli: Tensor | None = None,
+    ) -> Tensor:
+        """Find the weights with the best mean score over subjects.
+
+        Parameters
+        ----------
+        subjects_rsms : Tensor, shape (n_subjects, n_stimuli, n_stimuli)
+            Square RSMs of the same stimuli as the model's.
+        measure : str, Measure or callable
+            Of RSMs.
+        stimuli : Tensor of int, optional
+            The training stimuli: only pairs among them are used. All by default.
+
+        Returns
+        -------
+        Tensor, shape (k,)
+            Weights in float64, none negative; of unit norm for "weighted", else of sum 1.
+
+        Raises
+        ------
+        ShapeError
+            If the stimuli differ in number.
+        FitError
+            If no weights give a defined score.
+        UnknownNameError
+            If there is no such measure.
+        """
+        entry = find_measure(measure)
+        models, subjects = self._training_pairs(subjects_rsms, entry, stimuli)
+        fit = {"weighted": _fit_weighted, "select": _fit_select, "interpolate": _fit_mixture}
+        weights = fit[self.kind](models, subjects, entry)
+        if not torch.isfinite(weights).all() or not weights.any():
+            raise FitError(
+                f"No weights of {self.name!r} give a defined score: its RSMs or the subjects' are "
+                "constant among the training stimuli, or none of them is positively related."
+            )
+        return weights
+
+    def fit_single(
+        self,
+        subjects_rsms: Tensor,
+        measure: str | Measure | Callable[[Tensor, Tensor], Tensor],
+        *,
+        stimuli: Tensor | None = None,
+    ) -> Tensor:
+        """Choose the single best, or least bad, RSM; what is left where `fit` is impossible.
+
+        Parameters
+        ----------
+        subjects_rsms, measure, stimuli
+            As in `fit`.
+
+        Returns
+        -------
+        Tensor, shape (k,)
+            1 for the RSM with the best mean score over the subjects of whom it has one, 0 for the
+            others; the first RSM where no score is defined.
+
+        Raises
+        ------
+        ShapeError, UnknownNameError
+            As `fit`.
+        """
+        entry = find_measure(measure)
+        models, subjects = self._training_pairs(subjects_rsms, entry, stimuli)
+        scores = entry.function(models[:, None], subjects).nanmean(1).nan_to_num(nan=-torch.inf)
+        return _chosen(scores)
+
+    def _training_pairs(
+        self, subjects_rsms: Tensor, entry: Measure, stimuli: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """RSMs of the model and the subjects among training stimuli, as the measure takes them."""
+        if subjects_rsms.shape[-2:] != self.rsms.shape[-2:]:
+            raise ShapeError(
+                f"{self.name!r} has {self.rsms.shape[-1]} stimuli, the subjects' RSMs have shape "
+                f"{tuple(subjects_rsms.shape)}; they must cover the same stimuli."
+            )
+        chosen = torch.arange(self.rsms.shape[-1]) if stimuli is None else stimuli
+        models, subjects = (
+            entry.pairs_of(_within(rsms, chosen).double()) for rsms in (self.rsms, subjects_rsms)
+        )
+        return models, subjects
+
+    def predict(self, weights: Tensor) -> Tensor:
+        """Combine the RSMs: (n_stimuli, n_stimuli), in float64."""
+        return torch.einsum("k,kij->ij", weights.double(), self.rsms.double())
+
+
+def weighted_rsm_model(rsms: Tensor, *, name: str = "weighted") -> FlexibleModel:
+    r"""Make a model that predicts a weighted sum of RSMs with weights fitted, none negative.
+
+    For measures that are a cosine in some space (cosine, Pearson, whitened, centered) the weights
+    are the non-negative least-squares solution there, towards the mean of the subjects' unit
+    vectors, which is the best mean score; for others soft Spearman is ascended by its gradient.
+
+    Parameters
+    ----------
+    rsms : Tensor, shape (k, n_stimuli, n_stimuli)
+        Square RSMs or RDMs.
+    name : str
+        What to call it.
+
+    Returns
+    -------
+    FlexibleModel
+        To be fitted by `FlexibleModel.fit` or in `crossvalidate`.
+
+    Raises
+    ------
+    DTypeError, ShapeError, DataError
+        If the RSMs are not floating point, square, or finite.
+
+    References
+    ----------
+    Khaligh-Razavi & Kriegeskorte (2014), doi:10.1371/journal.pcbi.1003915.
+
+    Examples
+    --------
+    >>> rsms = expand(torch.rand(3, 45, generator=torch.Generator().manual_seed(0)))
+    >>> subject = 3 * rsms[0] + 4 * rsms[2]
+    >>> weighted_rsm_model(rsms).fit(subject[None], "pearson").round(decimals=4).tolist()
+    [0.6, 0.0, 0.8]
+    """
+    return FlexibleModel(name, rsms, "weighted")
+
+
+def _within(rsms: Tensor, stimuli: Tensor) -> Tensor:
+    return rsms[:, stimuli][:, :, stimuli]
+
+
+def mean_scores(models: Tensor, subjects: Tensor, entry: Measure) -> Tensor:
+    """Mean score over subjects of each model, both in the form the measure takes: (k,)."""
+    return entry.function(models[:, None], subjects).mean(1)
+
+
+def _fit_select(models: Tensor, subjects: Tensor, entry: Measure) -> Tensor:
+    scores = mean_scores(models, subjects, entry).nan_to_num(nan=-torch.inf)
+    return _chosen(scores) if torch.isfinite(scores).any() else torch.zeros_like(scores)
+
+
+def _chosen(scores: Tensor) -> Tensor:
+    """Weight 1 for the highest score, 0 for the others."""
+    weights = torch.zeros_like(scores)
+    weights[scores.argmax()] = 1.0
+    return weights
+
+
+def _fit_mixture(models: Tensor, subjects: Tensor, entry: Measure) -> Tensor:
+    """Best share between two neighbors by bounded search, over all neighbors."""
+    from scipy.optimize import minimize_scalar
+
+    best, weights = -torch.inf, torch.zeros(len(models), dtype=torch.float64, device=models.device)
+    for i in range(len(models) - 1):
+
+        def loss(share: float, i: int = i) -> float:
+            mixture = share * models[i] + (1 - share) * models[i + 1]
+            return -mean_scores(mixture[None], subjects, entry).item()
+
+        found = minimize_scalar(loss, bounds=(0.0, 1.0), method="bounded")
+        if -found.fun > best:
+            best, weights = -found.fun, torch.zeros_like(weights)
+            weights[i], weights[i + 1] = found.x, 1 - found.x
+    return weights
+
+
+def _fit_weighted(models: Tensor, subjects: Tensor, entry: Measure) -> Tensor:
+    spaces = {
+        "cosine": _as_is, "pearson": centered, "whitened_cosine": _whitened,
+        "whitened_pearson": lambda pairs: _whitened(centered(pairs)),
+        "centered_pearson": lambda rsms: double_center(rsms).flatten(1),
+    }  # fmt: skip
+    if entry.name not in spaces:
+        return _ascended(models, subjects, entry)
+    columns, targets = (spaces[entry.name](rsms) for rsms in (models, subjects))
+    return _least_squares(columns, (targets / targets.norm(dim=1, keepdim=True)).mean(0))
+
+
+def _least_squares(columns: Tensor, target: Tensor) -> Tensor:
+    """Non-negative weights, of unit norm, of columns (k, m) towards a target (m,)."""
+    from scipy.optimize import nnls
+
+    # the k x k triangle has the same solution as the n_pairs x k problem, and is small
+    basis, triangle = torch.linalg.qr(columns.T)
+    if not (torch.isfinite(triangle).all() and torch.isfinite(target).all()):
+        return columns.new_full((len(columns),), torch.nan)
+    weights, _ = nnls(triangle.cpu().numpy(), (basis.T @ target).cpu().numpy())
+    found = torch.from_numpy(weights).to(columns)
+    return found / found.norm() if found.any() else found
+
+
+def _as_is(pairs: Tensor) -> Tensor:
+    return pairs
+
+
+def _whitened(pairs: Tensor) -> Tensor:
+    """Double-centered squares, diagonal included: their cosine is the whitened one."""
+    square = expand(pairs)
+    square = square - square.mean(-1, keepdim=True)
+    return (square - square.mean(-2, keepdim=True)).flatten(1)
+
+
+def _ascended(models: Tensor, subjects: Tensor, entry: Measure) -> Tensor:
+    """Ascend soft Spearman by its gradient within non-negative weights.
+
+    From the least-squares solution on ranks, or equal weights where that is nothing.
+    """
+    from scipy.optimize import minimize
+
+    if entry.takes == "matrices":
+        models, subjects = condense(models), condense(subjects)
+    scale = models.std(1, keepdim=True)
+    scaled = models / scale.where(scale > 0, torch.inf)
+    target = _unit_ranks(soft_rank(subjects, strength=SOFT_STRENGTH)).mean(0)
+    start = _least_squares(_unit_ranks(average_ranks(scaled)).nan_to_num(0.0), target)
+    if not torch.isfinite(start).all():
+        return start
+    start = start if start.any() else torch.ones_like(start)
+
+    def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
+        mixing = torch.from_numpy(weights).to(scaled).requires_grad_()
+        mixture = _unit_ranks(soft_rank(mixing @ scaled, strength=SOFT_STRENGTH))
+        value = -mixture @ target  # minus the mean soft Spearman over subjects
+        (slope,) = torch.autograd.grad(value, mixing)
+        return value.item(), slope.cpu().numpy()
+
+    found = minimize(
+        loss, start.cpu().numpy(), jac=True, method="L-BFGS-B",
+        bounds=[(0.0, None)] * len(start), options={"maxiter": MOST_STEPS, "ftol": 1e-9},
+    )  # fmt: skip
+    weights = torch.from_numpy(found.x).to(scaled) / scale.squeeze(1)
+    weights = weights.where(scale.squeeze(1) > 0, 0.0)
+    return weights / weights.norm()
+
+
+def _unit_ranks(ranks: Tensor) -> Tensor:
+    """Ranks less their mean, of length 1."""
+    ranks = centered(ranks)
+    return ranks / ranks.norm(dim=-1, keepdim=True)
 
 
 def crossvalidate(

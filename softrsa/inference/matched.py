@@ -8,18 +8,19 @@ import torch
 from torch import Tensor
 
 from softrsa._ranks import average_ranks
-from softrsa.inference._forms import (
+from softrsa.inference.inner_products import (
+    CHUNK_BYTES,
     PRODUCT_MEASURES,
+    RANKED_MEASURES,
     WHITENED,
     Forms,
     cosines,
     offsets,
     prepared,
+    ranked_scores,
     without_rounding,
 )
-from softrsa.inference._ranked import RANKED_MEASURES, ranked_scores
-from softrsa.inference._scoring import CHUNK_BYTES
-from softrsa.inference._stack import Stack
+from softrsa.inference.pair_table import Stack
 from softrsa.measures import Measure
 from softrsa.measures.correlation import centered
 from softrsa.pairs import expand

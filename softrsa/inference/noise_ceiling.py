@@ -11,8 +11,8 @@ from torch import Tensor
 
 from softrsa._checks import check_floating
 from softrsa.errors import DataError, ShapeError, unknown_name
-from softrsa.inference._scoring import score_once
-from softrsa.inference._stack import find_measure, stack_subjects, unlabeled
+from softrsa.inference.inner_products import score_once
+from softrsa.inference.pair_table import find_measure, stack_subjects, unlabeled
 from softrsa.measures import Measure
 
 

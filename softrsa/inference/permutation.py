@@ -13,11 +13,15 @@ from torch import Tensor
 from softrsa._checks import check_count
 from softrsa._ranks import average_ranks
 from softrsa.errors import DataError
-from softrsa.inference._ranked import RANKED_MEASURES, ranked_ceilings, ranked_scores
-from softrsa.inference._scoring import CHUNK_BYTES, score_once
-from softrsa.inference._stack import Stack, stack_rsms, stack_subjects, unlabeled
-from softrsa.inference.evaluation import describe
-from softrsa.inference.result import InferenceResult
+from softrsa.inference.inner_products import (
+    CHUNK_BYTES,
+    RANKED_MEASURES,
+    ranked_ceilings,
+    ranked_scores,
+    score_once,
+)
+from softrsa.inference.pair_table import Stack, stack_rsms, stack_subjects, unlabeled
+from softrsa.inference.result import InferenceResult, describe
 from softrsa.measures import Measure, cosine, get
 
 COSINES = ("pearson", "cosine", "centered_pearson")

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from softrsa.io.brainio import from_brainio, to_brainio
 from softrsa.io.files import OutputError, atomic_path, cache_folder
+from softrsa.io.load import load, recognize
 from softrsa.io.netcdf import open_array
-from softrsa.io.reading import load, recognize
-from softrsa.io.rsatoolbox import from_rsatoolbox
-from softrsa.io.rsatoolbox_writing import to_rsatoolbox
-from softrsa.io.schema import check_recording, check_trials
-from softrsa.io.stacks import check_rdms
-from softrsa.io.writing import save
+from softrsa.io.rsatoolbox import from_rsatoolbox, to_rsatoolbox
+from softrsa.io.save import save
+from softrsa.io.schema import check_rdms, check_recording, check_trials
 
 __all__ = [
     "OutputError",

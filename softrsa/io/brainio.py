@@ -10,16 +10,21 @@ import pandas as pd
 import xarray as xr
 from xarray.indexes import PandasMultiIndex
 
+from softrsa._wording import listed
 from softrsa.errors import DTypeError, ShapeError, SoftRSAError, StimulusError, unknown_name
 from softrsa.io.files import atomic_path
-from softrsa.io.labelled import VARIABLE, check_labelled, check_storable
-from softrsa.io.labels import plain_labels
+from softrsa.io.labelling import Options
 from softrsa.io.looking import Look, look
 from softrsa.io.netcdf import holds_netcdf, open_array
-from softrsa.io.options import Options
-from softrsa.io.schema import check_recording, check_trials
-from softrsa.io.trials import mean_by_stimulus
-from softrsa.io.wording import listed
+from softrsa.io.schema import (
+    VARIABLE,
+    check_labelled,
+    check_recording,
+    check_storable,
+    check_trials,
+    mean_by_stimulus,
+    plain_labels,
+)
 
 __all__ = ["from_brainio", "to_brainio"]
 

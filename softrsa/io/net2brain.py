@@ -11,14 +11,11 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from softrsa._wording import listed
 from softrsa.errors import FileFormatError, ShapeError, StimulusError, unknown_name
-from softrsa.io.archives import join_layers
-from softrsa.io.arrays import open_npz, open_torch
-from softrsa.io.labelling import expand_rows, label_rdms, to_float
+from softrsa.io.archives import join_layers, open_npz, open_torch, pickled_in
+from softrsa.io.labelling import Options, expand_rows, label_rdms, to_float
 from softrsa.io.looking import Look
-from softrsa.io.options import Options
-from softrsa.io.pickles import pickled_in
-from softrsa.io.wording import listed
 
 CONSOLIDATED = "consolidated_"
 RDM_KEYS = {"rdm", "stimuli_name", "layer_name"}

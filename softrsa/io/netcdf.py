@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import zlib
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -12,6 +13,7 @@ from zipfile import BadZipFile
 
 import xarray as xr
 
+from softrsa._wording import ON_COMMAND_LINE, listed
 from softrsa.errors import (
     DataError,
     FileFormatError,
@@ -19,13 +21,43 @@ from softrsa.errors import (
     SoftRSAError,
     unknown_name,
 )  # fmt: skip
-from softrsa.io.heaps import heap_damaged
-from softrsa.io.labelled import VARIABLE, check_labelled
-from softrsa.io.labels import plain_labels
+from softrsa.io.labelling import Options
 from softrsa.io.looking import ZARR_FILES, Look
-from softrsa.io.options import Options
-from softrsa.io.schema import check_labels
-from softrsa.io.wording import ON_COMMAND_LINE, listed
+from softrsa.io.schema import VARIABLE, check_labelled, check_labels, plain_labels
+
+START = b"GCOL\x01\0\0\0"  # of a collection, version 1
+HEADER = 16  # bytes of a collection's and of an object's header
+LIMIT = 256 * 2**20  # bytes; larger files are not looked through
+
+
+def heap_damaged(path: Path) -> bool:
+    """Tell whether a global heap of an HDF5 file has objects that do not fill it in order."""
+    if not 0 < path.stat().st_size <= LIMIT:
+        return False
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        at = content.find(START)
+        while at >= 0:
+            size = _number(content, at + 8)
+            if size <= len(content) - at and not _filled(content[at : at + size]):
+                return True
+            at = content.find(START, at + 1)
+    return False
+
+
+def _filled(heap: bytes) -> bool:
+    """Walk through a collection; what is free, object 0, is its rest."""
+    at = HEADER
+    while len(heap) - at >= HEADER:
+        index, size = _number(heap, at, 2), _number(heap, at + 8)
+        if index == 0:
+            return size == len(heap) - at
+        at += HEADER + -(-size // 8) * 8
+    return at <= len(heap)
+
+
+def _number(content: bytes | mmap.mmap, at: int, n_bytes: int = 8) -> int:
+    return int.from_bytes(content[at : at + n_bytes], "little")
+
 
 __all__ = ["open_array"]
 

@@ -4,24 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
+from softrsa._wording import listed
 from softrsa.errors import (
     DataError,
     DTypeError,
     FileFormatError,
+    FileMissingError,
     StimulusError,
     unknown_name,
 )  # fmt: skip
-from softrsa.io.labelling import expand_rows, stack_rows, to_float
-from softrsa.io.labels import plain_labels
+from softrsa.io.labelling import Options, expand_rows, stack_rows, to_float
 from softrsa.io.looking import look
-from softrsa.io.schema import check_recording, check_trials
-from softrsa.io.stacks import check_rdms
-from softrsa.io.wording import listed
+from softrsa.io.schema import (
+    check_labelled,
+    check_rdms,
+    check_recording,
+    check_trials,
+    plain_labels,
+)
 
 __all__ = ["from_rsatoolbox"]
 
@@ -103,8 +109,6 @@ def from_rsatoolbox(data: object, *, stimulus: str | None = None, time: Any = No
 
 def _open(path: Path) -> object:
     """Read the file of an object."""
-    from softrsa.io.rsatoolbox_files import open_rsatoolbox
-
     look(path)  # is it there?
     try:
         return open_rsatoolbox(path)
@@ -249,3 +253,161 @@ def _scalar(value: Any) -> Any:
     if isinstance(value, bytes):
         return value.decode()
     return value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
+
+
+SIDES = (
+    "descriptors", "rdm_descriptors", "pattern_descriptors", "obs_descriptors",
+    "channel_descriptors", "time_descriptors",
+)  # fmt: skip
+
+
+def read_rsatoolbox(path: Path, options: Options) -> xr.DataArray:
+    """Read a file of `RDMs.save` or `Dataset.save`; ``variable`` names the stimulus descriptor."""
+    return from_rsatoolbox(open_rsatoolbox(path), stimulus=options.variable)
+
+
+def open_rsatoolbox(path: Path) -> SimpleNamespace:
+    """Read a file into what has the attributes of rsatoolbox's own object."""
+    import h5py
+
+    with h5py.File(path) as file:
+        content = _read_group(file)
+    for side in SIDES:
+        content.setdefault(side, {})
+    if "dissimilarities" in content:
+        content.setdefault("dissimilarity_measure", None)
+        for other in ("measurements", "obs_descriptors"):
+            content.pop(other, None)
+    elif not isinstance(content.get("measurements"), np.ndarray):
+        raise FileFormatError(
+            f"{path} looks like a file of rsatoolbox, but holds neither dissimilarities nor "
+            "measurements."
+        )
+    else:
+        content.pop("rdm_descriptors")
+    return SimpleNamespace(**content)
+
+
+def _read_group(group: Any) -> dict[str, Any]:
+    """Read a group with its attributes; lists that were written item by item are lists again."""
+    import h5py
+
+    content: dict[str, Any] = dict(group.attrs)
+    for key, node in group.items():
+        if isinstance(node, h5py.Group):
+            inner = _read_group(node)
+            row = bool(inner) and all(name.isdecimal() for name in inner)
+            content[key] = [inner[name] for name in sorted(inner, key=int)] if row else inner
+        else:
+            content[key] = (
+                None if node is None or node.shape is None else _plain(np.asarray(node[()]))
+            )
+    return content
+
+
+def _plain(values: np.ndarray) -> Any:
+    """Decode bytes; unpack single values."""
+    if values.dtype.kind == "O":
+        values = np.array([v.decode() if isinstance(v, bytes) else v for v in values.flat])
+    values = plain_labels(values)
+    return values.item() if values.ndim == 0 else values
+
+
+__all__ = ["to_rsatoolbox"]
+
+OWN_ATTRS = ("kind", "source_format", KEY, MEASURE)
+
+
+def to_rsatoolbox(array: xr.DataArray) -> Any:
+    """Turn a labelled array into a `Dataset` or `RDMs` of rsatoolbox.
+
+    Parameters
+    ----------
+    array : DataArray
+        Recordings (stimulus, unit), single trials (trial, unit) or RDMs (..., anchor, neighbor).
+
+    Returns
+    -------
+    rsatoolbox.data.Dataset or rsatoolbox.rdm.RDMs
+        Coordinates become descriptors of observations, channels, RDMs or patterns; attributes
+        become descriptors of the whole. Region, layer, subject and session that all units share are
+        descriptors of the whole as well. Matrices that are NaN throughout are left out.
+        `from_rsatoolbox` gives the array back.
+
+    Raises
+    ------
+    FileMissingError
+        If rsatoolbox is not installed.
+    ShapeError, DTypeError, StimulusError, DataError
+        If the array is none of these, or holds similarities.
+
+    Examples
+    --------
+    >>> array = xr.DataArray(
+    ...     np.eye(2), dims=("stimulus", "unit"), coords={"stimulus": ["face", "house"]}
+    ... )
+    >>> to_rsatoolbox(array).obs_descriptors["stimulus"].tolist()
+    ['face', 'house']
+    """
+    array = check_labelled(array, name="array")
+    try:
+        from rsatoolbox.data.dataset import Dataset
+        from rsatoolbox.rdm.rdms import RDMs
+    except ImportError as error:
+        raise FileMissingError(
+            "Converting to rsatoolbox needs rsatoolbox, which cannot be imported "
+            f"({error}); install it with `pip install softrsa[rsatoolbox]`."
+        ) from error
+    key = str(array.attrs.get(KEY, "stimulus"))
+    whole = {str(k): v for k, v in array.attrs.items() if k not in OWN_ATTRS}
+    if "anchor" in array.dims:
+        return RDMs(**_rdm_parts(array, key), descriptors=whole)
+    row = "trial" if "trial" in array.dims else "stimulus"
+    units = _along(array, "unit")
+    one = {word: v for word, v in units.items() if word in WORDS and len(set(v.tolist())) == 1}
+    shared = {word: values[:1].tolist()[0] for word, values in one.items()}
+    rows = {key if name == "stimulus" else name: v for name, v in _along(array, row).items()}
+    return Dataset(
+        array.values.copy(),
+        descriptors={**whole, **shared},
+        obs_descriptors=rows,
+        channel_descriptors=units,
+    )
+
+
+def _rdm_parts(array: xr.DataArray, key: str) -> dict[str, Any]:
+    """Take a stack of RDMs apart into what rsatoolbox's constructor wants."""
+    if array.attrs["kind"] != "rdm":
+        raise DataError(
+            "rsatoolbox holds dissimilarities, the array similarities: convert them first, e.g. "
+            '`(1 - array).assign_attrs(kind="rdm")`.'
+        )
+    n = array.sizes["anchor"]
+    upper = array.values[..., *np.triu_indices(n, 1)].reshape(-1, n * (n - 1) // 2)
+    kept = ~np.isnan(upper).all(axis=1)
+    leading = array.dims[:-2]
+    labels: dict[str, np.ndarray] = {}
+    grid = xr.DataArray(np.zeros(array.shape[:-2]), dims=leading)
+    for label, coord in array.coords.items():
+        if not {"anchor", "neighbor"} & set(coord.dims):
+            wide = coord.variable.set_dims(dict(grid.sizes)).transpose(*leading)
+            labels[str(label)] = plain_labels(np.asarray(wide.values)).reshape(-1)[kept]
+    for dim in leading:
+        if dim not in array.coords:
+            places = np.arange(1, array.sizes[dim] + 1)
+            wide = xr.Variable((dim,), places).set_dims(dict(grid.sizes)).transpose(*leading)
+            labels[str(dim)] = wide.values.reshape(-1)[kept]
+    return {
+        "dissimilarities": upper[kept],
+        "dissimilarity_measure": array.attrs.get(MEASURE),
+        "rdm_descriptors": labels,
+        "pattern_descriptors": {
+            key if name == "anchor" else name: v for name, v in _along(array, "anchor").items()
+        },
+    }
+
+
+def _along(array: xr.DataArray, dim: str) -> dict[str, np.ndarray]:
+    """List the coordinates along one dimension."""
+    found = {str(n): plain_labels(c.values) for n, c in array.coords.items() if c.dims == (dim,)}
+    return {name: np.asarray(values) for name, values in found.items()}

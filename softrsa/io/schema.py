@@ -3,15 +3,255 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
+from itertools import pairwise, product
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
-from softrsa.errors import DataError, DTypeError, ShapeError
-from softrsa.io.labels import check_distinct, check_dtype, stimulus_ids
-from softrsa.io.lazy import chunk_slices, is_lazy, read_values
-from softrsa.io.wording import counted, listed
+from softrsa._wording import counted, listed
+from softrsa.errors import DataError, DTypeError, ShapeError, StimulusError
+
+
+def check_dtype(array: xr.DataArray, name: str) -> xr.DataArray:
+    """Allow float32 and float64 only, in the machine's byte order."""
+    dtype = array.dtype.newbyteorder("=")
+    if dtype not in (np.float32, np.float64):
+        remedy = (
+            "take its real part or modulus, e.g. `array.real` or `abs(array)`"
+            if dtype.kind == "c"
+            else 'convert it with `array.astype("float64")`'
+        )
+        raise DTypeError(f"The {name} must be float32 or float64, got {array.dtype}; {remedy}.")
+    return array if dtype == array.dtype else array.astype(dtype)
+
+
+def stimulus_ids(
+    array: xr.DataArray, dim: str, name: str, *, coordinate: str | None = None
+) -> np.ndarray:
+    """Read the stimulus ids along a dimension as integers or strings."""
+    coordinate = coordinate or dim
+    if coordinate not in array.coords or array.coords[coordinate].dims != (dim,):
+        raise StimulusError(
+            f"The {name} has no stimulus ids: give it a coordinate `{coordinate}` along `{dim}`, "
+            f"e.g. `array.assign_coords({coordinate}=({dim!r}, ids))`."
+        )
+    if isinstance(array.indexes.get(coordinate), pd.MultiIndex):
+        raise StimulusError(
+            f"`{coordinate}` of the {name} is a MultiIndex of "
+            f"{listed(array.indexes[coordinate].names)}; it must hold one id per stimulus."
+        )
+    ids = plain_labels(array.coords[coordinate].values)
+    if ids.dtype.kind not in "iuU":
+        raise StimulusError(
+            f"The stimulus ids of the {name} must be all strings or all integers, got {ids.dtype} "
+            f"({listed(ids, 3)}); convert them, e.g. with `ids.astype(str)`."
+        )
+    return ids
+
+
+def plain_labels(values: np.ndarray) -> np.ndarray:
+    """Turn strings stored as objects or bytes (as netCDF gives them) into fixed-width strings."""
+    if values.dtype.kind == "S":
+        return np.char.decode(values, "utf-8")
+    if values.dtype.kind in "OT" and all(isinstance(value, str) for value in values.flat):
+        return values.astype(np.str_)
+    return values
+
+
+def check_distinct(ids: pd.Index, name: str) -> None:
+    """Refuse repeated stimulus ids."""
+    if ids.has_duplicates:
+        repeated = ids[ids.duplicated()].unique()
+        raise StimulusError(
+            f"The {name} repeats the stimuli {listed(repeated)}. Average the trials first: "
+            "`softrsa.recordings.average_trials`."
+        )
+
+
+__all__ = ["chunk_slices", "is_lazy", "read_values"]
+
+
+def is_lazy(array: xr.DataArray | xr.Variable) -> bool:
+    """Tell whether values are a dask array, in chunks."""
+    return array.chunks is not None
+
+
+def read_values(array: xr.DataArray | xr.Variable) -> np.ndarray:
+    """Read all values, one chunk after another: side by side they would be held together."""
+    return (array.compute(scheduler="synchronous") if is_lazy(array) else array).values
+
+
+def chunk_slices(array: xr.DataArray | xr.Variable) -> Iterator[tuple[slice, ...]]:
+    """Cut an array into its chunks, in order; into one piece where it is in memory.
+
+    Examples
+    --------
+    >>> list(chunk_slices(xr.Variable(("stimulus", "unit"), np.zeros((2, 3)))))
+    [(slice(0, 2, None), slice(0, 3, None))]
+    """
+    sizes = array.chunks if array.chunks is not None else tuple((n,) for n in array.shape)
+    edges = ([int(edge) for edge in np.cumsum((0, *each))] for each in sizes)
+    yield from product(*([slice(a, b) for a, b in pairwise(each)] for each in edges))
+
+
+__all__ = ["check_rdms"]
+
+LEADING = ("layer", "region", "subject", "session", "time")
+KINDS = ("rdm", "rsm")
+
+
+def check_rdms(rdms: xr.DataArray, *, name: str = "RDM stack") -> xr.DataArray:
+    """Check a stack of RDMs or RSMs and give its two stimulus dimensions one order.
+
+    Parameters
+    ----------
+    rdms : DataArray, dims (..., anchor, neighbor) in any order
+        Dissimilarities or similarities, float32 or float64. `anchor` and `neighbor` hold the same
+        distinct stimulus ids; leading dimensions are named layer, region, subject, session or time.
+        A matrix that is NaN throughout was not recorded. ``attrs["kind"]`` is ``"rdm"`` or
+        ``"rsm"``; without it, a diagonal of zeros means RDM and one of ones RSM.
+    name : str
+        What to call the stack in messages.
+
+    Returns
+    -------
+    DataArray, dims (..., anchor, neighbor)
+        Leading dimensions in the order they had, neighbors in the order of the anchors, with
+        ``attrs["kind"]``.
+
+    Raises
+    ------
+    DTypeError
+        If the numbers are not float32 or float64.
+    ShapeError
+        If the dimensions differ or there is but one stimulus.
+    StimulusError
+        If ids are absent or repeated, or anchors and neighbors differ.
+    DataError
+        If the stack is empty, a matrix is NaN or infinite in part, all are NaN, labels of a
+        leading dimension repeat, or the kind cannot be told.
+
+    Examples
+    --------
+    >>> array = xr.DataArray(
+    ...     [[3.0, 0.0], [0.0, 3.0]],
+    ...     dims=("anchor", "neighbor"),
+    ...     coords={"anchor": ["a", "b"], "neighbor": ["b", "a"]},
+    ... )
+    >>> check_rdms(array).values, check_rdms(array).attrs["kind"]
+    (array([[0., 3.],
+           [3., 0.]]), 'rdm')
+    """
+    rdms = _rdms_in_order(rdms, name)
+    rdms = _one_order(rdms, name)
+    recorded = _check_finite_rdms(rdms, name)
+    kind = rdms.attrs["kind"] if "kind" in rdms.attrs else _guess_kind(rdms, recorded, name)
+    if kind not in KINDS:
+        raise DataError(f'The {name} has attrs["kind"] = {kind!r}; it must be "rdm" or "rsm".')
+    return rdms.assign_attrs(kind=kind)
+
+
+def _rdms_in_order(rdms: xr.DataArray, name: str) -> xr.DataArray:
+    """Check dimensions, their labels and the number type; move anchor and neighbor last."""
+    if not isinstance(rdms, xr.DataArray):
+        raise DTypeError(f"The {name} must be an xarray.DataArray, got {type(rdms).__name__}.")
+    leading = [dim for dim in rdms.dims if dim not in ("anchor", "neighbor")]
+    if len(leading) != rdms.ndim - 2 or not set(leading) <= set(LEADING):
+        raise ShapeError(
+            f"The {name} must have the dimensions (..., 'anchor', 'neighbor'), where ... are any "
+            f"of {LEADING}; got {rdms.dims}."
+        )
+    rdms = check_dtype(rdms, name).transpose(*leading, "anchor", "neighbor")
+    for dim in rdms.dims:
+        if not rdms.sizes[dim]:
+            raise DataError(f"The {name} is empty: it has 0 entries along `{dim}`.")
+        labels = rdms.indexes.get(dim)
+        if dim in LEADING and labels is not None and labels.has_duplicates:
+            repeated = labels[labels.duplicated()].unique()
+            raise DataError(f"The {name} has the {dim} {listed(repeated)} more than once.")
+    return rdms
+
+
+def _one_order(rdms: xr.DataArray, name: str) -> xr.DataArray:
+    """Give the neighbors the order of the anchors."""
+    for dim in ("anchor", "neighbor"):
+        rdms = rdms.assign_coords({dim: stimulus_ids(rdms, dim, name)})
+        check_distinct(rdms.indexes[dim], name)
+    anchors, neighbors = rdms.indexes["anchor"], rdms.indexes["neighbor"]
+    only_anchors, only_neighbors = anchors.difference(neighbors), neighbors.difference(anchors)
+    if len(only_anchors) or len(only_neighbors):
+        raise StimulusError(
+            f"The anchors and neighbors of the {name} must be the same stimuli; only among the "
+            f"anchors: {listed(only_anchors) or 'none'}; only among the neighbors: "
+            f"{listed(only_neighbors) or 'none'}."
+        )
+    if len(anchors) == 1:
+        raise ShapeError(f"The {name} has 1 stimulus; similarities need at least 2.")
+    return rdms if anchors.equals(neighbors) else rdms.sel(neighbor=rdms["anchor"].values)
+
+
+def _check_finite_rdms(rdms: xr.DataArray, name: str) -> np.ndarray:
+    """Refuse matrices that are NaN or infinite in part; tell which were recorded, flat."""
+    leading = rdms.shape[:-2]
+    stack = rdms.values.reshape(-1, *rdms.shape[-2:])
+    bad = ~np.isfinite(stack)
+    absent = np.isnan(stack).all(axis=(1, 2))
+    partial = bad.any(axis=(1, 2)) & ~absent
+    if partial.any():
+        culprits = rdms["anchor"].values[_to_leave_out(np.asarray(bad[partial].any(axis=0)))]
+        slices = [_label(rdms, np.unravel_index(i, leading)) for i in np.flatnonzero(partial)]
+        where = f" in {'; '.join(slices[:5])}" if leading else ""
+        more = f" and {len(slices) - 5} more matrices" if len(slices) > 5 else ""
+        raise DataError(
+            f"The {name} has {bad[partial].sum()} values that are NaN or infinite{where}{more}, "
+            f"all of them with the stimuli {listed(culprits)}. Leave these stimuli out, or set a "
+            "matrix that was not recorded to NaN throughout."
+        )
+    if absent.all():
+        raise DataError(f"The {name} holds nothing but NaN.")
+    return np.asarray(~absent)
+
+
+def _to_leave_out(bad: np.ndarray) -> list[int]:
+    """Find few stimuli that all bad pairs share, by taking the one with the most, again and again.
+
+    One missing stimulus spoils a pair of every other one; naming all of them would not help.
+    """
+    bad = bad | bad.T
+    counts = bad.sum(axis=0)
+    chosen = []
+    while counts.any():
+        worst = int(counts.argmax())
+        chosen.append(worst)
+        counts = counts - (bad[worst] & (counts > 0))
+        counts[chosen] = 0
+    return sorted(chosen)
+
+
+def _label(rdms: xr.DataArray, position: tuple[np.intp, ...]) -> str:
+    """Name one matrix of a stack by its labels."""
+    names = (
+        f"{dim} {rdms[dim][i].item()!r}" for dim, i in zip(rdms.dims[:-2], position, strict=True)
+    )
+    return ", ".join(names)
+
+
+def _guess_kind(rdms: xr.DataArray, recorded: np.ndarray, name: str) -> str:
+    """Tell the kind from the diagonal: zeros mean RDM, ones (to rounding) RSM."""
+    stack = rdms.values.reshape(-1, *rdms.shape[-2:])[recorded]
+    diagonal = np.diagonal(stack, axis1=1, axis2=2)
+    tolerance = 100 * np.finfo(rdms.dtype).eps  # files often hold 1 - r with its rounding error
+    if (abs(diagonal) <= tolerance).all():
+        return "rdm"
+    if (abs(diagonal - 1) <= tolerance).all():
+        return "rsm"
+    raise DataError(
+        f"Cannot tell whether the {name} holds similarities or dissimilarities: its diagonal runs "
+        f'from {diagonal.min():.3g} to {diagonal.max():.3g}. Set `array.attrs["kind"]` to "rdm" '
+        'or "rsm".'
+    )
+
 
 __all__ = ["check_recording", "check_trials"]
 
@@ -167,3 +407,63 @@ def _where(array: xr.DataArray, bad_columns: np.ndarray) -> str:
     found = [part for part in PARTS if part in array.coords and array[part].dims == ("unit",)]
     labels = (f"{part} {listed(pd.unique(array[part].values[bad_columns]))}" for part in found)
     return "".join(f", {text}" for text in labels)
+
+
+def mean_by_stimulus(trials: xr.DataArray) -> xr.DataArray:
+    """Average checked (trial, unit, ...) rows that share a stimulus, in order of appearance."""
+    codes, ids = pd.factorize(trials["stimulus"].values)
+    order = np.argsort(codes, kind="stable")
+    counts = np.bincount(codes)
+    starts = np.cumsum(counts) - counts
+    sums = np.add.reduceat(trials.values[order], starts, axis=0, dtype=np.float64)
+    coords = {name: coord for name, coord in trials.coords.items() if "trial" not in coord.dims}
+    return xr.DataArray(
+        (sums / counts.reshape(-1, *[1] * (trials.ndim - 1))).astype(trials.dtype),
+        dims=("stimulus", *trials.dims[1:]),
+        coords={**coords, "stimulus": ids},
+        attrs=trials.attrs,
+        name=trials.name,
+    )
+
+
+VARIABLE = "data"  # as in BrainIO files
+
+
+def check_labelled(array: xr.DataArray, *, name: str) -> xr.DataArray:
+    """Check an array by the schema its dimensions ask for."""
+    dims = set(array.dims)
+    if {"anchor", "neighbor"} <= dims:
+        return check_rdms(array, name=name)
+    if "unit" in dims and "trial" in dims:
+        return check_trials(array, name=name)
+    if "unit" in dims and "stimulus" in dims:
+        return check_recording(array, name=name)
+    raise ShapeError(
+        f"The {name} must have the dimensions (stimulus, unit), (trial, unit) or "
+        f"(..., anchor, neighbor), got {array.dims}."
+    )
+
+
+def check_storable(array: xr.DataArray) -> None:
+    """Refuse coordinates and attributes that netCDF would change, lose or choke on."""
+    for name, coord in array.coords.items():
+        if plain_labels(coord.values).dtype.kind not in "biufU":
+            raise DataError(
+                f"The coordinate `{name}` holds {coord.dtype} values, which netCDF cannot keep; "
+                "convert it to strings or numbers."
+            )
+    for holder in (array, *array.coords.values()):
+        for key, value in holder.attrs.items():
+            row = isinstance(value, (list, tuple)) or getattr(value, "ndim", 0) == 1
+            if not (len(value) and all(map(_is_plain, value)) if row else _is_plain(value)):
+                raise DataError(
+                    f"The attribute {key!r} is a {type(value).__name__}, which netCDF cannot keep; "
+                    "give it as a string, a number or a list of those, or drop it with "
+                    f"`del array.attrs[{key!r}]`."
+                )
+
+
+def _is_plain(value: object) -> bool:
+    """Tell strings and numbers from the rest."""
+    plain = isinstance(value, (str, int, float, np.integer, np.floating))
+    return plain and not isinstance(value, bool)

@@ -9,13 +9,11 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import xarray as xr
 
+from softrsa._wording import listed
 from softrsa.errors import FileFormatError, ShapeError, unknown_name
-from softrsa.io.archives import join_layers
-from softrsa.io.arrays import open_hdf5, open_npy, open_torch
-from softrsa.io.labelling import label_recording, to_float
+from softrsa.io.archives import join_layers, open_hdf5, open_npy, open_torch
+from softrsa.io.labelling import Options, label_recording, to_float
 from softrsa.io.looking import Look
-from softrsa.io.options import Options
-from softrsa.io.wording import listed
 
 NAMES = "file_names.txt"
 IMAGES = (".eps", ".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif")

@@ -1,7 +1,6 @@
 """Measures of how alike two RSMs or two sets of features are."""
 
-from softrsa.measures.cca import cca, svcca
-from softrsa.measures.cka import angular_cka, debiased_cka, linear_cka, rbf_cka
+from softrsa.measures.cka import angular_cka, debiased_cka, linear_cka, minibatch_cka, rbf_cka
 from softrsa.measures.correlation import (
     centered_pearson,
     cosine,
@@ -9,11 +8,10 @@ from softrsa.measures.correlation import (
     row_offset_share,
     spearman,
 )
-from softrsa.measures.minibatch import minibatch_cka
 from softrsa.measures.predictivity import linear_predictivity, ridge_predictivity
 from softrsa.measures.rank import kendall_tau_a, kendall_tau_b, rho_a, soft_spearman
 from softrsa.measures.registry import Measure, available, get
-from softrsa.measures.shape import angular_procrustes, nbs, procrustes_distance
+from softrsa.measures.shape import angular_procrustes, cca, nbs, procrustes_distance, svcca
 from softrsa.measures.whitened import whitened_cosine, whitened_pearson
 
 __all__ = [

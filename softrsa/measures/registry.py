@@ -11,7 +11,6 @@ from torch import Tensor
 
 from softrsa._ranks import average_ranks
 from softrsa.errors import DataError, DTypeError, unknown_name
-from softrsa.measures.cca import cca, svcca
 from softrsa.measures.cka import angular_cka, debiased_cka, linear_cka, rbf_cka
 from softrsa.measures.correlation import centered_pearson, cosine, pearson, spearman
 from softrsa.measures.predictivity import linear_predictivity, ridge_predictivity
@@ -22,7 +21,7 @@ from softrsa.measures.rank import (
     rho_a,
     soft_spearman,
 )
-from softrsa.measures.shape import angular_procrustes, nbs, procrustes_distance
+from softrsa.measures.shape import angular_procrustes, cca, nbs, procrustes_distance, svcca
 from softrsa.measures.whitened import whitened_cosine, whitened_pearson
 from softrsa.pairs import condense, off_diagonal
 from softrsa.transforms import double_center, soft_rank

@@ -3,24 +3,22 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from softrsa.prediction.bank import NeighborBank
 from softrsa.prediction.heads import LinearHead, NCAHead
+from softrsa.prediction.network import NeighborBank
 from softrsa.prediction.step_heads import DiffKNNHead, SoftStepNCAHead
-from softrsa.prediction.surfaces import SurfaceData, grid_error, make_surface
+from softrsa.prediction.surface_experiment import SurfaceData, grid_error, make_surface
 from softrsa.prediction.theory import LossTerms, pair_and_triplet_terms, triplet_optimum
 
 if TYPE_CHECKING:
     from softrsa.prediction.attaching import attach
     from softrsa.prediction.encoding import image_features, sound_features, text_features
     from softrsa.prediction.experiment import run_experiment
-    from softrsa.prediction.experiment_result import ExperimentResult
+    from softrsa.prediction.experiment_result import ExperimentResult, RankTest, friedman_nemenyi
     from softrsa.prediction.fine_tuning import FineTuner
-    from softrsa.prediction.ranking import RankTest, friedman_nemenyi
-    from softrsa.prediction.regression_task import RegressionTask, label_strata, make_task
     from softrsa.prediction.regressor import NeighborRegressor
     from softrsa.prediction.search import SearchResult, search_settings
     from softrsa.prediction.surface_experiment import run_surfaces
-    from softrsa.prediction.tasks import load_task
+    from softrsa.prediction.tasks import RegressionTask, label_strata, load_task, make_task
 
 __all__ = [
     "DiffKNNHead",

@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from softrsa.errors import ShapeError
-from softrsa.prediction._inputs import Sound
+from softrsa.prediction.task_files import Sound
 
 Encoder = Callable[[Any], Any]
 

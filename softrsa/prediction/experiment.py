@@ -19,12 +19,16 @@ from sklearn.preprocessing import StandardScaler
 from tqdm import tqdm
 
 from softrsa.errors import DataError, unknown_name
-from softrsa.prediction._table_file import add_row, read_rows
-from softrsa.prediction.experiment_result import KNN_ON, METHODS, ExperimentResult
+from softrsa.prediction.experiment_result import (
+    KNN_ON,
+    METHODS,
+    ExperimentResult,
+    add_row,
+    read_rows,
+)
 from softrsa.prediction.options import Options
-from softrsa.prediction.regression_task import RegressionTask
 from softrsa.prediction.regressor import NeighborRegressor
-from softrsa.prediction.tasks import load_task
+from softrsa.prediction.tasks import RegressionTask, load_task
 
 if TYPE_CHECKING:
     pass

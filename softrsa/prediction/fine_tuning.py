@@ -14,11 +14,10 @@ from torch import nn
 from softrsa._processes import ALONE, Ranks, current_ranks, join_ranks, rank_device
 from softrsa.errors import DataError, NotFittedError, unknown_name
 from softrsa.prediction.attaching import Pool, attach
-from softrsa.prediction.files import as_plain, read_file, write_file
-from softrsa.prediction.learning import Learner, own_randomness
 from softrsa.prediction.network import Network
-from softrsa.prediction.options import Options, TrainNeighbors
+from softrsa.prediction.options import Options, TrainNeighbors, as_plain, read_file, write_file
 from softrsa.prediction.samples import Inputs, as_inputs, as_samples
+from softrsa.prediction.training import Learner, own_randomness
 from softrsa.transforms import Family
 
 FORMAT = "softrsa.FineTuner/1"

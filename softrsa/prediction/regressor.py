@@ -13,11 +13,17 @@ from torch import nn
 from softrsa._processes import current_ranks, join_ranks, rank_device
 from softrsa.errors import DataError, FileMissingError, NotFittedError
 from softrsa.prediction.attaching import attach
-from softrsa.prediction.files import as_plain, read_file, write_file
 from softrsa.prediction.fine_tuning import resolve_precision
-from softrsa.prediction.learning import Learner
-from softrsa.prediction.options import Options, TrainNeighbors, check_resumed
+from softrsa.prediction.options import (
+    Options,
+    TrainNeighbors,
+    as_plain,
+    check_resumed,
+    read_file,
+    write_file,
+)
 from softrsa.prediction.samples import ArrayInputs, Inputs, as_inputs, as_samples, group_numbers
+from softrsa.prediction.training import Learner
 from softrsa.transforms import Family
 
 try:

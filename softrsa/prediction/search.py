@@ -15,14 +15,12 @@ import pandas as pd
 from tqdm import tqdm
 
 from softrsa.errors import DataError, unknown_name
-from softrsa.prediction._plans import PLANS
-from softrsa.prediction._table_file import add_row, read_rows
+from softrsa.prediction._neighbors import PLANS
 from softrsa.prediction.experiment import PROTOCOL, split_samples
-from softrsa.prediction.experiment_result import SCALE
+from softrsa.prediction.experiment_result import SCALE, add_row, read_rows
 from softrsa.prediction.network import NEIGHBOR_HEADS
-from softrsa.prediction.regression_task import RegressionTask
 from softrsa.prediction.regressor import NeighborRegressor
-from softrsa.prediction.tasks import load_task
+from softrsa.prediction.tasks import RegressionTask, load_task
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

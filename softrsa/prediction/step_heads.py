@@ -8,10 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from softrsa.errors import DataError
-from softrsa.prediction._chunks import Source
-from softrsa.prediction._fused import step_weights
-from softrsa.prediction._plans import Plan
-from softrsa.prediction._rows import Excluded, neighbor_ranks, scaled_rows
+from softrsa.prediction._neighbors import (
+    Excluded,
+    Plan,
+    Source,
+    neighbor_ranks,
+    scaled_rows,
+    step_weights,
+)
 from softrsa.prediction.heads import NCAHead
 from softrsa.transforms import (
     EmbeddingGate,

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from softrsa._checks import check_floating
+from softrsa._wording import counted
 from softrsa.errors import DataError, ShapeError, unknown_name
-from softrsa.io.wording import counted
 
 CovarianceMethod = Literal["shrinkage_diagonal", "shrinkage_identity", "diagonal", "full"]
 METHODS = ("shrinkage_diagonal", "shrinkage_identity", "diagonal", "full")

@@ -8,9 +8,9 @@ from typing import Literal
 import pandas as pd
 import xarray as xr
 
+from softrsa._wording import ON_COMMAND_LINE, counted, listed
 from softrsa.errors import StimulusError, unknown_name
-from softrsa.io.labels import check_distinct
-from softrsa.io.wording import ON_COMMAND_LINE, counted, listed
+from softrsa.io.schema import check_distinct
 
 
 def join_stimuli(

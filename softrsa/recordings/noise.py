@@ -9,15 +9,15 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from softrsa._wording import counted
 from softrsa.errors import DataError, ShapeError, SoftRSAError
-from softrsa.io.wording import counted
-from softrsa.recordings._trials import as_tensor, checked_trials, groups, residuals
 from softrsa.recordings.covariance import (
     CovarianceMethod,
     precision_of,
     residual_covariance,
     symmetric_root,
 )
+from softrsa.recordings.trials import as_tensor, checked_trials, groups, residuals
 
 PAIR = ("unit", "other_unit")
 

@@ -9,9 +9,9 @@ import xarray as xr
 from torch import Tensor
 from tqdm import tqdm
 
+from softrsa._wording import counted, listed
 from softrsa.errors import DataError, ShapeError, StimulusError
-from softrsa.io.wording import counted, listed
-from softrsa.recordings._trials import as_tensor, checked_trials, groups
+from softrsa.recordings.trials import as_tensor, checked_trials, groups
 
 
 def reliability(trials: xr.DataArray, *, n_splits: int = 100, seed: int = 0) -> xr.Dataset:

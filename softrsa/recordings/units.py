@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from softrsa._wording import counted
 from softrsa.errors import DataError, unknown_name
-from softrsa.io.wording import counted
 
 T = TypeVar("T")
 

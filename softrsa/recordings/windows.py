@@ -7,8 +7,8 @@ from typing import Literal
 import numpy as np
 import xarray as xr
 
+from softrsa._wording import counted
 from softrsa.errors import DataError, ShapeError, unknown_name
-from softrsa.io.wording import counted
 
 REDUCTIONS = ("mean", "sum")
 

@@ -1,6 +1,13 @@
 """Tables, figures and the HTML report."""
 
-from softrsa.reports.figures import plot_alignment, plot_curve, plot_profile, plot_transforms
+from softrsa.reports.figures import (
+    format_best,
+    format_table,
+    plot_alignment,
+    plot_curve,
+    plot_profile,
+    plot_transforms,
+)
 from softrsa.reports.identification_figures import plot_geo_topological_grid
 from softrsa.reports.prediction_figures import plot_neighbors
 from softrsa.reports.rsm_figures import plot_mds, plot_rsm
@@ -11,7 +18,6 @@ from softrsa.reports.synthesis_figures import (
     plot_feasible_region,
     plot_scores,
 )
-from softrsa.reports.tables import format_best, format_table
 
 __all__ = [
     "format_best",

@@ -13,15 +13,13 @@ from typing import Any
 import pandas as pd
 import xarray as xr
 
+from softrsa._wording import counted
 from softrsa.errors import DataError
 from softrsa.io import atomic_path
-from softrsa.io.wording import counted
 from softrsa.measures import get
-from softrsa.reports.cautions import cautions
 from softrsa.reports.figures import TITLES
 from softrsa.reports.methods import methods_text, repeat_call
-from softrsa.reports.page_content import page_content
-from softrsa.reports.thumbnails import Pictures
+from softrsa.reports.page_content import Pictures, cautions, page_content
 
 KEPT = {"example_rsm", "example_layer", "fit_path", "stimulus_influence"}
 
@@ -47,7 +45,7 @@ def write_page(
     title : str, optional
         Heading of the page.
     images : mapping from stimulus id to array or file, or folder, optional
-        Pictures of the stimuli; see `softrsa.reports.thumbnails`.
+        Pictures of the stimuli; see `softrsa.reports.page_content`.
     """
     lacking = sorted(KEPT - {*map(str, data.data_vars)})
     if lacking:

@@ -115,7 +115,7 @@ def plot_curves(curves: pd.DataFrame, *, chance: float) -> Figure:
     Parameters
     ----------
     curves : DataFrame
-        From `softrsa.alignment.identification_curves`.
+        From `softrsa.identification.identify`.
     chance : float
         One over the number of regions; a dashed line.
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import xarray as xr
 
-from softrsa.io.wording import counted
+from softrsa._wording import counted
 from softrsa.measures import Measure, get
 from softrsa.reports.figures import LEARNED
 

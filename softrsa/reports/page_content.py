@@ -4,16 +4,196 @@ from __future__ import annotations
 
 import json
 from base64 import b64encode
-from typing import Any
+from collections.abc import Iterable, Mapping
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
-from softrsa.io.wording import counted
+from softrsa._wording import counted, listed
+from softrsa.errors import DataError, FileMissingError
 from softrsa.reports.figures import LEARNED, TITLES
 from softrsa.reports.rsm_figures import cluster_order
-from softrsa.reports.thumbnails import Pictures, thumbnails
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+SAME = 1 - 1e-6  # a score above is of data that are the same
+FEW_SUBJECTS = 3
+FEW_TESTED = 20  # stimuli of a fold: below it a fold's score is next to noise
+
+
+def cautions(data: xr.Dataset, table: pd.DataFrame) -> list[str]:
+    """List reasons to doubt, the gravest first.
+
+    Parameters
+    ----------
+    data : Dataset
+        `AlignmentResult.data`.
+    table : DataFrame
+        `AlignmentResult.table`.
+
+    Returns
+    -------
+    list of str
+        A sentence or two each; none where there is nothing to say.
+    """
+    attrs = data.attrs
+    found = []
+    if attrs["permuted"]:
+        found.append(
+            "This is a control: the brain's stimuli were shuffled. Scores and gains other than 0 "
+            "are not about the brain, and names of stimuli below are those of the model's side."
+        )
+    found += json.loads(attrs["warnings"])
+    left_out = json.loads(attrs["stimuli_left_out"])
+    if left_out:
+        named = sorted({str(stimulus) for each in left_out.values() for stimulus in each})
+        found.append(
+            f"{counted(len(named), 'stimulus was', 'stimuli were')} not on both sides and left "
+            f"out: {listed(named)}."
+        )
+    tested = attrs.get("n_tested_mean", attrs["n_tested"] / attrs["n_folds"])
+    if tested < FEW_TESTED:
+        found.append(
+            f"A fold tests about {tested:.0f} stimuli. Scores of so few vary much from fold to "
+            "fold: the third decimal says nothing."
+        )
+    if int(data["n_subjects"].max()) == 1:
+        found.append(
+            "One subject per region: there is no noise ceiling, and nothing here says what would "
+            "hold for other subjects."
+        )
+    most = int(data["n_subjects"].max())
+    if 1 < most <= FEW_SUBJECTS and table["score_low"].notna().any():
+        found.append(
+            f"{most} subjects: intervals for other people are wide with so few, and rightly so."
+        )
+    return [*found, *same_data(table), *_of_table(table)]
+
+
+def same_data(table: pd.DataFrame) -> list[str]:
+    """Ask whether both sides hold the same data, where a score is 1."""
+    same = table[table["score"] > SAME]
+    if not len(same):
+        return []
+    pairs = dict.fromkeys(f"{row.layer} / {row.region}" for row in same.itertuples())
+    return [f"Some scores are 1: {', '.join(list(pairs)[:3])}. Do both sides hold the same data?"]
+
+
+def _of_table(table: pd.DataFrame) -> list[str]:
+    """Gains that are none, and scores above what the data allow."""
+    found = []
+    learned = table[table["transform"].isin([*LEARNED, "selected"])]
+    if len(learned):
+        worse = int((learned["gain"] <= 0).sum())
+        if worse:
+            found.append(
+                f"In {worse} of {len(learned)} rows a learned or selected transform is not better "
+                "than the best fixed one: a fixed transform is the simpler account."
+            )
+    above = int((table["score"] > table["ceiling_upper"]).sum())
+    if above:
+        found.append(
+            f"{counted(above, 'score is', 'scores are')} above the upper noise ceiling: subjects "
+            "agree less with each other than with the model, so the ceiling is itself noisy."
+        )
+    unsure = int((table["p_chance"] > 0.05).sum())
+    if unsure:
+        found.append(
+            f"{unsure} of {len(table)} scores are not above chance at .05 (permuted stimulus "
+            "labels, not corrected)."
+        )
+    return found
+
+
+SIZE = 88  # pixels of the longer side
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+Pictures = Mapping[Any, Any] | str | Path
+
+
+def thumbnails(
+    images: Pictures | None, stimuli: np.ndarray, wanted: Iterable[int]
+) -> dict[int, str]:
+    """Make JPEG data addresses of some stimuli.
+
+    Parameters
+    ----------
+    images : mapping or folder, optional
+        From stimulus id to an array (height, width[, 3]) of uint8 or of floats in [0, 1], or to an
+        image file; or a folder of image files whose names without suffix are the ids.
+    stimuli : ndarray of ids
+        All stimuli.
+    wanted : iterable of int
+        Places among them of those to make.
+
+    Returns
+    -------
+    dict from int to str
+        By place; without stimuli that have no picture.
+
+    Raises
+    ------
+    FileMissingError
+        If the folder is not there.
+    DataError
+        If no stimulus has a picture, or one cannot be read.
+    """
+    if images is None:
+        return {}
+    by_id = _in_folder(Path(images)) if isinstance(images, (str, Path)) else dict(images)
+    by_name = {str(key): picture for key, picture in by_id.items()}
+    found = {}
+    for place in wanted:
+        name = str(stimuli[place])
+        picture = by_name.get(name, by_name.get(Path(name).stem))
+        if picture is not None:
+            found[place] = _address(picture, name)
+    if not found:
+        raise DataError(
+            f"No stimulus has a picture: the stimuli are {listed(stimuli.tolist())}, the pictures "
+            f"{listed(by_name)}. Name pictures by stimulus id."
+        )
+    return found
+
+
+def _in_folder(folder: Path) -> dict[str, Path]:
+    if not folder.is_dir():
+        raise FileMissingError(f"There is no folder {folder.absolute()} with images.")
+    return {file.stem: file for file in sorted(folder.iterdir()) if file.suffix.lower() in SUFFIXES}
+
+
+def _address(picture: Any, name: str) -> str:
+    """Shrink one picture and write it as an address."""
+    from PIL import Image
+
+    try:
+        image = Image.open(picture) if isinstance(picture, (str, Path)) else _from_array(picture)
+        small = image.convert("RGB")
+    except (OSError, TypeError, ValueError) as error:
+        raise DataError(f"The picture of stimulus {name!r} cannot be read: {error}.") from error
+    small.thumbnail((SIZE, SIZE))
+    stream = BytesIO()
+    small.save(stream, "JPEG", quality=72, optimize=True)
+    return f"data:image/jpeg;base64,{b64encode(stream.getvalue()).decode()}"
+
+
+def _from_array(picture: Any) -> Image:
+    from PIL import Image
+
+    values = np.asarray(picture)
+    values = values[..., 0] if values.ndim == 3 and values.shape[-1] == 1 else values
+    if values.ndim not in (2, 3) or (values.ndim == 3 and values.shape[-1] not in (3, 4)):
+        raise ValueError(f"its shape is {values.shape}, not (height, width[, 3])")
+    most = 1 if values.dtype.kind == "f" else 255
+    if values.min() < 0 or values.max() > most:
+        raise ValueError(f"its values must lie in [0, {most}], and reach {values.max():g}")
+    values = (values * 255).round() if most == 1 else values
+    return Image.fromarray(values.astype(np.uint8))
+
 
 MOST_STIMULI = 10  # for, and as many against the score
 COLUMNS = (  # of the table: name, heading, decimals (none: text; an interval: name of its end)
@@ -36,7 +216,7 @@ def page_content(data: xr.Dataset, table: pd.DataFrame, images: Pictures | None)
     table : DataFrame
         `AlignmentResult.table`.
     images : mapping or folder, optional
-        See `softrsa.reports.thumbnails`.
+        See `softrsa.reports.page_content`.
 
     Returns
     -------

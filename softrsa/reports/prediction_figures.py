@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
 
-    from softrsa.prediction.ranking import RankTest
+    from softrsa.prediction.experiment_result import RankTest
 
 
 WIDE = 7.2  # inches

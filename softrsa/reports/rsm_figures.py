@@ -9,9 +9,9 @@ import numpy as np
 import torch
 import xarray as xr
 
+from softrsa._wording import listed
 from softrsa.errors import DataError, ShapeError, unknown_name
 from softrsa.io import check_rdms
-from softrsa.io.wording import listed
 from softrsa.measures import get
 from softrsa.reports.figures import COLORS, MARKERS, _figure, panels
 from softrsa.rsm import to_rsm

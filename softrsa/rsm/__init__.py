@@ -1,13 +1,12 @@
 """Similarity matrices: computing them, scaling them to [0, 1], building labelled stacks."""
 
 from softrsa.rsm.build import build_rsms, to_rsm
-from softrsa.rsm.crossnobis import crossnobis
+from softrsa.rsm.crossnobis import crossnobis, crossnobis_unbalanced
 from softrsa.rsm.estimate import build_rdms
 from softrsa.rsm.poisson import poisson_cv, poisson_kl
 from softrsa.rsm.scaling import SCALINGS, scale_similarities
 from softrsa.rsm.searchlight import searchlight
 from softrsa.rsm.similarity import SIMILARITIES, condensed_similarity, similarity_matrix
-from softrsa.rsm.unbalanced import crossnobis_unbalanced
 
 __all__ = [
     "SCALINGS",

@@ -4,13 +4,81 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import combinations
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from softrsa._checks import check_broadcast, check_floating
-from softrsa.errors import DataError, ShapeError
-from softrsa.rsm._folds import across_folds, check_folds, distances
+from softrsa.errors import DataError, ShapeError, unknown_name
+
+
+def check_folds(x_folds: Tensor) -> None:
+    """Check that there are at least two folds, and something in them."""
+    check_floating(x_folds=x_folds)
+    if x_folds.ndim < 3 or 0 in x_folds.shape[-2:]:
+        raise ShapeError(
+            "`x_folds` must have shape (..., n_folds, n_stimuli, n_units) with at least one of "
+            f"each, got {tuple(x_folds.shape)}."
+        )
+    if x_folds.shape[-3] < 2:
+        raise ShapeError(f"Cross-validation needs at least 2 folds, got {x_folds.shape[-3]}.")
+
+
+def recorded_rows(x_folds: Tensor) -> Tensor:
+    """Tell which stimuli each fold has, shape (..., n_folds, n_stimuli): the others are NaN."""
+    absent = x_folds.detach().isnan()
+    partly = absent.any(-1) & ~absent.all(-1)
+    if bool(partly.any()):
+        *_, fold, stimulus = partly.nonzero()[0].tolist()
+        raise DataError(
+            f"Stimulus {stimulus} of fold {fold} is NaN in some units and not in others "
+            f"({int(partly.sum())} such in all). A stimulus that a fold lacks is NaN throughout; "
+            "leave out units with gaps."
+        )
+    return ~absent[..., 0]
+
+
+def across_folds(left: Tensor, right: Tensor) -> Tensor:
+    """Sum the products of all pairs of different folds: all pairs without those of a fold with it.
+
+    Shapes (..., n_folds, n, p) and (..., n_folds, m, p) give (..., n, m).
+    """
+    if right.shape[-2] <= right.shape[-1]:  # products need no more memory than the folds
+        own = (left @ right.mT).sum(-3)
+    else:
+        own = left.transpose(-3, -2).flatten(-2) @ right.transpose(-3, -2).flatten(-2).mT
+    return left.sum(-3) @ right.sum(-3).mT - own
+
+
+def distances(products: Tensor) -> Tensor:
+    """Squared distances of products (..., n, n) that need not be symmetric; exact 0 to itself."""
+    twice = products + products.mT
+    own = twice.diagonal(dim1=-2, dim2=-1)
+    return (own.unsqueeze(-1) + own.unsqueeze(-2)) / 2 - twice
+
+
+def shared_distances(left: Tensor, right: Tensor, recorded: Tensor) -> Tensor:
+    """Average squared distances over the pairs of folds that have both stimuli; else NaN."""
+    n_folds, n = recorded.shape[-2:]
+    both = recorded.unsqueeze(-1) & recorded.unsqueeze(-2)  # of each fold
+    total = torch.zeros((), dtype=left.dtype, device=left.device)
+    count = torch.eye(n, dtype=torch.long, device=left.device)  # no distance to itself is NaN
+    for fold in range(n_folds):
+        others = [other for other in range(n_folds) if other != fold]
+        used = both[..., fold : fold + 1, :, :] & both[..., others, :, :]
+        each = distances(left[..., fold : fold + 1, :, :] @ right[..., others, :, :].mT)
+        total = total + (used * each).sum(-3)
+        count = count + used.sum(-3)
+    return total / count
+
+
+def pooled_distances(left: Tensor, right: Tensor, counts: Tensor) -> Tensor:
+    """Squared distances of inner products, each averaged over its own pairs of trials."""
+    weights = counts.unsqueeze(-1)
+    products = across_folds(weights * left, weights * right) / across_folds(weights, weights)
+    itself = torch.eye(products.shape[-1], dtype=torch.bool, device=products.device)
+    return distances(products).masked_fill(itself, 0.0)
 
 
 def crossnobis(x_folds: Tensor, precision: Tensor | None = None) -> Tensor:
@@ -140,3 +208,112 @@ def check_precision(x_folds: Tensor, precision: Tensor | None) -> None:
         )
     if precision.ndim > 2:
         check_broadcast(3, x_folds=x_folds, precision=precision)
+
+
+OVER = ("shared", "all")
+
+
+def crossnobis_unbalanced(
+    x_folds: Tensor,
+    precision: Tensor | None = None,
+    *,
+    over: Literal["shared", "all"] = "shared",
+    counts: Tensor | None = None,
+) -> Tensor:
+    r"""Cross-validated squared Mahalanobis distances from folds that lack some of the stimuli.
+
+    ``over="shared"`` averages, for each pair of stimuli, the differences
+    :math:`(x^f_i - x^f_j)^\top P\, (x^g_i - x^g_j) / p` over the pairs of folds :math:`f \ne g`
+    that both have both stimuli. Whatever is added to all responses of a fold cancels.
+
+    ``over="all"`` is :math:`(K_{ii} + K_{jj} - 2 K_{ij}) / p`, where each inner product
+    :math:`K_{ij}` is averaged on its own over all pairs of a trial of :math:`i` and one of
+    :math:`j` from different folds. It uses more of the data, but the three averages are of
+    different folds: an offset of a fold, even one of all folds, does not cancel and biases it.
+
+    Parameters
+    ----------
+    x_folds : Tensor, shape (..., n_folds, n_stimuli, n_units)
+        Responses, float32 or float64, in any unit; each fold a mean of trials of its own. A
+        stimulus that a fold lacks is NaN in all units. At least two folds.
+    precision : Tensor, shape (n_units, n_units) or (..., 1, n_units, n_units), optional
+        :math:`P`, the inverse of the noise covariance between units; symmetric. The identity by
+        default.
+    over : {"shared", "all"}
+        What is averaged: see above.
+    counts : Tensor, shape (..., n_folds, n_stimuli), optional
+        For ``over="all"``, how many trials each mean is of, at least 1 where there is one; 1 by
+        default. Of any number type.
+
+    Returns
+    -------
+    Tensor, shape (..., n_stimuli, n_stimuli)
+        An RDM: exactly symmetric, 0 on the diagonal. NaN for stimuli that no two folds compare:
+        both must be in two folds (``"shared"``), or each in two folds (``"all"``).
+
+    Raises
+    ------
+    DTypeError
+        If a tensor is neither float32 nor float64.
+    UnknownNameError
+        If ``over`` is something else.
+    ShapeError
+        If there are fewer than two folds or the shapes do not fit each other.
+    DataError
+        If a stimulus is NaN in part of the units of a fold, a precision per fold is given, or
+        ``counts`` come with ``"shared"``.
+
+    Notes
+    -----
+    Differentiable; summed in float64. With all stimuli in all folds, and as many trials of each,
+    both are `crossnobis`. ``"all"`` needs the time of `crossnobis`; ``"shared"`` one product of
+    ``n_folds * n_stimuli`` rows with each other.
+
+    References
+    ----------
+    ``over="all"`` equals ``rsatoolbox.rdm.calc_rdm_unbalanced(method="crossnobis")``; Schütt et
+    al. (2023), doi:10.7554/eLife.82566.
+
+    Examples
+    --------
+    >>> x = torch.tensor([[[0.0], [2.0]], [[1.0], [4.0]], [[5.0], [torch.nan]]])
+    >>> crossnobis_unbalanced(x)
+    tensor([[0., 6.],
+            [6., 0.]])
+    >>> crossnobis_unbalanced(x, over="all")[0, 1]
+    tensor(-6.3333)
+    """
+    check_folds(x_folds)
+    if over not in OVER:
+        raise unknown_name("average (`over`)", over, OVER)
+    check_precision(x_folds, precision)
+    if precision is not None and precision.ndim > 2 and precision.shape[-3] != 1:
+        raise DataError(
+            "Unbalanced folds take one `precision` for all folds, of shape (n_units, n_units) or "
+            f"(..., 1, n_units, n_units), got {tuple(precision.shape)}."
+        )
+    recorded = recorded_rows(x_folds)
+    weights = _weights(recorded, counts, over)
+    x = x_folds.double().masked_fill(~recorded.unsqueeze(-1), 0.0)
+    if over == "shared":  # offsets cancel; without them fewer digits are lost
+        means = x.sum(-2, keepdim=True) / recorded.sum(-1)[..., None, None].clamp(min=1)
+        x = (x - means).masked_fill(~recorded.unsqueeze(-1), 0.0)
+    left = x if precision is None else x @ precision.double()
+    shared = over == "shared"
+    found = shared_distances(left, x, recorded) if shared else pooled_distances(left, x, weights)
+    return (found / x.shape[-1]).to(x_folds.dtype)
+
+
+def _weights(recorded: Tensor, counts: Tensor | None, over: str) -> Tensor:
+    """Give the number of trials of each mean, 0 where there is none."""
+    if counts is None:
+        return recorded.double()
+    if over == "shared":
+        raise DataError('`over="shared"` weights folds alike and takes no `counts`.')
+    if counts.ndim < 2 or counts.shape[-2:] != recorded.shape[-2:]:
+        raise ShapeError(
+            f"`counts` must have shape (..., n_folds, n_stimuli), here "
+            f"{tuple(recorded.shape[-2:])}, got {tuple(counts.shape)}."
+        )
+    check_broadcast(2, x_folds=recorded, counts=counts)
+    return torch.where(recorded, counts.double(), 0.0)

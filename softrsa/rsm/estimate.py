@@ -11,17 +11,16 @@ import xarray as xr
 from torch import Tensor
 
 from softrsa._checks import resolve_device
+from softrsa._wording import counted, listed
 from softrsa.errors import DataError, ShapeError, SoftRSAError, unknown_name
-from softrsa.io.wording import counted, listed
 from softrsa.recordings import precision_of, residual_covariance
-from softrsa.recordings._trials import as_tensor, checked_trials, group_means, groups, residuals
 from softrsa.recordings.covariance import METHODS as NOISE
 from softrsa.recordings.covariance import CovarianceMethod
-from softrsa.rsm._stacking import stack_parts, where
-from softrsa.rsm.crossnobis import crossnobis
+from softrsa.recordings.trials import as_tensor, checked_trials, group_means, groups, residuals
+from softrsa.rsm.build import stack_parts, where
+from softrsa.rsm.crossnobis import OVER, crossnobis, crossnobis_unbalanced
 from softrsa.rsm.poisson import poisson_cv, poisson_kl
 from softrsa.rsm.similarity import similarity_matrix
-from softrsa.rsm.unbalanced import OVER, crossnobis_unbalanced
 
 METHODS = ("crossnobis", "mahalanobis", "poisson", "poisson_cv")
 CROSS_VALIDATED = ("crossnobis", "poisson_cv")

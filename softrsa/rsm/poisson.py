@@ -7,7 +7,7 @@ from torch import Tensor
 
 from softrsa._checks import check_floating
 from softrsa.errors import DataError, ShapeError
-from softrsa.rsm._folds import (
+from softrsa.rsm.crossnobis import (
     across_folds,
     check_folds,
     distances,

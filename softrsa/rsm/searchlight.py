@@ -10,8 +10,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from softrsa._checks import check_floating
+from softrsa._wording import counted
 from softrsa.errors import DataError, ShapeError, unknown_name
-from softrsa.io.wording import counted
 from softrsa.pairs import condense
 from softrsa.recordings import precision_of, residual_covariance
 from softrsa.recordings.covariance import CovarianceMethod

@@ -2,17 +2,155 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from softrsa.errors import ShapeError
+from softrsa._checks import check_broadcast, check_floating
+from softrsa.errors import DataError, DTypeError, ShapeError, unknown_name
 from softrsa.pairs import condense
-from softrsa.rsm._arguments import Bandwidth, check_arguments
-from softrsa.rsm._blocks import fill, whole, write_condensed, write_mirrored, write_rows
-from softrsa.rsm._plans import PLANS, WIDE, plan_maker
-from softrsa.rsm._rbf import rbf_from_distances
+from softrsa.rsm._blocks import (
+    PLANS,
+    WIDE,
+    fill,
+    plan_maker,
+    whole,
+    write_condensed,
+    write_mirrored,
+    write_rows,
+)
+
+PART_BYTES = 2**24
+
+
+def rbf_from_distances(
+    negative: Tensor, bandwidth: float | str | None, *, dims: int, n_self: int = 0
+) -> Tensor:
+    """Turn minus distances into ``exp(-d^2 / 2 sigma^2)``, in place where no gradient is needed.
+
+    The last ``dims`` dimensions are one RSM; ``n_self`` of its entries are zeros of the diagonal.
+    """
+    if isinstance(bandwidth, (int, float)):
+        sigma: float | Tensor = float(bandwidth)
+    else:
+        sigma = median_distance(negative, dims, n_self)
+        if bool((sigma == 0).any()):
+            raise DataError(
+                "The median distance between stimuli is 0, so it cannot be the `bandwidth` of "
+                "'rbf': most responses are equal. Give `bandwidth` as a number."
+            )
+    if negative.requires_grad:
+        return (-0.5 * (negative / sigma).square()).exp()
+    return negative.div_(sigma).square_().mul_(-0.5).exp_()
+
+
+def median_distance(negative: Tensor, dims: int, n_self: int) -> Tensor:
+    """Median of the distances of each RSM, shape (..., 1[, 1]).
+
+    The median of an even number is the mean of the middle two. A symmetric matrix holds every
+    pair twice, which leaves the median as it is.
+    """
+    flat = negative.flatten(-dims)
+    n = flat.shape[-1] - n_self
+    low, high = n_self + (n - 1) // 2, n_self + n // 2  # places of the middle two
+    if flat.requires_grad or flat.numel() * flat.itemsize <= PART_BYTES:
+        ordered = flat.sort(-1, descending=True).values
+        middle = -(ordered[..., low] + ordered[..., high]) / 2
+    else:
+        rows = flat.reshape(-1, flat.shape[-1])
+        middle = torch.stack([_middle(row, low + 1, high + 1) for row in rows])
+    return middle.reshape(*negative.shape[:-dims], *[1] * dims)
+
+
+def _middle(negative: Tensor, low: int, high: int) -> Tensor:
+    """Mean of the low-th and high-th smallest of many distances, without a copy of them.
+
+    The first is found by bisection of the bits of positive numbers, which are in their order: so
+    many rounds as there are bits, and the device is never waited for.
+    """
+    parts = negative.split(max(1, PART_BYTES // (2 * negative.itemsize)))
+
+    def reached(distance: Tensor, place: int) -> Tensor:
+        counts = [torch.count_nonzero(part >= -distance) for part in parts]
+        return torch.stack(counts).sum() >= place
+
+    largest = negative.amin().abs()
+    above = largest.view(torch.int32 if negative.itemsize == 4 else torch.int64)
+    below = torch.full_like(above, -1)  # the bits of a NaN, which no distance reaches
+    for _ in range(8 * negative.itemsize - 1):
+        center = below + (above - below) // 2
+        enough = reached(center.view(negative.dtype), low)
+        above, below = torch.where(enough, center, above), torch.where(enough, below, center)
+    found = above.view(negative.dtype)
+    following = torch.stack([part.where(part < -found, -torch.inf).amax() for part in parts])
+    middle = torch.where(reached(found, high), found, (found - following.amax()) / 2)
+    return middle.masked_fill(largest.isnan(), torch.nan)
+
+
+Bandwidth = float | Literal["median"] | None
+
+
+def check_arguments(
+    x: Tensor,
+    y: Tensor | None,
+    similarity: str,
+    bandwidth: Bandwidth,
+    precision: Tensor | None,
+) -> None:
+    """Check types first, then the name, then shapes, then options."""
+    given = {"x": x, "y": y, "precision": precision}
+    tensors = {name: value for name, value in given.items() if value is not None}
+    check_floating(**tensors)
+    if similarity not in PLANS:
+        raise unknown_name("similarity", similarity, PLANS)
+    for name in tensors.keys() - {"precision"}:
+        if tensors[name].ndim < 2 or 0 in tensors[name].shape[-2:]:
+            raise ShapeError(
+                f"`{name}` must have shape (..., n_stimuli, n_units) with at least one of each, "
+                f"got {tuple(tensors[name].shape)}."
+            )
+    if y is not None:
+        _check_pair(x, y)
+    if (precision is None) == (similarity == "mahalanobis"):
+        verb = "needs a" if precision is None else "takes no"
+        raise DataError(f"`similarity={similarity!r}` {verb} `precision`.")
+    if precision is not None:
+        _check_precision(x, precision)
+    if bandwidth is not None and similarity != "rbf":
+        raise DataError(f"`similarity={similarity!r}` takes no `bandwidth`, got {bandwidth!r}.")
+    if isinstance(bandwidth, str) and bandwidth != "median":
+        raise unknown_name("bandwidth", bandwidth, ["median"])
+    if isinstance(bandwidth, (int, float)) and not 0 < bandwidth < math.inf:
+        raise DataError(f"`bandwidth` must be positive and finite, got {bandwidth!r}.")
+
+
+def _check_precision(x: Tensor, precision: Tensor) -> None:
+    if precision.shape[-2:] != (x.shape[-1], x.shape[-1]):
+        raise ShapeError(
+            f"`precision` must have shape {(x.shape[-1], x.shape[-1])} for {x.shape[-1]} units, "
+            f"got {tuple(precision.shape)}."
+        )
+    check_broadcast(2, x=x, precision=precision)
+
+
+def _check_pair(x: Tensor, y: Tensor) -> None:
+    if x.dtype != y.dtype:
+        raise DTypeError(f"`x` and `y` must have one number type, got {x.dtype} and {y.dtype}.")
+    if x.shape[-1] != y.shape[-1]:
+        raise ShapeError(
+            f"`x` and `y` must have the same units: `x` has {x.shape[-1]}, `y` has {y.shape[-1]}."
+        )
+    try:
+        torch.broadcast_shapes(x.shape[:-2], y.shape[:-2])
+    except RuntimeError as error:
+        raise ShapeError(
+            "The leading dimensions of `x` and `y` must broadcast, "
+            f"got {tuple(x.shape[:-2])} and {tuple(y.shape[:-2])}."
+        ) from error
+
 
 SIMILARITIES = tuple(PLANS)
 

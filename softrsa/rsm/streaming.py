@@ -11,11 +11,9 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from softrsa.io.lazy import read_values
-from softrsa.rsm._arguments import check_arguments
-from softrsa.rsm._blocks import write_mirrored
-from softrsa.rsm._plans import CLOSE
-from softrsa.rsm._rbf import rbf_from_distances
+from softrsa.io.schema import read_values
+from softrsa.rsm._blocks import CLOSE, write_mirrored
+from softrsa.rsm.similarity import check_arguments, rbf_from_distances
 
 # With these, memory beside the result and a chunk stays below 300 MB (`tests/rsm/test_streaming`).
 READ_BYTES = 32 * 2**20  # of the values read at a time, in their own number type

@@ -12,9 +12,15 @@ import xarray as xr
 from torch import Tensor
 
 from softrsa.errors import DataError
-from softrsa.synthesis.objective import MeasureLike, make_objective, name_of
+from softrsa.synthesis.objective import (
+    Features,
+    MeasureLike,
+    as_tensor,
+    labelled_features,
+    make_objective,
+    name_of,
+)
 from softrsa.synthesis.result import SynthesisResult
-from softrsa.synthesis.sources import Features, as_tensor, labelled_features
 
 ROUNDING = 1e-6  # of a share of 1, for features of either float type
 BLOCK = 2**22  # entries of perturbed features scored at once

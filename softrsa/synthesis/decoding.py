@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 
+from softrsa._wording import listed
 from softrsa.errors import DataError, FileMissingError, ShapeError
-from softrsa.io.wording import listed
 from softrsa.synthesis.result import SynthesisResult
 
 MAX_ITERATIONS = 1000

@@ -14,9 +14,15 @@ from tqdm import tqdm
 from softrsa._checks import resolve_device
 from softrsa.errors import DataError, FitError
 from softrsa.synthesis.components import principal_components
-from softrsa.synthesis.objective import MeasureLike, make_objective
-from softrsa.synthesis.sources import Features, as_tensor, labelled_features, starting_features
-from softrsa.synthesis.updates import Moving, adam, check_steps, start
+from softrsa.synthesis.loop import Moving, adam, check_steps, start
+from softrsa.synthesis.objective import (
+    Features,
+    MeasureLike,
+    as_tensor,
+    labelled_features,
+    make_objective,
+    starting_features,
+)
 
 BOUNDED = {"linear_cka", "nbs"}
 TOLERANCE = 1e-6  # of the bounds, for features of either float type

@@ -3,17 +3,129 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from softrsa._threads import one_thread_if
-from softrsa.errors import FitError
-from softrsa.synthesis.recording import Recorder
-from softrsa.synthesis.updates import Moving, Update
+from softrsa.errors import DataError, FitError, unknown_name
+
+BETAS = (0.9, 0.999)
+EPS = 1e-8  # with the betas, the values of Kingma & Ba (2015) and of torch.optim.Adam
+
+
+class Moving(NamedTuple):
+    """Features on their way, with the two moments of their gradients: each (R, n, q)."""
+
+    y: Tensor
+    first: Tensor
+    second: Tensor
+
+
+Update = Callable[[Moving, Tensor, int, float], Moving]
+
+
+def start(y: Tensor) -> Moving:
+    """Stand still at ``y``."""
+    return Moving(y, torch.zeros_like(y), torch.zeros_like(y))
+
+
+def check_steps(max_steps: int, lr: float) -> None:
+    """Refuse what would take no step, or none downwards."""
+    if max_steps < 0 or not 0 < lr < math.inf:
+        raise DataError(
+            f"`max_steps` must be at least 0 and `lr` above 0, got {max_steps} and {lr}."
+        )
+
+
+@torch.no_grad()
+def adam(now: Moving, grad: Tensor, step: int, lr: float) -> Moving:
+    """Take Adam's step number ``step`` + 1 down the gradient (arXiv:1412.6980)."""
+    first = now.first.lerp(grad, 1 - BETAS[0])
+    second = (now.second * BETAS[1]).addcmul_(grad, grad, value=1 - BETAS[1])
+    # both corrections for the start at zero are taken out of the arrays
+    correction = (1 - BETAS[1] ** (step + 1)) ** 0.5
+    scale = second.sqrt().add_(EPS * correction)
+    y = now.y.addcdiv(first, scale, value=-lr * correction / (1 - BETAS[0] ** (step + 1)))
+    return Moving(y, first, second)
+
+
+@torch.no_grad()
+def gradient_descent(now: Moving, grad: Tensor, _step: int, lr: float) -> Moving:
+    """Step down the gradient."""
+    return now._replace(y=now.y.add(grad, alpha=-lr))
+
+
+OPTIMIZERS: dict[str, Update] = {"adam": adam, "sgd": gradient_descent}
+
+
+Record = int | Literal["log"] | Sequence[int]
+
+
+@dataclass
+class Recorder:
+    """Decides step by step, so that no more than what is kept is ever held.
+
+    Attributes
+    ----------
+    record : int, "log" or sequence of int
+        About so many steps, evenly spread over scores; steps in half octaves; or these steps.
+    goal : float
+        Score at which the even spread ends.
+    start : float, or None
+        Mean score at which it begins: that of step 0.
+    highest : int
+        The last part of the spread that has been recorded.
+    """
+
+    record: Record
+    goal: float
+    start: float | None = None
+    highest: int = -1
+
+    def __post_init__(self):
+        if isinstance(self.record, str):
+            if self.record != "log":
+                raise unknown_name("way to record", self.record, ["log"])
+        elif isinstance(self.record, int):
+            if self.record < 1:
+                raise DataError(f"`record` must be at least 1, got {self.record}.")
+        elif min(self.record, default=-1) < 0:
+            raise DataError(f"`record` must hold step numbers, at least one, got {self.record}.")
+
+    def keep(self, track: Track, step: int, here: np.ndarray, y: Tensor) -> None:
+        """Keep the features of a step if it is to be recorded."""
+        if step in track.records:  # some restarts catch up with others
+            track.records[step][here] = y.detach().cpu()[here]
+        elif step == track.taken.max() and self._is_new(step, float(track.held(step).mean())):
+            track.records[step] = y.detach().cpu().clone()
+
+    def replay(self, means: Sequence[float]) -> None:
+        """Go through the mean scores of steps already taken."""
+        for step, mean in enumerate(means):
+            self._is_new(step, mean)
+
+    def _is_new(self, step: int, mean: float) -> bool:
+        if step == 0:
+            self.start = mean
+        if isinstance(self.record, int):
+            part = self._part(mean)
+            found, self.highest = part > self.highest, max(part, self.highest)
+            return found or step == 0
+        if self.record == "log":
+            return step == 0 or step in {round(2 ** (i / 2)) for i in range(64)}
+        return step == 0 or step in self.record
+
+    def _part(self, mean: float) -> int:
+        """Find which of the equal parts between the first score and the goal a score is in."""
+        if self.start is None or self.goal == self.start or not isinstance(self.record, int):
+            return 0
+        return int((mean - self.start) / (self.goal - self.start) * self.record)
+
 
 SMALL = 200_000  # numbers in all restarts
 

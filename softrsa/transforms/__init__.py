@@ -1,16 +1,23 @@
 """Transforms of similarities: SoftStep and gates, geo-topological, geodesic, centering, ranks."""
 
 from softrsa.transforms.center import double_center
-from softrsa.transforms.gates import EmbeddingGate, Gate, GlobalGate, ProfileGate, StepParameters
-from softrsa.transforms.geo_topological import GeoTopological, geo_topological
-from softrsa.transforms.geo_topological_grid import geo_topological_grid
+from softrsa.transforms.gates import (
+    EmbeddingGate,
+    Family,
+    Gate,
+    GlobalGate,
+    ProfileGate,
+    SoftStep,
+    StepParameters,
+)
+from softrsa.transforms.geo_topological import GeoTopological, geo_topological, geo_topological_grid
 from softrsa.transforms.geodesic import geo_topological_type, geodesic
-from softrsa.transforms.modules import Family, SoftStep
-from softrsa.transforms.soft_k_step import log_soft_k_step, soft_k_step
 from softrsa.transforms.soft_rank import soft_rank
 from softrsa.transforms.soft_step import (
+    log_soft_k_step,
     log_soft_step,
     log_soft_step_s2,
+    soft_k_step,
     soft_step,
     soft_step_s2,
 )

@@ -19,8 +19,8 @@ from softrsa.alignment import (
     stimulus_folds,
 )
 from softrsa.alignment.fitting import TRANSFORMS
-from softrsa.alignment.runs import degenerate_warnings, fit_all, make_runs
-from softrsa.alignment.sides import as_side
+from softrsa.alignment.held_out import degenerate_warnings, fit_all, make_runs
+from softrsa.alignment.responses import as_side
 from softrsa.errors import (
     DataError,
     DeviceError,

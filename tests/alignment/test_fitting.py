@@ -6,22 +6,23 @@ import pytest
 import torch
 
 from softrsa.alignment import FitSettings
+from softrsa.alignment.descent import Problem, fit_paths, is_degenerate
 from softrsa.alignment.fitting import (
     FIXED,
     TRANSFORMS,
     Fitted,
     Task,
+    best_threshold,
     count_fit_steps,
     fit_transforms,
+    make_plan,
     one_standard_error,
 )
-from softrsa.alignment.paths import Problem, fit_paths, is_degenerate
-from softrsa.alignment.plan import make_plan
-from softrsa.alignment.side_transforms import HardGT, Identity, best_threshold, threshold_grid
-from softrsa.alignment.sides import as_side
+from softrsa.alignment.responses import as_side
 from softrsa.errors import DataError, FitError
 from softrsa.measures import get
 from softrsa.transforms import geo_topological
+from softrsa.transforms.on_rsms import HardGT, Identity, threshold_grid
 
 CPU = torch.device("cpu")
 

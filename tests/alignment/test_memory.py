@@ -10,9 +10,9 @@ import torch
 import xarray as xr
 
 from softrsa.alignment import FitSettings, align, memory
-from softrsa.alignment.folds import stimulus_folds
 from softrsa.alignment.memory import MemoryEstimate, SideSize, check_memory, size_of
 from softrsa.alignment.scoring import Job
+from softrsa.alignment.settings import stimulus_folds
 from softrsa.errors import MemoryLimitError
 
 CPU = torch.device("cpu")

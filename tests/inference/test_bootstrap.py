@@ -17,9 +17,9 @@ from rsatoolbox.rdm import RDMs
 
 from softrsa.errors import DataError, ShapeError, UnknownNameError
 from softrsa.inference import bootstrap, compare_models
-from softrsa.inference._stack import stack_rsms
 from softrsa.inference.bootstrap import add_resamples, resampled
-from softrsa.inference.evaluation import describe
+from softrsa.inference.pair_table import stack_rsms
+from softrsa.inference.result import describe
 from softrsa.measures import get
 from softrsa.pairs import condense, expand
 
@@ -197,8 +197,8 @@ def test_chunks_do_not_matter_and_inputs_stay(rng, monkeypatch):
     for measure in ("pearson", "spearman"):
         whole = bootstrap(models, subjects, measure, over="both", n_resamples=20)
         with monkeypatch.context() as patched:
-            patched.setattr("softrsa.inference._scoring.CHUNK_BYTES", 1e4)
-            patched.setattr("softrsa.inference._forms.PRODUCT_BYTES", 1e3)
+            patched.setattr("softrsa.inference.inner_products.CHUNK_BYTES", 1e4)
+            patched.setattr("softrsa.inference.inner_products.PRODUCT_BYTES", 1e3)
             pieces = bootstrap(models, subjects, measure, over="both", n_resamples=20)
         for name in ("resampled_score", "resampled_ceiling", "variance"):
             np.testing.assert_allclose(pieces.data[name], whole.data[name], rtol=0, atol=1e-12)

@@ -11,7 +11,7 @@ import xarray as xr
 
 from softrsa import io
 from softrsa.errors import FileFormatError
-from softrsa.io.heaps import heap_damaged
+from softrsa.io.netcdf import heap_damaged
 
 
 @pytest.fixture

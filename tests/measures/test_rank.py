@@ -20,7 +20,7 @@ from softrsa.measures import (
     soft_spearman,
     spearman,
 )
-from softrsa.measures._inversions import net_concordance
+from softrsa.measures.rank import net_concordance
 
 EXACT = (kendall_tau_a, kendall_tau_b, rho_a)
 METHODS = [

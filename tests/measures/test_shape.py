@@ -10,7 +10,7 @@ from scipy.linalg import svdvals
 from scipy.spatial import procrustes
 
 from softrsa.measures import angular_procrustes, linear_cka, nbs, procrustes_distance
-from softrsa.measures._spectral import SMALL, angular_score, cross_nuclear_norm, nuclear_norm
+from softrsa.measures.shape import SMALL, angular_score, cross_nuclear_norm, nuclear_norm
 
 SHAPES = [(12, 4, 3), (6, 20, 30), (6, 20, 2), (5, 5, 5)]
 pairs = arrays(np.float64, (2, 6, 4), elements=st.floats(-10, 10))

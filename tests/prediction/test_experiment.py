@@ -7,11 +7,10 @@ from sklearn.neighbors import KNeighborsRegressor
 
 from softrsa.errors import DataError, FileFormatError, ShapeError, UnknownNameError
 from softrsa.prediction import experiment
-from softrsa.prediction._table_file import add_row, read_rows
 from softrsa.prediction.experiment import PROTOCOL, run_experiment, split_samples
-from softrsa.prediction.experiment_result import METHODS, ExperimentResult
-from softrsa.prediction.regression_task import label_strata, make_task
+from softrsa.prediction.experiment_result import METHODS, ExperimentResult, add_row, read_rows
 from softrsa.prediction.regressor import NeighborRegressor
+from softrsa.prediction.tasks import label_strata, make_task
 
 QUICK = {"max_epochs": 3, "layers": (8, 4), **PROTOCOL}
 

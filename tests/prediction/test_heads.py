@@ -11,7 +11,7 @@ from scipy.stats import rankdata
 
 from softrsa.errors import DataError, DTypeError, ShapeError, UnknownNameError
 from softrsa.prediction import DiffKNNHead, LinearHead, NCAHead, SoftStepNCAHead
-from softrsa.prediction._arguments import find_excluded
+from softrsa.prediction.heads import find_excluded
 
 D = 3
 HEADS = {

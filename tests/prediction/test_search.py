@@ -8,9 +8,9 @@ from softrsa.cli import main
 from softrsa.errors import DataError, FileFormatError, UnknownNameError
 from softrsa.prediction import search
 from softrsa.prediction.experiment import run_experiment, split_samples
-from softrsa.prediction.regression_task import make_task
 from softrsa.prediction.regressor import NeighborRegressor
 from softrsa.prediction.search import COLUMNS, SearchResult, search_settings
+from softrsa.prediction.tasks import make_task
 
 QUICK = {"max_epochs": 3, "layers": (8, 4)}
 SMALL = {

@@ -7,11 +7,10 @@ from torch import nn
 
 from softrsa._processes import Ranks, current_ranks, join_ranks
 from softrsa.prediction import FineTuner, NeighborRegressor
-from softrsa.prediction.distributed import synced_batch_norm
 from softrsa.prediction.network import Network
 from softrsa.prediction.options import LabelScale, Options
 from softrsa.prediction.samples import ArrayInputs, Samples
-from softrsa.prediction.training import Recipe, Training
+from softrsa.prediction.training import Recipe, Training, synced_batch_norm
 
 CPU = torch.device("cpu")
 HEADS = ("linear", "nca", "softstep-nca-instance", "diffknn-instance")

@@ -12,7 +12,7 @@ from scipy.spatial import distance
 from softrsa.errors import DataError, DTypeError, ShapeError, UnknownNameError
 from softrsa.pairs import condense
 from softrsa.rsm import SIMILARITIES, condensed_similarity, similarity_matrix
-from softrsa.rsm._plans import PLANS, WIDE
+from softrsa.rsm._blocks import PLANS, WIDE
 
 N, P = 9, 12
 # distinct whole numbers: no row is constant, none is so by a rounding error
@@ -127,8 +127,8 @@ class TestEverySimilarity:
         ]
         monkeypatch.setattr("softrsa.rsm._blocks.UNITS_BYTES", 8 * N * 15)
         monkeypatch.setattr("softrsa.rsm._blocks.BLOCK_BYTES", 24 * N * 2)
-        monkeypatch.setattr("softrsa.rsm._plans.PAIR_BYTES", 8 * P * 2)
-        monkeypatch.setattr("softrsa.rsm._rbf.PART_BYTES", 64)
+        monkeypatch.setattr("softrsa.rsm._blocks.PAIR_BYTES", 8 * P * 2)
+        monkeypatch.setattr("softrsa.rsm.similarity.PART_BYTES", 64)
         small = [
             similarity_matrix(x, **kwargs),
             similarity_matrix(x, y, **kwargs),
@@ -205,7 +205,7 @@ def test_median_distance_is_numpys(x, n_bytes):
     x[3:] = x[0] if n_bytes == 64 else x[3:]  # ties; then by bisection
     d = distance.pdist(x)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("softrsa.rsm._rbf.PART_BYTES", n_bytes)
+        patch.setattr("softrsa.rsm.similarity.PART_BYTES", n_bytes)
         found = condensed_similarity(torch.from_numpy(x), similarity="rbf").numpy()
     np.testing.assert_allclose(
         found, np.exp(-(d**2) / 2 / np.median(d) ** 2), rtol=1e-9, atol=1e-300

@@ -11,7 +11,7 @@ import xarray as xr
 import softrsa
 from softrsa.alignment import align
 from softrsa.errors import DataError, FileFormatError, FileMissingError, UnknownNameError
-from softrsa.io import check_recording, lazy, save
+from softrsa.io import check_recording, save, schema
 from softrsa.rsm import build_rsms, streaming
 
 SIMILARITIES = ("correlation", "cosine", "dot", "l2", "l1", "sqeuclidean", "rbf")
@@ -89,7 +89,7 @@ def test_correlations_of_numpy_far_from_zero():
 
 def test_files_are_opened_in_chunks(path):
     found = softrsa.load(path, chunks={})
-    assert lazy.is_lazy(found)
+    assert schema.is_lazy(found)
     assert found["region"].dtype.kind == "U"
     if path.is_dir():
         assert found.chunks == ((8, 8, 8, 6), (64, 64, 64, 8))
@@ -107,7 +107,7 @@ def test_values_are_checked_chunk_by_chunk(monkeypatch):
     message = r"2 values that are NaN or infinite, at 2 stimuli \('s05', 's09'\), region 'V4', 'IT'"
     with pytest.raises(DataError, match=message):
         build_rsms(array)
-    read, plain = [], lazy.read_values
+    read, plain = [], schema.read_values
     monkeypatch.setattr(
         "softrsa.io.schema.read_values", lambda one: read.append(one.shape) or plain(one)
     )
@@ -115,7 +115,7 @@ def test_values_are_checked_chunk_by_chunk(monkeypatch):
     with pytest.raises(DataError, match=message):
         build_rsms(in_chunks)
     assert read == [(10, 50)] * 12
-    assert lazy.is_lazy(check_recording(in_chunks.fillna(0).where(in_chunks < 2000, 0)))
+    assert schema.is_lazy(check_recording(in_chunks.fillna(0).where(in_chunks < 2000, 0)))
 
 
 def test_undefined_similarities_are_named_as_in_memory():

@@ -14,7 +14,8 @@ from scipy.optimize import isotonic_regression
 from scipy.stats import rankdata
 
 from softrsa.errors import DataError, DeviceError, DTypeError, ShapeError, UnknownNameError
-from softrsa.transforms import _isotonic, soft_rank
+from softrsa.transforms import soft_rank
+from softrsa.transforms.soft_rank import by_scipy, by_torch, choose
 
 STRENGTHS = (1e-3, 0.1, 1.0, 10.0, 1e3)
 TORCHSORT = find_spec("torchsort") is not None  # an extra, which cannot be built everywhere
@@ -114,15 +115,16 @@ def test_ranks_of_any_rows(values, backend, strength, shift):
 def test_isotonic_regression_is_scipys(values):
     """Any order of values, not only those that soft ranks bring."""
     y = torch.from_numpy(values)
-    torch.testing.assert_close(_isotonic.by_torch(y), _isotonic.by_scipy(y), rtol=0, atol=1e-12)
+    torch.testing.assert_close(by_torch(y), by_scipy(y), rtol=0, atol=1e-12)
 
 
 def test_few_rounds_are_enough(rng, monkeypatch):
     """Pooling one pair of blocks after the other would take a thousand rounds for some of these."""
     calls = []
-    once = _isotonic._may_be_on_hull
+    module = sys.modules["softrsa.transforms.soft_rank"]  # the name is the function, too
+    once = module._may_be_on_hull
     monkeypatch.setattr(
-        _isotonic, "_may_be_on_hull", lambda *given: calls.append(None) or once(*given)
+        module, "_may_be_on_hull", lambda *given: calls.append(None) or once(*given)
     )
     for x in kinds(rng, 3_000).values():
         for strength in (0.1, 0.5, 1.0, 1.5, 10.0):
@@ -206,15 +208,15 @@ def test_parts_change_nothing(backend, rng, monkeypatch):
 
 
 def test_backends_are_found_where_they_are(monkeypatch):
-    assert _isotonic.choose("scipy", torch.device("cpu")) is _isotonic.by_scipy
-    assert _isotonic.choose("torch", torch.device("cpu")) is _isotonic.by_torch
-    assert _isotonic.choose("auto", torch.device("meta")) is _isotonic.by_torch
+    assert choose("scipy", torch.device("cpu")) is by_scipy
+    assert choose("torch", torch.device("cpu")) is by_torch
+    assert choose("auto", torch.device("meta")) is by_torch
     with pytest.raises(DataError, match=r"CPU only, got a tensor on 'meta'"):
-        _isotonic.choose("scipy", torch.device("meta"))
+        choose("scipy", torch.device("meta"))
     with pytest.raises(DeviceError, match=r"torchsort is not installed for 'meta'"):
-        _isotonic.choose("torchsort", torch.device("meta"))
+        choose("torchsort", torch.device("meta"))
     monkeypatch.setitem(sys.modules, "torchsort.isotonic_cpu", None)
-    assert _isotonic.choose("auto", torch.device("cpu")) is _isotonic.by_scipy
+    assert choose("auto", torch.device("cpu")) is by_scipy
     with pytest.raises(DeviceError, match=r"Install softrsa\[torchsort\], or use backend='auto'"):
         soft_rank(torch.rand(3), strength=1.0, backend="torchsort")
 

@@ -1,0 +1,460 @@
+"""What decides the results of a run, as digests and options that can be compared."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from softrsa._checks import resolve_device
+from softrsa._threads import map_on_cores
+from softrsa.alignment.held_out import Run
+from softrsa.alignment.responses import Side
+from softrsa.alignment.scoring import Job, put_together, score_alone
+from softrsa.alignment.settings import Split
+from softrsa.errors import DTypeError, FileFormatError, FileMissingError, FitError, SoftRSAError
+from softrsa.io import OutputError, atomic_path
+from softrsa.io.load import UNREADABLE
+from softrsa.io.schema import chunk_slices, plain_labels, read_values
+
+if TYPE_CHECKING:
+    from distributed import Client, Future
+
+Fingerprint = Mapping[str, Any]  # of strings, numbers and mappings of those, as JSON holds them
+
+
+def digest(*data: object) -> str:
+    """Digest values, labels and number types of arrays, or lists of them, with SHA-256.
+
+    Parameters
+    ----------
+    *data : DataArray, ndarray, Tensor, str or sequence of those
+        Dask-backed arrays are read one chunk at a time, and their digest depends on the chunks.
+
+    Returns
+    -------
+    str
+        64 hexadecimal digits.
+
+    Examples
+    --------
+    >>> digest(np.arange(3.0)) == digest(np.array([0.0, 1.0, 2.0]))
+    True
+    >>> digest(np.arange(3.0)) == digest(np.arange(3.0, dtype="float32"))
+    False
+    """
+    hasher = sha256()
+    for piece in _pieces(data):
+        hasher.update(piece)
+    return hasher.hexdigest()
+
+
+def differences(there: Fingerprint, here: Fingerprint) -> list[str]:
+    """Say in words where two fingerprints differ.
+
+    Examples
+    --------
+    >>> differences({"seed": 0, "layer": {"a": "1f"}}, {"seed": 1, "layer": {"a": "2e"}})
+    ['seed is 0 there and 1 here', "layer 'a' has other data"]
+    """
+    found = []
+    for key in dict.fromkeys((*there, *here)):
+        old, new = there.get(key), here.get(key)
+        if old == new:
+            continue
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            found += _different_parts(key, old, new)
+        else:
+            found.append(f"{key} is {old!r} there and {new!r} here")
+    return found
+
+
+def _different_parts(kind: str, there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """Name what only one side has, and what is not the same."""
+    found = [f"{kind} {name!r} is only there" for name in there if name not in here]
+    found += [f"{kind} {name!r} is only here" for name in here if name not in there]
+    shared = [name for name in here if name in there]
+    return found + [
+        f"{kind} {name!r} has other data" for name in shared if there[name] != here[name]
+    ]
+
+
+def _pieces(data: object) -> Iterator[bytes | memoryview]:
+    """Walk through everything that tells data apart, as bytes."""
+    if isinstance(data, (list, tuple)):
+        yield f"[{len(data)}]".encode()
+        for one in data:
+            yield from _pieces(one)
+    elif isinstance(data, (xr.DataArray, xr.Variable)):
+        yield repr((type(data).__name__, data.dims, data.attrs.get("kind"))).encode()
+        if isinstance(data, xr.DataArray):
+            for name in sorted(map(str, data.coords)):
+                yield from _pieces([name, data.coords[name].variable])
+        yield from _values(data)
+    else:
+        array = data.detach().cpu().numpy() if isinstance(data, Tensor) else np.asarray(data)
+        yield from _array(array)
+
+
+def _values(data: xr.DataArray | xr.Variable) -> Iterator[bytes | memoryview]:
+    """Walk through values chunk by chunk, in order; there is one where they are in memory."""
+    for cut in chunk_slices(data):
+        yield from _array(read_values(data[cut]))
+
+
+def _array(array: np.ndarray) -> Iterator[bytes | memoryview]:
+    array = plain_labels(array)
+    array = array.astype(np.str_) if array.dtype.kind in "OT" else array
+    yield repr((array.dtype.str, array.shape)).encode()
+    yield np.ascontiguousarray(array).view(np.uint8).data if array.size else b""
+
+
+RUN_FILE = "run.json"
+# netCDF-C bears one thread at a time, and xarray closes files without taking its own lock
+ONE_AT_A_TIME = Lock()
+
+
+@dataclass(frozen=True)
+class Store:
+    """Parts of one run, a netCDF file each, written whole or not at all.
+
+    Attributes
+    ----------
+    folder : Path
+        Where the parts are.
+    run : str
+        Digest of what decides the results; a part of another run is never used.
+    """
+
+    folder: Path
+    run: str
+
+    @classmethod
+    def open(cls, folder: str | Path, fingerprint: Fingerprint) -> Store:
+        """Open the store of a run, or start one.
+
+        Parameters
+        ----------
+        folder : str or Path
+            A new or empty folder, or one that a run with the same fingerprint was kept in.
+        fingerprint : mapping
+            What decides the results.
+
+        Returns
+        -------
+        Store
+            With the parts that are there already.
+
+        Raises
+        ------
+        FileFormatError
+            If the folder holds something else or the store of another run.
+        OutputError
+            If it cannot be written to.
+        """
+        folder = Path(folder)
+        text = json.dumps(fingerprint, indent=1, sort_keys=True)
+        file = folder / RUN_FILE
+        if file.exists():
+            _check_same(file, json.loads(text))
+        elif folder.is_dir() and any(folder.iterdir()):
+            raise FileFormatError(
+                f"{folder} is no results store: it has no {RUN_FILE}, but other files. Choose a "
+                "new or empty folder."
+            )
+        else:
+            with atomic_path(file) as temporary:
+                temporary.write_text(text)
+        return cls(folder, sha256(text.encode()).hexdigest())
+
+    def path(self, unit: str) -> Path:
+        """Name the file of a unit's part; names of layers need not be names of files."""
+        return self.folder / f"part-{sha256(unit.encode()).hexdigest()[:16]}.nc"
+
+    def read(self, unit: str) -> xr.Dataset | None:
+        """Read the part of a unit; None where it is missing, damaged or of another run or unit."""
+        path = self.path(unit)
+        if not path.is_file():
+            return None
+        try:
+            with (
+                ONE_AT_A_TIME,
+                xr.open_dataset(path, engine="netcdf4", decode_times=False) as lazy,
+            ):
+                part = lazy.load()
+        except UNREADABLE:
+            return None
+        if (part.attrs.get("run"), part.attrs.get("unit")) != (self.run, unit):
+            return None
+        if part.attrs.get("digest") != _digest(part):
+            return None
+        labels = {
+            key: (coord.dims, plain_labels(coord.values)) for key, coord in part.coords.items()
+        }
+        return part.assign_coords(labels)
+
+    def write(self, unit: str, part: xr.Dataset) -> None:
+        """Keep the part of a unit."""
+        part = part.assign_attrs(run=self.run, unit=unit, digest=_digest(part))
+        packed = {"zlib": True, "complevel": 1}
+        encoding = {key: packed for key, one in part.data_vars.items() if one.dtype.kind in "fi"}
+        path = self.path(unit)
+        with atomic_path(path) as temporary:
+            try:
+                with ONE_AT_A_TIME:
+                    part.to_netcdf(temporary, engine="netcdf4", encoding=encoding)
+            except (OSError, RuntimeError) as error:
+                raise OutputError(f"Cannot write {path}: {error}.") from error
+
+
+def _check_same(file: Path, here: Fingerprint) -> None:
+    """Refuse the store of a run that differs, saying where."""
+    try:
+        there = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise FileFormatError(
+            f"{file} cannot be read ({error}), so nothing says which run its folder belongs to. "
+            "Choose another folder, or delete this one to start again."
+        ) from error
+    if there != here:
+        found = "; ".join(differences(there, here))
+        raise FileFormatError(
+            f"The results store {file.parent} holds another run: {found}. Choose "
+            "another folder, repeat that run, or delete the folder to start again."
+        )
+
+
+def _digest(part: xr.Dataset) -> str:
+    """Digest all values and labels, which netCDF keeps as they are."""
+    names = sorted(map(str, part.variables))
+    return digest([[name, part[name].variable] for name in names])
+
+
+RETRIES = 3  # of a unit that fails, and rounds in a row in which workers die and nothing is done
+CPU = torch.device("cpu")
+
+Unit = tuple[str, str, int, Split, tuple[int, ...], tuple[int, ...]]  # a run without its sides
+Keep = Callable[[Run, xr.Dataset], object]
+
+
+def score_in_units(
+    runs: Sequence[Run],
+    job: Job,
+    *,
+    client: Client | None,
+    store: str | Path | None,
+    fingerprint: Fingerprint,
+    device: str,
+    progress: bool,
+) -> xr.Dataset:
+    """Score every run as a unit of its own and put the parts together.
+
+    Units whose part is in the store are not computed again. ``device`` is resolved where a unit
+    is computed.
+    """
+    with _opened(store, fingerprint) as kept:
+
+        def keep(run: Run, part: xr.Dataset) -> None:
+            kept.write(run.name, part)
+
+        missing = [run for run in runs if kept.read(run.name) is None]
+        if client is None:
+            _score_here(missing, job, keep, progress)
+        else:
+            _Cluster(client, job, device, progress).score(missing, keep)
+
+        def part_of(run: Run) -> xr.Dataset:
+            part = kept.read(run.name)
+            if part is None:
+                raise FileMissingError(
+                    f"The part of {run.name} in {kept.folder} was deleted or damaged while others "
+                    "were computed. Run again with the same store: only what is missing is done."
+                )
+            return part
+
+        return put_together(part_of, runs, job)
+
+
+@contextmanager
+def _opened(store: str | Path | None, fingerprint: Fingerprint) -> Iterator[Store]:
+    """Open the store, or a temporary one: parts of a large run need not be held in memory."""
+    if store is not None:
+        yield Store.open(store, fingerprint)
+        return
+    with TemporaryDirectory(prefix="softrsa-") as folder:
+        yield Store.open(folder, fingerprint)
+
+
+def _score_here(runs: Sequence[Run], job: Job, keep: Keep, progress: bool) -> None:
+    """Score runs in this process, on all cores, and keep each part at once."""
+    from tqdm import tqdm
+
+    with tqdm(total=len(runs), disable=not progress or not runs, desc="aligning", delay=1) as bar:
+
+        def work(run: Run) -> None:
+            keep(run, _raised(_named(run, job)))
+            bar.update()
+
+        if runs:
+            rsms = runs[0].brain.rsms
+            map_on_cores(work, runs, entries=rsms.numel(), device=rsms.device)
+
+
+def _named(run: Run, job: Job) -> xr.Dataset | SoftRSAError:
+    """Score one run; an error of ours is given back with its name, as dask retries what raises."""
+    try:
+        return score_alone(run, job)
+    except SoftRSAError as error:
+        return type(error)(f"In {run.name}: {error}")
+
+
+def _raised(found: xr.Dataset | SoftRSAError) -> xr.Dataset:
+    if isinstance(found, SoftRSAError):
+        raise found
+    return found
+
+
+@dataclass(frozen=True)
+class _Cluster:
+    """A dask cluster that scores runs; a device of "auto" is resolved on each worker."""
+
+    client: Client
+    job: Job
+    device: str
+    progress: bool
+
+    def score(self, runs: Sequence[Run], keep: Keep) -> None:
+        """Score runs in rounds: what was lost with a worker is in the next one."""
+        idle = 0
+        while runs and idle <= RETRIES:
+            left = self._round(runs, keep)
+            idle = idle + 1 if len(left) == len(runs) else 0
+            runs = left
+        if runs:
+            raise FitError(
+                f"Workers died {RETRIES + 1} times in a row before any unit was done; the first "
+                f"one left is {runs[0].name}. They may be out of memory: give each more, or use "
+                "fewer stimuli."
+            )
+
+    def _round(self, runs: Sequence[Run], keep: Keep) -> list[Run]:
+        """Submit all runs, keep those done, give back those whose data a dead worker had."""
+        from distributed import as_completed
+
+        models = _shipped(self.client, {run.layer: run.model for run in runs})
+        brains = _shipped(self.client, {run.region: run.brain for run in runs})
+        futures = {
+            self.client.submit(
+                _score_remotely, _unit(run),
+                models[run.layer], brains[run.region], self.job, self.device,
+                retries=RETRIES, pure=False,
+            ): run
+            for run in runs
+        }  # fmt: skip
+        lost = []
+        try:
+            with _bar(self.client, [*futures], self.progress):
+                for future in as_completed([*futures]):
+                    run = futures.pop(future)
+                    found = _result(future, run)
+                    if found is None:
+                        lost.append(run)
+                    else:
+                        keep(run, _raised(found))
+        finally:
+            self.client.cancel([*futures])
+        return lost
+
+
+def _unit(run: Run) -> Unit:
+    return run.layer, run.region, run.fold, run.split, run.learn, run.score
+
+
+def _shipped(client: Client, sides: Mapping[str, Side]) -> dict[str, Future]:
+    """Send each side once; units fetch it from the worker that has it, or from one another."""
+    return {name: client.scatter(side.to(CPU), hash=False) for name, side in sides.items()}  # type: ignore[misc]
+
+
+def _score_remotely(
+    unit: Unit, model: Side, brain: Side, job: Job, device: str
+) -> xr.Dataset | SoftRSAError:
+    """Score a unit on a worker, in the one thread that dask runs it in."""
+    layer, region, fold, split, learn, score = unit
+    target = resolve_device(device)
+    run = Run(layer, region, fold, model.to(target), brain.to(target), split, learn, score)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        return _named(run, job)
+    finally:
+        torch.set_num_threads(before)  # which the worker's new threads start with
+
+
+def _result(future: Future, run: Run) -> xr.Dataset | SoftRSAError | None:
+    """Fetch what was found for a run; None where it, or its data, died with a worker."""
+    from distributed import KilledWorker
+    from distributed.client import FutureCancelledError
+
+    try:
+        return future.result()
+    except FutureCancelledError:
+        return None
+    except KilledWorker as error:
+        raise FitError(
+            f"In {run.name}: the worker died each time it was computed ({error}). Workers may be "
+            "out of memory: give each more, or use fewer stimuli."
+        ) from error
+    except Exception as error:
+        error.add_note(f"In {run.name}, on a dask worker, after {RETRIES} retries.")
+        raise
+
+
+@contextmanager
+def _bar(client: Client, futures: Sequence[Future], shown: bool) -> Iterator[None]:
+    """Show dask's own progress bar while units are collected."""
+    if not shown:
+        yield
+        return
+    from distributed.diagnostics.progressbar import TextProgressBar
+
+    bar = TextProgressBar(futures, start=False)
+    loop: Any = client.loop  # None only before a client starts
+    loop.add_callback(bar.listen)
+    try:
+        yield
+    finally:
+        bar.__del__()
+
+
+def check_client(client: object) -> None:
+    """Refuse what is no client of dask.distributed."""
+    if client is None:
+        return
+    if not isinstance(client, import_distributed().Client):
+        raise DTypeError(
+            f"`client` must be a `distributed.Client`, got {type(client).__name__}; e.g. "
+            "`Client(LocalCluster())`."
+        )
+
+
+def import_distributed():
+    """Import dask's scheduler, or say how to install it."""
+    try:
+        import distributed
+    except ImportError as error:
+        raise FileMissingError(
+            "Work on a cluster needs dask, which is not installed; install it with "
+            "`pip install softrsa[distributed]`."
+        ) from error
+    return distributed

@@ -1,0 +1,417 @@
+"""Which stimuli a score rests on, and what they are called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from softrsa._threads import map_on_cores
+from softrsa.alignment.fitting import (
+    FIXED,
+    LEARNED,
+    TRANSFORMS,
+    Fitted,
+    Task,
+    count_fit_steps,
+    fit_transforms,
+    make_plan,
+    progress_bar,
+)
+from softrsa.alignment.responses import Side
+from softrsa.alignment.settings import FitSettings, Split
+from softrsa.errors import DataError
+from softrsa.inference import noise_ceiling
+from softrsa.inference.matched import MEASURES, pair_influences
+from softrsa.measures import Measure, get, pearson, row_offset_share
+from softrsa.measures.predictivity import Kind, held_out_predictivity
+from softrsa.measures.shape import coordinates
+from softrsa.pairs import off_diagonal
+from softrsa.transforms.on_rsms import Centered, Identity, SoftGate
+
+
+def stimulus_influence(measure: Measure, model: Tensor, brain: Tensor) -> Tensor:
+    """How much the score depends on each stimulus, as the mean over subjects.
+
+    Parameters
+    ----------
+    measure : Measure
+        Of RSMs.
+    model : Tensor, shape (1, n_stimuli, n_stimuli)
+        Transformed RSM.
+    brain : Tensor, shape (n_subjects, n_stimuli, n_stimuli)
+        Those it is compared with.
+
+    Returns
+    -------
+    Tensor, shape (n_stimuli,)
+        The derivative of the score with respect to how often a stimulus occurs, ranks and the
+        whitening staying as they are: a stimulus above 0 is one that both sides agree about. NaN
+        for measures without such a derivative.
+    """
+    if measure.name not in MEASURES:
+        return model.new_full(model.shape[-1:], torch.nan)
+    of_pairs = pair_influences(measure, model, brain[None])[1][0].mean(0)
+    return of_pairs.sum(-1) + of_pairs.sum(-2)
+
+
+def stimulus_labels(model: Side, brain: Side) -> np.ndarray:
+    """Ids of the stimuli as netCDF keeps them, or their places where the data have none."""
+    stimuli = brain.stimuli if model.stimuli is None else model.stimuli
+    if stimuli is None:
+        return np.arange(model.n_stimuli)
+    return stimuli.values if stimuli.dtype.kind in "iuf" else np.array([*map(str, stimuli)])
+
+
+PARAMETERS = ("lower", "upper", "transition")
+SIDES = ("model", "brain")
+CURVE_GRID = torch.linspace(0, 1, 41, dtype=torch.float64)
+CURVE_QUANTILES = (0.1, 0.5, 0.9)  # over anchors
+NUMBERS = (
+    "score", "train_score", "row_offset_share", "ceiling_lower", "ceiling_upper", "penalty",
+    "n_steps", "degenerate",
+)  # fmt: skip
+NAMES = ("chosen", "gate")
+ROLES = ("train", "inner")  # scores along a fit: on its stimuli, and on inner folds
+UNFITTED = {"identity": Identity, "centered": Centered}
+
+
+@dataclass
+class Run:
+    """A layer, a region, a fold, and the subjects to learn from and to score."""
+
+    layer: str
+    region: str
+    fold: int
+    model: Side
+    brain: Side
+    split: Split
+    learn: tuple[int, ...]
+    score: tuple[int, ...]
+    fitted: dict[str, Fitted] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Layer, region, fold and subject left out, for messages."""
+        out = [s for i, s in enumerate(self.brain.subjects) if i not in self.learn]
+        left_out = f", without subject {out[0]!r}" if out else ""
+        return f"layer {self.layer!r}, region {self.region!r}, fold {self.fold}{left_out}"
+
+    def test(self) -> tuple[Side, Side]:
+        """Both sides over the test stimuli, all subjects."""
+        return self.model.take(self.split.test), self.brain.take(self.split.test)
+
+    def readers(self, test: Side) -> Side:
+        """Subjects whose units embed the brain's anchors: those learned from."""
+        return test.take_subjects(self.learn)
+
+
+def make_runs(
+    layer: tuple[str, Side], region: tuple[str, Side], splits: Sequence[Split], subjects: str
+) -> list[Run]:
+    """Make a run per fold, or per fold and held-out subject, of a named layer and region."""
+    brain = region[1]
+    everyone = tuple(range(len(brain.subjects)))
+    groups = [(everyone, everyone)]
+    if subjects == "leave_one_out":
+        if len(everyone) < 2:
+            raise DataError(
+                f"Leaving a subject out needs at least 2 subjects, region {region[0]!r} has "
+                f"{len(everyone)}. Use subjects='pooled'."
+            )
+        groups = [(tuple(i for i in everyone if i != out), (out,)) for out in everyone]
+    cases = [(split, learn, score) for split in splits for learn, score in groups]
+    return [
+        Run(layer[0], region[0], i, layer[1], brain, split, learn, score)
+        for i, (split, learn, score) in enumerate(cases)
+    ]
+
+
+def fit_all(
+    runs: Sequence[Run], names: Sequence[str], measure: str, similarity: str,
+    settings: FitSettings, *, seed: int, progress: bool,
+) -> None:  # fmt: skip
+    """Fit every run, together with all others whose sides are scaled alike."""
+    among = LEARNED if list(names) == ["selected"] else ()  # alone, it chooses among all
+    wanted = [name for name in TRANSFORMS if name in {*names, *FIXED, *among}]
+    groups: dict[tuple[str, str], list[Run]] = {}
+    for run in runs:
+        plan = make_plan(measure, run.model, run.brain, settings)
+        groups.setdefault(plan.scaling, []).append(run)
+    tasks = {scaling: _tasks(members) for scaling, members in groups.items()}
+    total = sum(count_fit_steps(group, wanted, settings) for group in tasks.values())
+    with progress_bar(total, progress) as advance:
+        for scaling, members in groups.items():
+            plan = make_plan(measure, members[0].model, members[0].brain, settings)
+            fits = fit_transforms(tasks[scaling], wanted, plan, seed=seed, on_step=advance)
+            for run, fitted in zip(members, fits, strict=True):
+                run.fitted = fitted
+
+
+def _tasks(runs: Sequence[Run]) -> list[Task]:
+    """Give the fits what they may see; runs that learn from the same subjects share their RSMs."""
+    brains: dict[tuple[int, tuple[int, ...]], Side] = {}
+    for run in runs:
+        key = id(run.brain), run.learn
+        if key not in brains:
+            brains[key] = run.brain.take_subjects(run.learn)
+    return [Task(run.model, brains[id(run.brain), run.learn], run.split.train) for run in runs]
+
+
+def evaluate(run: Run, measure: Measure) -> dict[str, dict[str, Any]]:
+    """Score every transform of a run on its test stimuli; "curve" and steps where learned."""
+    model, brain = run.test()
+    readers, chosen = run.readers(brain), list(run.score)
+    records = {}
+    for name, fitted in run.fitted.items():
+        t_model, t_brain = fitted.transformed(model, brain, readers)
+        ceiling = noise_ceiling(t_brain, measure)
+        records[name] = {
+            "score": float(measure.between(t_model, t_brain[chosen]).mean()),
+            "row_offset_share": float(row_offset_share(t_model, t_brain[chosen]).mean()),
+            "ceiling_lower": float(ceiling.lower[chosen].mean()),
+            "ceiling_upper": float(ceiling.upper[chosen].mean()),
+            "train_score": fitted.train_score,
+            "penalty": fitted.penalty,
+            "n_steps": fitted.n_steps,
+            "degenerate": fitted.degenerate,
+            "chosen": fitted.chosen,
+            "gate": fitted.gate,
+            "path": fitted.path,
+            "influence": stimulus_influence(measure, t_model, t_brain[chosen]),
+            "steps": (
+                _describe(fitted, model.rsms, model, "model"),
+                _describe(fitted, brain.rsms, readers, "brain"),
+            ),
+        }
+    records["identity"]["rsa_score"] = plain_rsa(model, brain, chosen)
+    return records
+
+
+def plain_rsa(model: Side, brain: Side, subjects: Sequence[int]) -> float:
+    """Mean over subjects of the Pearson correlation of RSMs as they are."""
+    rsms = brain.rsms[list(subjects)]
+    return float(pearson(off_diagonal(model.rsms), off_diagonal(rsms)).mean())
+
+
+def _describe(
+    fitted: Fitted, rsms: Tensor, readers: Side, which: str
+) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Mean and sd over anchors of the step parameters, and quantiles of the curve over anchors."""
+    transform = getattr(fitted, which)
+    if not isinstance(transform, SoftGate):
+        return None
+    with torch.no_grad():
+        steps = transform.step_parameters(rsms, fitted.side_anchors(readers, which))
+        values = torch.stack([p.flatten() for p in steps]).double().cpu()
+        curves = transform.step.step(CURVE_GRID, steps).flatten(0, -2)
+    levels = torch.tensor(CURVE_QUANTILES, dtype=torch.float64)
+    return values.mean(1), values.std(1, correction=0), curves.quantile(levels, dim=0)
+
+
+def collect(
+    runs: Sequence[Run],
+    layers: Mapping[str, Side],
+    regions: Mapping[str, Side],
+    evaluate_run: Callable[[Run], dict[str, dict[str, Any]]],
+    score_all: Callable[[str, Side, Side], float],
+    *,
+    stops: Sequence[int],
+) -> xr.Dataset:
+    """Evaluate all runs and put them into one labelled data set.
+
+    ``score_all`` scores a transform, a layer and a region over all stimuli, NaN where it is fitted;
+    ``stops`` are the numbers of steps at which a fit may stop.
+    """
+    names = [name for name in TRANSFORMS if name in runs[0].fitted] or ["identity"]
+    n_folds = max(run.fold for run in runs) + 1
+    shape = (len(layers), len(regions), len(names), n_folds)
+    numbers = {key: np.full(shape, np.nan) for key in NUMBERS}
+    texts = {key: np.full(shape, "", dtype=object) for key in NAMES}
+    rsa = np.full((*shape[:2], n_folds), np.nan)
+    mean, sd = (np.full((*shape, 2, 3), np.nan) for _ in range(2))
+    curve = np.full((*shape, 2, len(CURVE_QUANTILES), len(CURVE_GRID)), np.nan)
+    path = np.full((*shape, len(ROLES), len(stops)), np.nan)
+    influence = np.full((*shape, runs[0].model.n_stimuli), np.nan, dtype=np.float32)
+    positions = {k: i for i, k in enumerate(layers)}, {k: i for i, k in enumerate(regions)}
+    everywhere = np.array(
+        [
+            [[score_all(name, a, b) for name in names] for b in regions.values()]
+            for a in layers.values()
+        ]
+    )
+    rsms = runs[0].brain.rsms
+    evaluated = map_on_cores(evaluate_run, runs, entries=rsms.numel(), device=rsms.device)
+    for run, records in zip(runs, evaluated, strict=True):
+        place = positions[0][run.layer], positions[1][run.region]
+        rsa[(*place, run.fold)] = records["identity"]["rsa_score"]
+        for k, name in enumerate(names):
+            at = (*place, k, run.fold)
+            for key in NUMBERS:
+                numbers[key][at] = records[name][key]
+            for key in NAMES:
+                texts[key][at] = records[name][key]
+            influence[(*at, run.split.test.numpy())] = records[name]["influence"].cpu().numpy()
+            if records[name]["path"] is not None:
+                path[at] = records[name]["path"]
+            for side, found in enumerate(records[name]["steps"]):
+                if found is not None:
+                    mean[(*at, side)], sd[(*at, side)], curve[(*at, side)] = found
+    dims = ("layer", "region", "transform", "fold")
+    return xr.Dataset(
+        {key: (dims, value) for key, value in {**numbers, **texts}.items()}
+        | {
+            "rsa_score": (("layer", "region", "fold"), rsa),
+            "step_mean": ((*dims, "side", "parameter"), mean),
+            "step_sd": ((*dims, "side", "parameter"), sd),
+            "curve": ((*dims, "side", "anchor_quantile", "similarity"), curve),
+            "fit_path": ((*dims, "role", "stop"), path),
+            "stimulus_influence": ((*dims, "stimulus"), influence),
+            "all_stimuli_score": (dims[:3], everywhere),
+            "n_subjects": ("region", [len(side.subjects) for side in regions.values()]),
+        },
+        {
+            "layer": list(layers), "region": list(regions), "transform": names,
+            "fold": range(n_folds), "side": list(SIDES), "parameter": list(PARAMETERS),
+            "anchor_quantile": list(CURVE_QUANTILES), "similarity": CURVE_GRID.numpy(),
+            "role": list(ROLES), "stop": list(stops),
+            "stimulus": stimulus_labels(runs[0].model, runs[0].brain),
+        },
+    )  # fmt: skip
+
+
+def score_all_stimuli(name: str, model: Side, brain: Side, measure: Measure) -> float:
+    """Score with the subjects' mean RSM over all stimuli; NaN where a transform is fitted."""
+    if name not in UNFITTED:
+        return float("nan")
+    transform = UNFITTED[name]()
+    return float(measure.between(transform(model.rsms[0]), transform(brain.rsms.mean(0))))
+
+
+def row_offset_warnings(data: xr.Dataset, names: Sequence[str], measure: str) -> list[str]:
+    """Name the scores that are mostly agreement on one number per stimulus."""
+    if "row_offset" in get(measure).invariances:
+        return []
+    share = data["row_offset_share"].mean("fold").sel(transform=list(names))
+    high = share.where(share > 0.5).to_series().dropna()
+    if high.empty:
+        return []
+    worst = high.index[int(high.argmax())]
+    return [
+        f"Row offsets explain more than half of what is shared in {len(high)} of {share.size} "
+        f"scores under {measure!r} (most: {high.max():.2f} for {' / '.join(map(str, worst))}). "
+        "Such a score says little about geometry; use measure='centered_pearson'."
+    ]
+
+
+def degenerate_warnings(data: xr.Dataset) -> list[str]:
+    """Name the fits that collapsed and were taken at an earlier step."""
+    folds = data["degenerate"].sum("fold").to_series()
+    folds = folds[folds > 0]
+    if folds.empty:
+        return []
+    worst = folds.index[int(folds.argmax())]
+    return [
+        f"{int(folds.sum())} fits collapsed (next to no variance or pairs left) at the step chosen "
+        f"and were taken earlier, most of them for {' / '.join(map(str, worst))}. "
+        "Raise `penalties` or lower `learning_rate` in FitSettings."
+    ]
+
+
+PREDICTIVE: dict[str, Kind] = {"linear_predictivity": "linear", "ridge_predictivity": "ridge"}
+
+
+def check_feature_measure(
+    entry: Measure, transforms: Sequence[str], sides: Mapping[str, Side]
+) -> None:
+    """Refuse transforms, which act on RSMs, and sides that have no units."""
+    others = [name for name in transforms if name != "identity"]
+    if others:
+        raise DataError(
+            f"{entry.name!r} compares features, and transforms change RSMs ({', '.join(others)}): "
+            "use transforms=['identity'] with it, or a measure on RSMs."
+        )
+    for name, side in sides.items():
+        if side.units is None:
+            raise DataError(
+                f"{entry.name!r} compares features, and {name!r} holds RDMs or RSMs only. Give "
+                "recordings or activations, or use a measure on RSMs."
+            )
+
+
+def compact(units: Tensor) -> Tensor:
+    """Rotate units into as few dimensions as there are stimuli, in their own number type.
+
+    From that type measures know what is rounding, and so the rank.
+    """
+    return coordinates(units).to(units.dtype)
+
+
+def evaluate_features(run: Run, measure: Measure) -> dict[str, dict[str, Any]]:
+    """Score the features of a run's test stimuli, as `runs.evaluate` scores RSMs."""
+    chosen = list(run.score)
+    train = run.model.take(run.split.train), run.brain.take(run.split.train)
+    test = run.test()
+    record = {
+        "score": _mean_score(measure, train, test, chosen),
+        "train_score": _mean_score(measure, train, train, chosen),
+        **dict.fromkeys(("row_offset_share", "ceiling_lower", "ceiling_upper"), torch.nan),
+        "penalty": 0.0, "n_steps": 0, "degenerate": False, "chosen": "identity", "gate": "",
+        "steps": (None, None), "path": None,
+        "influence": torch.full((len(run.split.test),), torch.nan),
+        "rsa_score": plain_rsa(*test, chosen),
+    }  # fmt: skip
+    return {"identity": record}
+
+
+def few_stimuli_warnings(measure: Measure, runs: Sequence[Run]) -> list[str]:
+    """Say where a measure is high for any features, because there are more units than stimuli."""
+    if measure.name in {*PREDICTIVE, "debiased_cka"}:
+        return []
+    fewest = min(len(run.split.test) for run in runs)
+    widest = max(u.shape[-1] for run in runs for side in run.test() for u in side.units or ())
+    if widest < fewest - 1:
+        return []
+    return [
+        f"{measure.name!r} is biased where stimuli are not many more than units: the smallest fold "
+        f"scores {fewest} stimuli, and there are up to {widest} units or principal axes. Unrelated "
+        "features would score high too; use 'debiased_cka', or fewer folds."
+    ]
+
+
+def score_features(name: str, model: Side, brain: Side, measure: Measure) -> float:
+    """Mean over subjects of the score over all stimuli; NaN for what is fitted."""
+    del name  # of the transform: the identity
+    if measure.name in PREDICTIVE:
+        return torch.nan
+    sides = model, brain
+    return _mean_score(measure, sides, sides, range(len(brain.subjects)))
+
+
+def _mean_score(
+    entry: Measure, train: tuple[Side, Side], test: tuple[Side, Side], subjects: Sequence[int]
+) -> float:
+    scores = []
+    for subject in subjects:
+        x, y = _features(train, subject)
+        x_test, y_test = _features(test, subject)
+        if entry.name in PREDICTIVE:
+            kind = PREDICTIVE[entry.name]
+            score = held_out_predictivity(x, y, x_test, y_test, kind=kind)
+        else:
+            score = entry(x_test, y_test)
+        # a distance with its sign changed, so that larger is more similar in every table
+        scores.append(score if entry.larger_is_more_similar else -score)
+    return float(torch.stack(scores).mean())
+
+
+def _features(sides: tuple[Side, Side], subject: int) -> tuple[Tensor, Tensor]:
+    model, brain = ((side.units or ())[i] for side, i in zip(sides, (0, subject), strict=True))
+    # of two precisions the lower: beyond it, one side holds rounding
+    dtype = min(model.dtype, brain.dtype, key=lambda kind: torch.finfo(kind).bits)
+    return model.to(dtype), brain.to(dtype)

@@ -1,0 +1,225 @@
+"""What region identification works on: RDMs of subjects' regions, folds and resamples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import product
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from softrsa.errors import DataError, ShapeError, StimulusError
+from softrsa.io import check_rdms
+from softrsa.pairs import condense
+
+LEAST_STIMULI = 4
+
+
+class Items(NamedTuple):
+    """RDMs with the numbers of their subjects and regions."""
+
+    rdms: Tensor  # (n_items, n, n), float64
+    subject: Tensor  # (n_items,)
+    region: Tensor
+    subjects: list[str]
+    regions: list[str]
+
+    def references(self, without: Sequence[int]) -> Tensor:
+        """Which items (n_items, n_regions, n_items) make a region's mean, without some subjects.
+
+        An item's own subject is never among them.
+        """
+        allowed = ~torch.isin(self.subject, torch.tensor(list(without), dtype=torch.long))
+        others = (self.subject[:, None] != self.subject) & allowed
+        of_region = self.region == torch.arange(len(self.regions))[:, None]
+        return (others[:, None, :] & of_region).to(self.rdms)
+
+    def of(self, subjects: Sequence[int]) -> Tensor:
+        """Numbers of the items of these subjects."""
+        wanted = torch.isin(self.subject, torch.tensor(list(subjects), dtype=torch.long))
+        return wanted.nonzero().squeeze(-1)
+
+
+def checked_items(
+    rdms: Tensor | np.ndarray, subjects: Sequence[object], regions: Sequence[object]
+) -> Items:
+    """Check RDMs and number their subjects and regions."""
+    values = torch.as_tensor(rdms).detach().cpu().double()
+    if values.ndim != 3 or values.shape[1] != values.shape[2]:
+        raise ShapeError(
+            f"`rdms` must have shape (n_items, n_stimuli, n_stimuli), got {tuple(values.shape)}."
+        )
+    if not len(values) == len(subjects) == len(regions):
+        raise ShapeError(
+            "There must be a subject and a region for every RDM, got "
+            f"{len(values)} RDMs, {len(subjects)} subjects and {len(regions)} regions."
+        )
+    names = [list(dict.fromkeys(map(str, labels))) for labels in (subjects, regions)]
+    numbers = [
+        torch.tensor([known.index(str(label)) for label in labels], dtype=torch.long)
+        for known, labels in zip(names, (subjects, regions), strict=True)
+    ]
+    pairs = condense(values)
+    for kind, bad in (
+        ("missing values", ~pairs.isfinite().all(-1)),
+        ("the same value for all pairs", pairs.amax(-1) == pairs.amin(-1)),
+    ):
+        if bad.any():
+            i = int(bad.nonzero()[0])
+            raise DataError(
+                f"{int(bad.sum())} RDMs have {kind}, the first that of region {regions[i]!r} of "
+                f"subject {subjects[i]!r}. Leave out the stimuli or the items concerned."
+            )
+    return Items(values, numbers[0], numbers[1], names[0], names[1])
+
+
+LabelledRDMs = xr.DataArray | Mapping[str, xr.DataArray]
+
+
+def labelled_items(stacks: LabelledRDMs) -> tuple[np.ndarray, list[str], list[str]]:
+    """Take RDMs apart into items: values, subjects and regions.
+
+    Parameters
+    ----------
+    stacks : DataArray, dims (region, subject[, session], anchor, neighbor), or mapping
+        RDMs; or from names of regions to stacks (subject[, session], anchor, neighbor), which are
+        joined by stimulus id. RDMs that are NaN altogether are left out: a region that a subject
+        does not have.
+    """
+    if isinstance(stacks, xr.DataArray):
+        if "region" not in stacks.dims:
+            raise DataError(
+                "A stack of RDMs must have the dimensions region and subject beside anchor and "
+                f"neighbor, got {stacks.dims}."
+            )
+        stacks = {str(name): stacks.sel(region=name) for name in stacks["region"].values}
+    values, subjects, regions = [], [], []
+    ids: np.ndarray | None = None
+    for region, found in stacks.items():
+        stack = check_rdms(found, name=f"stack of region {region!r}")
+        if stack.attrs["kind"] == "rsm":
+            stack = 1 - stack
+        if "subject" not in stack.dims:
+            raise DataError(f"Region {region!r} has no dimension subject, got {stack.dims}.")
+        ids = stack["anchor"].values if ids is None else ids
+        if set(ids) != set(stack["anchor"].values):
+            only = sorted(set(map(str, ids)) ^ set(map(str, stack["anchor"].values)))
+            raise StimulusError(
+                f"All regions must have the same stimuli; {len(only)} are not in region "
+                f"{region!r} or only there: {', '.join(only[:5])}."
+            )
+        stack = stack.sel(anchor=ids, neighbor=ids)
+        leading = [str(dim) for dim in stack.dims[:-2]]
+        for labels in product(*(stack[dim].values for dim in leading)):
+            rdm = stack.sel(dict(zip(leading, labels, strict=True))).values
+            if not np.isnan(rdm).all():
+                values.append(rdm)
+                subjects.append(str(labels[leading.index("subject")]))
+                regions.append(str(region))
+    if not values:
+        raise DataError("There are no RDMs to identify: all are NaN or the mapping is empty.")
+    return np.stack(values), subjects, regions
+
+
+def block(rdms: Tensor, stimuli: Tensor) -> Tensor:
+    """Take the rows and columns of some stimuli."""
+    return rdms[:, stimuli[:, None], stimuli]
+
+
+def draw_counts(n: int, n_resamples: int, seed: int | tuple[int, int]) -> Tensor:
+    """How often each of ``n`` things is in each resample (n_resamples, n)."""
+    drawn = torch.from_numpy(np.random.default_rng(seed).integers(0, n, (n_resamples, n)))
+    counts = torch.zeros(n_resamples, n, dtype=torch.float64)
+    return counts.scatter_add_(1, drawn, torch.ones_like(counts))
+
+
+def split_stimuli(n_stimuli: int, n_folds: int, seed: int) -> list[tuple[Tensor, Tensor]]:
+    """Training and test stimuli of every fold."""
+    if n_folds < 1 or n_stimuli // max(n_folds, 1) < LEAST_STIMULI:
+        raise ShapeError(
+            f"Every one of `stimulus_folds` must have {LEAST_STIMULI} of the {n_stimuli} stimuli "
+            f"at least, got {n_folds} folds."
+        )
+    everything = torch.arange(n_stimuli)
+    if n_folds == 1:
+        return [(everything, everything)]
+    order = np.random.default_rng(seed).permutation(n_stimuli)
+    tests = [torch.from_numpy(np.sort(part)) for part in np.array_split(order, n_folds)]
+    return [(everything[~torch.isin(everything, test)], test) for test in tests]
+
+
+Rule = Literal["best_match", "centroid"]
+
+
+PART = 2**22  # weights of pairs at a time
+
+
+def products(vectors: Tensor, rule: Rule) -> Tensor:
+    """Inner products (..., n_items, n_items) of condensed RDMs (..., n_items, n_pairs).
+
+    For "best_match", of RDMs less their mean, so that correlations follow from them.
+    """
+    x = vectors - vectors.mean(-1, keepdim=True) if rule == "best_match" else vectors
+    return x @ x.mT
+
+
+def resampled_products(vectors: Tensor, rule: Rule, counts: Tensor) -> Tensor:
+    """`products` (n_resamples, n_items, n_items) where stimuli occur ``counts`` times.
+
+    ``counts`` is (n_resamples, n_stimuli). A pair of different stimuli counts as often as it
+    occurs; a stimulus is not paired with itself.
+    """
+    n_stimuli = counts.shape[-1]
+    first, second = torch.triu_indices(n_stimuli, n_stimuli, 1).unbind()
+    found = []
+    for part in counts.to(vectors).split(max(1, PART // len(first))):
+        weights = part[:, first] * part[:, second]
+        gram = torch.stack([(weights * item) @ vectors.mT for item in vectors], -2)
+        if rule == "best_match":
+            sums = weights @ vectors.mT
+            total = weights.sum(-1)[:, None, None]
+            gram = gram - sums.unsqueeze(-1) * sums.unsqueeze(-2) / total
+        found.append(gram)
+    return torch.cat(found)
+
+
+def match_scores(gram: Tensor, references: Tensor, rule: Rule, items: Tensor) -> Tensor:
+    """Score some items with every region's mean over reference items; larger is nearer.
+
+    Parameters
+    ----------
+    gram : Tensor, shape (..., n_items, n_items)
+        From `products` with the same rule.
+    references : Tensor, shape (n_items, n_regions, n_items)
+        1 for the items that make the mean of a region for an item, else 0.
+    rule : {"best_match", "centroid"}
+        Correlation with the mean, or minus the squared Euclidean distance from it.
+    items : Tensor of int, shape (m,)
+        Numbers of the items to score.
+
+    Returns
+    -------
+    Tensor, shape (..., m, n_regions)
+        NaN where a region has no reference, or an RDM is constant.
+    """
+    references = references.to(gram).index_select(0, items)
+    absent = references.sum(-1) == 0
+    count = references.sum(-1).clamp_min(1)
+    to_mean = torch.einsum("...ij,irj->...ir", gram.index_select(-2, items), references) / count
+    half = torch.einsum("irj,...jk->...irk", references, gram)
+    of_mean = torch.einsum("...irk,irk->...ir", half, references) / count.square()
+    own = gram.diagonal(dim1=-2, dim2=-1).index_select(-1, items).unsqueeze(-1)
+    if rule == "centroid":
+        scores = 2 * to_mean - own - of_mean
+    else:  # without a division by 0, whose gradient would not be a number
+        scores = to_mean / (own * of_mean.masked_fill(absent, 1.0)).sqrt()
+    return scores.masked_fill(absent, torch.nan)
+
+
+def best_region(scores: Tensor) -> Tensor:
+    """Region (..., n_items) of the best score; -1 where a score is not a number."""
+    best = scores.nan_to_num(-torch.inf).argmax(-1)
+    return torch.where(scores.isnan().any(-1), -1, best)

@@ -1,0 +1,413 @@
+r"""Inner products of RSMs over many resamples at once, as matrix products.
+
+Where stimulus i occurs :math:`w_i` times, pair (i, j) occurs :math:`w_i w_j` times, and the copies
+of a stimulus make no pair. So every inner product over a resample is
+:math:`\sum_{i<j} w_i w_j A_{ij} B_{ij}`: resamples times pairs, times pairs times products.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from softrsa._ranks import in_order, runs_of_equals, true_places
+from softrsa.inference.pair_table import Stack
+from softrsa.measures.correlation import centered
+from softrsa.transforms import double_center
+
+PRODUCT_MEASURES = ("pearson", "cosine", "whitened_pearson", "whitened_cosine", "centered_pearson")
+WHITENED = ("whitened_pearson", "whitened_cosine")
+PRODUCT_BYTES = 64e6  # of the table of products that is held at once
+ROUNDING = 1e-12  # a squared norm below this share of what it was before centering is none
+
+
+@dataclass(frozen=True)
+class Forms:
+    """Inner products per resample: what any of these measures and its ceilings are made of.
+
+    ``cross`` (r, models, subjects), ``own`` (r, models) of models with themselves, ``among``
+    (r, subjects, subjects), and with an RSM of ones: ``ones_models`` (r, models), ``ones_subjects``
+    (r, subjects), ``ones`` (r, 1).
+    """
+
+    cross: Tensor
+    own: Tensor
+    among: Tensor
+    ones_models: Tensor
+    ones_subjects: Tensor
+    ones: Tensor
+
+    def less(self, other: Forms) -> Forms:
+        """Subtract, each from each."""
+        mine, theirs = (tuple(vars(forms).values()) for forms in (self, other))
+        return Forms(*(left - right for left, right in zip(mine, theirs, strict=True)))
+
+    def without_mean(self, models: Tensor, subjects: Tensor) -> Forms:
+        """Products of the RSMs less these means (r, models) and (r, subjects)."""
+        with_models = self.ones_models - models * self.ones  # of the centered with ones
+        with_subjects = self.ones_subjects - subjects * self.ones
+        cross = (
+            self.cross
+            - models[:, :, None] * self.ones_subjects[:, None]
+            - with_models[:, :, None] * subjects[:, None]
+        )
+        among = (
+            self.among
+            - subjects[:, :, None] * self.ones_subjects[:, None]
+            - with_subjects[:, :, None] * subjects[:, None]
+        )
+        own = self.own - models * (self.ones_models + with_models)
+        return Forms(cross, own, among, with_models, with_subjects, self.ones)
+
+
+def measured_forms(stack: Stack, counts: Tensor) -> tuple[Forms, Forms]:
+    """Inner products the measure is the cosine of, and those that subjects are normalized by.
+
+    ``counts`` (r, n_stimuli) in float64. NaN where an RSM is constant in a resample.
+    """
+    stack = prepared(stack)
+    plain = before = _plain(stack, counts)
+    name = stack.entry.name
+    form = plain
+    if name in (*WHITENED, "centered_pearson"):
+        form = plain.less(_offsets(stack, counts))
+    if name in ("pearson", "whitened_pearson"):
+        means = plain.ones_models / plain.ones, plain.ones_subjects / plain.ones
+        form, plain = form.without_mean(*means), plain.without_mean(*means)
+    if name == "centered_pearson":
+        plain = form
+    return without_rounding(form, before), plain
+
+
+def prepared(stack: Stack) -> Stack:
+    """Remove beforehand what the measure ignores, so that sums of large numbers do not cancel."""
+    name, values = stack.entry.name, stack.values
+    if name in ("pearson", "whitened_pearson"):
+        values = centered(values)
+    elif name == "centered_pearson" and not stack.n_missing:
+        values = double_center(stack.squares(values))[:, stack.first, stack.second]
+    return replace(stack, values=values)
+
+
+def _plain(stack: Stack, counts: Tensor) -> Forms:
+    weights = stack.counts_of_pairs(counts)
+    models, subjects = stack.of_models, stack.of_subjects
+    return Forms(
+        _products(weights, models, subjects),
+        weights @ models.square().T,
+        _products(weights, subjects, subjects),
+        weights @ models.T,
+        weights @ subjects.T,
+        weights.sum(1, keepdim=True),
+    )
+
+
+def _products(weights: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """Inner products (r, a, b) of (a, p) and (b, p), pairs weighted (r, p)."""
+    if len(weights) == 1:
+        return ((left * weights) @ right.T)[None]
+    at_once = max(1, int(PRODUCT_BYTES / (8 * right.numel())))
+    some = [weights @ (part[:, None] * right).flatten(0, 1).T for part in left.split(at_once)]
+    return torch.cat(some, 1).unflatten(1, (len(left), len(right)))
+
+
+def _offsets(stack: Stack, counts: Tensor) -> Forms:
+    """Share of each inner product that one number per stimulus explains."""
+    total, sums = offsets(stack, counts)
+    m, k = stack.n_models, len(stack.values)
+    of_models, of_subjects, of_ones = total[..., :m], total[..., m:k], total[..., k:]
+    return Forms(
+        of_models.mT @ sums[..., m:k],
+        (of_models * sums[..., :m]).sum(1),
+        of_subjects.mT @ sums[..., m:k],
+        (of_models * sums[..., k:]).sum(1),
+        (of_subjects * sums[..., k:]).sum(1),
+        (of_ones * sums[..., k:]).sum(1),
+    )
+
+
+def offsets(stack: Stack, counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Offsets and row sums (r, n, k + 1) of all entries and of ones: their products are the share.
+
+    An RSM less its least-squares offsets :math:`A_{ij} - a_i - a_j` has rows that sum to zero over
+    the resample. Whitening keeps the (zero) diagonal of the copies as data, centering does not.
+    Of asymmetric RSMs (r, 2 n, k + 1), for rows and columns apart.
+    """
+    values = torch.cat([stack.values, torch.ones_like(stack.values[:1])])
+    square = stack.squares(values)
+    mask = square[-1]
+    near = counts @ mask.T  # how many partners a stimulus has
+    sums = torch.einsum("rj,kij->rik", counts, square + square.mT) / 2
+    on_diagonal = near + 2 if stack.entry.name in WHITENED else near
+    if stack.n_missing:
+        total = _solved(mask * counts[:, None] + torch.diag_embed(on_diagonal), sums, counts)
+    else:
+        total = _solved_complete(on_diagonal, sums, counts)
+    if not stack.once:
+        apart = torch.einsum("rj,kij->rik", counts, square - square.mT) / 2
+        # the last term fixes the offsets' mean, of which their differences say nothing
+        system = torch.diag_embed(near) - mask * counts[:, None] + counts[:, None]
+        more = _solved(system, apart, counts)
+        total, sums = torch.cat([total, more], 1) * 2, torch.cat([sums, apart], 1)
+    return total, sums
+
+
+def _solved_complete(on_diagonal: Tensor, sums: Tensor, counts: Tensor) -> Tensor:
+    """Solve as `_solved` does where no pair is missing: a diagonal and a product of two vectors."""
+    rest = (on_diagonal - counts)[..., None]
+    weights = counts[..., None]
+    half = (rest == 0).any(1).squeeze(-1)  # a stimulus makes up half of the resample
+    rest = rest.masked_fill(half[:, None, None], 1.0)
+    common = (weights * sums / rest).sum(1, keepdim=True)
+    common /= 1 + (weights / rest).sum(1, keepdim=True)
+    found = weights * ((sums - common) / rest)
+    if half.any():
+        n = counts.shape[1]
+        mask = 1 - torch.eye(n, dtype=counts.dtype, device=counts.device)
+        system = mask * counts[half][:, None] + torch.diag_embed(on_diagonal[half])
+        found[half] = _solved(system, sums[half], counts[half])
+    return found
+
+
+def _solved(system: Tensor, sums: Tensor, counts: Tensor) -> Tensor:
+    """Offsets times how often their stimulus occurs, (r, n, k); NaN where they are undetermined."""
+    found, failed = torch.linalg.solve_ex(system, sums)
+    return counts[..., None] * found.masked_fill((failed != 0)[:, None, None], torch.nan)
+
+
+def without_rounding(form: Forms, before: Forms) -> Forms:
+    """NaN for RSMs of which nothing but rounding is left in a resample."""
+    own = form.own.masked_fill(form.own <= ROUNDING * before.own, torch.nan)
+    norms, were = (forms.among.diagonal(dim1=1, dim2=2) for forms in (form, before))
+    lost = norms <= ROUNDING * were
+    among = form.among.masked_fill(lost[:, None] | lost[:, :, None], torch.nan)
+    return Forms(form.cross, own, among, form.ones_models, form.ones_subjects, form.ones)
+
+
+def cosines(form: Forms) -> Tensor:
+    """Scores (r, models, subjects) from inner products."""
+    norms = form.among.diagonal(dim1=1, dim2=2).sqrt()
+    return form.cross / form.own.sqrt()[:, :, None] / norms[:, None]
+
+
+def form_ceilings(form: Forms, plain: Forms, subject_counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Lower and upper ceilings (r, n_subjects) where subjects occur so often (r, n_subjects).
+
+    The mean RSM counts a subject as often as it occurs; the lower ceiling leaves out its copies.
+    """
+    scale = plain.among.diagonal(dim1=1, dim2=2).rsqrt()
+    among = form.among * scale[:, :, None] * scale[:, None]
+    own = among.diagonal(dim1=1, dim2=2)
+    to_all = (among @ subject_counts[..., None]).squeeze(-1)
+    of_all = (subject_counts * to_all).sum(1, keepdim=True)
+    to_others = to_all - subject_counts * own
+    of_others = of_all - 2 * subject_counts * to_all + subject_counts.square() * own
+    upper = to_all / (own * of_all).sqrt()
+    lower = to_others / (own * of_others).sqrt()
+    return lower, upper
+
+
+RANKED_MEASURES = ("spearman", "rho_a")
+PART = 2**18  # entries of subjects' RSMs at a time: so many stay in the processor's cache
+EXACT_IN_FLOAT32 = 2**22  # up to here all half-integers, hence all average ranks, are exact
+
+
+def ranked_scores(stack: Stack, counts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Scores (r, models, subjects) of resamples in which stimuli occur so often (r, n_stimuli).
+
+    Also twice the subjects' ranks less their mean (r, subjects, q), float64, over the q pairs that
+    occur, and how often each does (r, q).
+    """
+    exact = stack.n_stimuli**2 < 2 * EXACT_IN_FLOAT32 and bool((counts == counts.round()).all())
+    dtype = torch.float32 if exact else torch.float64
+    weights = stack.counts_of_pairs(counts.to(dtype))
+    at, times = _occurring(weights)
+    ranks = weights.new_empty(len(stack.values), *at.shape)
+    for k, (order, ends, group) in enumerate(stack.places):
+        upto = weights.index_select(1, order).cumsum(-1)
+        upto = upto if ends is None else upto.index_select(1, ends)
+        twice = upto.clone()  # twice the rank less 1/2: before + up to
+        twice[:, 1:] += upto[:, :-1]
+        index = group.index_select(0, at.flatten()).view(at.shape)
+        torch.gather(twice, 1, index, out=ranks[k])
+    ranks = ranks.sub_(weights.sum(-1, keepdim=True)).double().transpose(0, 1)
+    times = times.double()
+    models, subjects = ranks[:, : stack.n_models], ranks[:, stack.n_models :]
+    return _correlation(models, subjects, times, stack), subjects, times
+
+
+def _occurring(weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Places (r, q) of the pairs with a weight (r, p), filled up to as many, and their weights."""
+    there = weights > 0
+    count = there.sum(1)
+    longest = int(count.max())
+    held = torch.arange(longest, device=weights.device) < count[:, None]
+    places = torch.zeros(held.shape, dtype=torch.long, device=weights.device)
+    places.view(-1)[true_places(held)] = true_places(there).remainder_(weights.shape[1])
+    return places, weights.gather(1, places) * held
+
+
+def _correlation(left: Tensor, right: Tensor, weights: Tensor, stack: Stack) -> Tensor:
+    """Correlate (r, a, p) and (r, b, p), twice the centered ranks, of pairs with weights (r, p)."""
+    weighted = right * weights[:, None]
+    cross = left @ weighted.mT
+    if stack.entry.name == "rho_a":
+        n = weights.sum(1)
+        return cross * (3 / (n**3 - n))[:, None, None]
+    # ranks of a constant deviate by exactly 0: the result is NaN there
+    own = (left.square() @ weights[..., None]).sqrt()
+    return cross / own / weighted.mul_(right).sum(-1).sqrt()[:, None]
+
+
+def ranked_ceilings(
+    stack: Stack, deviations: Tensor, weights: Tensor, subject_counts: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Lower and upper ceilings (r, n_subjects) where subjects occur so often (r, n_subjects)."""
+    lower, upper = torch.empty_like(subject_counts), torch.empty_like(subject_counts)
+    size = max(1, PART // deviations[0].numel())
+    for start in range(0, len(subject_counts), size):
+        part = slice(start, start + size)
+        same = slice(1) if len(weights) == 1 else part  # one resample of stimuli serves for all
+        own, times = deviations[same], weights[same]
+        # who is in each mean: the others of every subject, and last everyone
+        everyone = subject_counts[part, None]
+        members = torch.cat([everyone - torch.diag_embed(everyone[:, 0]), everyone], 1)
+        pooled = _weighted_ranks(members @ own, times, everyone.sum(-1).max())
+        found = _correlation(pooled, own, times, stack)
+        lower[part] = found[:, :-1].diagonal(dim1=1, dim2=2)
+        upper[part] = found[:, -1]
+    return lower, upper
+
+
+def _weighted_ranks(sums: Tensor, weights: Tensor, most: Tensor) -> Tensor:
+    """Rank sums (r, k, p), of at most ``most`` doubled ranks each, anew: doubled, centered.
+
+    Pairs occur so often (r or 1, p).
+    """
+    n_pairs = sums.shape[-1]
+    # these sums are whole numbers; the place in their last digits tells the order once sorted
+    bits = n_pairs.bit_length()
+    fits = float(most * weights.sum(-1).max()) < 2 ** (31 - bits)
+    keys = sums.to(torch.int32 if fits else torch.int64)
+    keys = keys.bitwise_left_shift_(bits).bitwise_or_(
+        torch.arange(n_pairs, dtype=keys.dtype, device=keys.device)
+    )
+    keys = in_order(keys)
+    order = (keys & (2**bits - 1)).long()
+    weights = weights[:, None].expand_as(sums).gather(-1, order)
+    ranks = _middles(keys.bitwise_right_shift_(bits), weights)
+    return torch.empty_like(ranks).scatter_(-1, order, ranks)
+
+
+def _middles(ascending: Tensor, weights: Tensor) -> Tensor:
+    """Weight below each value plus weight up to it, less all: equal values have it in common."""
+    upto = weights.cumsum(-1)
+    middles = (2 * upto).sub_(weights)
+    first, last = runs_of_equals(ascending)
+    if len(first):
+        flat, sums, own = middles.view(-1), upto.view(-1), weights.reshape(-1)
+        shared = sums[first] - own[first] + sums[last]
+        flat[first] = shared
+        length = last - first
+        places = torch.arange(int(length.sum()), device=first.device)
+        places += (first + 1 + length - length.cumsum(0)).repeat_interleave(length)
+        flat[places] = shared.repeat_interleave(length)
+    return middles.sub_(upto[..., -1:])
+
+
+def looped_scores(stack: Stack, counts: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Scores (r, models, subjects), and of each resample the subjects' pairs (subjects, p)."""
+    scores, resampled = [], []
+    for times in stack.counts_of_pairs(counts).long():
+        values = stack.values.repeat_interleave(times, dim=1)
+        models, subjects = values[: stack.n_models], values[stack.n_models :]
+        scores.append(stack.entry.function(models[:, None], subjects))
+        resampled.append(subjects)
+    return torch.stack(scores), resampled
+
+
+def looped_ceilings(
+    stack: Stack, resampled: list[Tensor], subject_counts: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Lower and upper ceilings (r, n_subjects) where subjects occur so often (r, n_subjects)."""
+    normalize = stack.entry.normalize or torch.clone
+    lower, upper = [], []
+    given = resampled * len(subject_counts) if len(resampled) == 1 else resampled
+    for subjects, occurring in zip(given, subject_counts, strict=True):
+        normal = normalize(subjects)
+        everyone = occurring @ normal
+        n_others = (occurring.sum() - occurring).clamp_min(1)[:, None]
+        others = (everyone - occurring[:, None] * normal) / n_others
+        lower.append(stack.entry.function(subjects, others))
+        upper.append(stack.entry.function(subjects, everyone / occurring.sum()))
+    return torch.stack(lower), torch.stack(upper)
+
+
+CHUNK_BYTES = 128e6
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Scores (r, models, subjects) of resamples of stimuli, and how to get their ceilings."""
+
+    scores: Tensor
+    n_subjects: int
+    of_subjects: Callable[[Tensor], tuple[Tensor, Tensor]]
+
+    def ceilings(self, subject_counts: Tensor) -> Tensor:
+        """Mean lower and upper ceilings (r, 2) over the different subjects that occur.
+
+        NaN of a single subject; where but one is drawn, again and again, its lower ceiling is its
+        upper one, as in rsatoolbox. One resample of stimuli serves for all r of subjects.
+        """
+        lower, upper = self.subject_ceilings(subject_counts)
+        there = subject_counts > 0
+        n_there = there.sum(1, keepdim=True)
+        lower = torch.where(n_there > 1, lower, upper)
+        return torch.stack([lower, upper], 1).where(there[:, None], 0.0).sum(-1) / n_there
+
+    def subject_ceilings(self, subject_counts: Tensor) -> tuple[Tensor, Tensor]:
+        """Lower and upper ceilings (r, n_subjects) where subjects occur so often."""
+        if self.n_subjects < 2:
+            undefined = torch.full_like(subject_counts, torch.nan)
+            return undefined, undefined
+        return self.of_subjects(subject_counts)
+
+
+def score(stack: Stack, counts: Tensor) -> Scored:
+    """Score models on resamples in which stimuli occur so often (r, n_stimuli), float64."""
+    name = stack.entry.name
+    if name in PRODUCT_MEASURES:
+        forms = measured_forms(stack, counts)
+        scores, ceilings = cosines(forms[0]), partial(form_ceilings, *forms)
+    elif name in RANKED_MEASURES:
+        scores, *ranked = ranked_scores(stack, counts)
+        ceilings = partial(ranked_ceilings, stack, *ranked)
+    else:
+        scores, drawn = looped_scores(stack, counts)
+        ceilings = partial(looped_ceilings, stack, drawn)
+    return Scored(scores, stack.n_subjects, ceilings)
+
+
+def score_once(stack: Stack) -> Scored:
+    """Score models on the stimuli as they are."""
+    return score(stack, stack.values.new_ones(1, stack.n_stimuli))
+
+
+def chunks(stack: Stack, n_resamples: int) -> Iterator[slice]:
+    """Split resamples into runs whose intermediate numbers fit into bounded memory."""
+    n_rows, n_pairs = stack.values.shape
+    # ranks are gone through many times, best in the processor's cache
+    budget = CHUNK_BYTES / 16 if stack.entry.name in RANKED_MEASURES else CHUNK_BYTES
+    each = {
+        **dict.fromkeys(PRODUCT_MEASURES, 2 * n_pairs + n_rows**2),
+        **dict.fromkeys(WHITENED, 2 * n_pairs + 4 * n_rows**2 + 4 * n_rows * stack.n_stimuli),
+        **dict.fromkeys(RANKED_MEASURES, n_rows * n_pairs),
+    }.get(stack.entry.name, 2 * n_rows * n_pairs)
+    size = max(1, int(budget / (8 * each)))
+    for start in range(0, n_resamples, size):
+        yield slice(start, min(start + size, n_resamples))

@@ -1,0 +1,313 @@
+"""The formats `load` knows: a row for each, in the order in which they are tried."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import xarray as xr
+
+from softrsa._wording import listed
+from softrsa.errors import DataError, FileFormatError, SoftRSAError, StimulusError
+from softrsa.io.archives import read_hdf5, read_npy, read_npz, read_pickle, read_torch
+from softrsa.io.brainio import holds_assembly, read_assembly
+from softrsa.io.labelling import Kind, Options, check_options
+from softrsa.io.looking import DAMAGED, Look, look
+from softrsa.io.matlab import read_matlab, read_matlab73
+from softrsa.io.net2brain import (
+    holds_files,
+    holds_layer,
+    holds_rdm,
+    read_files,
+    read_layer,
+    read_rdm,
+)
+from softrsa.io.netcdf import UNREADABLE, Chunks, holds_netcdf, open_in_chunks, read_netcdf
+from softrsa.io.rsatoolbox import read_rsatoolbox
+from softrsa.io.tables import read_table
+from softrsa.io.thingsvision import holds_features, read_folder
+
+ALL = frozenset({"stimuli", "variable", "kind"})
+NAMED = ALL | {"ids_in"}  # whose arrays have names, so that one may hold the ids
+
+
+@dataclass(frozen=True)
+class Format:
+    """How one format is recognized and read.
+
+    Attributes
+    ----------
+    name, title : str
+        What it is called in one word, and in a sentence.
+    recognizes : callable
+        Tells from a first look whether a file is in this format.
+    read : callable
+        Reads it; what a library raises is worded by the caller.
+    takes : frozenset of str
+        The options of `load` that mean something for it.
+    """
+
+    name: str
+    title: str
+    recognizes: Callable[[Look], bool]
+    read: Callable[[Path, Options], xr.DataArray]
+    takes: frozenset[str] = frozenset()
+
+
+def _in(seen: Look, container: str) -> bool:
+    return seen.container == container
+
+
+def _hdf5(seen: Look, *, netcdf: bool) -> bool:
+    return seen.container == "hdf5" and ("netcdf" in seen.attributes) == netcdf
+
+
+FORMATS = (
+    Format(
+        "rsatoolbox",
+        "a file of rsatoolbox (HDF5)",
+        lambda seen: seen.container == "hdf5" and "rsatoolbox_version" in seen.attributes,
+        read_rsatoolbox,
+        frozenset({"variable"}),
+    ),
+    Format(
+        "hdf5",
+        "plain arrays in HDF5",
+        lambda seen: _hdf5(seen, netcdf=False) and bool(seen.names),
+        read_hdf5,
+        NAMED,
+    ),
+    Format(
+        "brainio",
+        "a BrainIO assembly (netCDF)",
+        holds_assembly,
+        read_assembly,
+        frozenset({"variable"}),
+    ),
+    Format("netcdf", "netCDF or zarr", holds_netcdf, read_netcdf, frozenset({"variable", "kind"})),
+    Format("matlab", "a MATLAB file", lambda seen: _in(seen, "matlab5"), read_matlab, NAMED),
+    Format(
+        "matlab73", "a MATLAB 7.3 file", lambda seen: _in(seen, "matlab73"), read_matlab73, NAMED
+    ),
+    Format("net2brain-rdm", "an RDM of Net2Brain", holds_rdm, read_rdm, frozenset({"stimuli"})),
+    Format("net2brain-layer", "a layer's features of Net2Brain", holds_layer, read_layer),
+    Format(
+        "net2brain",
+        "a folder of Net2Brain",
+        holds_files,
+        read_files,
+        frozenset({"stimuli", "variable"}),
+    ),
+    Format(
+        "thingsvision",
+        "a folder of thingsvision",
+        holds_features,
+        read_folder,
+        frozenset({"stimuli", "variable"}),
+    ),
+    Format("npz", "an archive of NumPy (.npz)", lambda seen: _in(seen, "npz"), read_npz, NAMED),
+    Format(
+        "npy",
+        "an array of NumPy (.npy)",
+        lambda seen: _in(seen, "npy"),
+        read_npy,
+        frozenset({"stimuli", "kind"}),
+    ),
+    Format("torch", "tensors of torch (.pt)", lambda seen: _in(seen, "torch"), read_torch, NAMED),
+    Format("pickle", "a pickle", lambda seen: _in(seen, "pickle"), read_pickle, ALL),
+    Format(
+        "table",
+        "a table of text (CSV)",  # long or wide; its columns by any of `softrsa.io.labelling`
+        lambda seen: _in(seen, "text"),
+        read_table,
+        frozenset({"variable", "kind"}),
+    ),
+)
+
+
+__all__ = ["load", "recognize"]
+
+
+def load(
+    path: str | Path,
+    *,
+    chunks: Chunks | None = None,
+    stimuli: Iterable[str] | Iterable[int] | str | None = None,
+    variable: str | None = None,
+    kind: Kind | None = None,
+) -> xr.DataArray:
+    """Read a file or folder into a checked labelled array, whatever format it is in.
+
+    The format is told from the content, not from the name: netCDF and zarr (softrsa's own schema,
+    or one data variable with the dimensions below), BrainIO / Brain-Score assemblies, rsatoolbox's
+    HDF5 files, folders of thingsvision and Net2Brain, MATLAB files (before 7.3 and from 7.3 on),
+    CSV tables, NumPy's .npy and .npz, torch's .pt and plain HDF5. `recognize` says which it is.
+
+    A table of text is wide (stimulus ids in the first column, a unit in each other) or long (a row
+    per number). The columns of a long one, with what else they may be called, in capitals too and
+    with ``_id``, ``_name``, ``_label`` or a plural: ``stimulus`` (stim, image, img, condition,
+    cond, picture), ``unit`` (voxel, neuron, channel, electrode, cell, site), ``value`` (beta,
+    response, rate, activation, amplitude), and perhaps ``region`` (roi, area), ``layer`` (module),
+    ``subject`` (subj, sub, participant), ``session`` (ses). For RDMs: ``anchor`` and ``neighbor``,
+    or two columns such as ``image_1`` and ``image_2``, and ``dissimilarity`` (distance) or
+    ``similarity``.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file or folder.
+    chunks : mapping, int or "auto", optional
+        For recordings or activations larger than memory, in netCDF or zarr: leave them on disk, to
+        be read by dask in chunks of such sizes by dimension, e.g. ``{"unit": 10000}``; ``{}`` takes
+        the chunks of the file. `softrsa.rsm.build_rsms` and `softrsa.align` then read stretches of
+        units. Their values are checked when they are used. By default, all is read into memory.
+    stimuli : sequence of str or of int, or str, optional
+        The stimulus ids, in the order of the rows, where the file holds none (MATLAB, NumPy,
+        torch); ``range(n)`` numbers them. One string names the variable of the file that holds
+        them (MATLAB, .npz, HDF5, .pt); if its length fits the columns only, the array is turned
+        over. By default a variable that is called so (``stimulus``, ``images``, ``image_names``,
+        ``conditions``, ...), or the one row of distinct texts that fits the rows, is taken; then
+        ``attrs["stimulus_ids"]`` says which. Labels that are called ``region``, ``layer``,
+        ``subject``, ``unit`` and the like, or as in tables above, label the units they fit.
+    variable : str, optional
+        Which array to read where the file holds several: a variable of MATLAB, netCDF or HDF5, a
+        key of an archive, a layer of a folder. For rsatoolbox's files, the descriptor that holds
+        the stimulus ids.
+    kind : {"rdm", "rsm", "recording"}, optional
+        What the numbers are, where the file does not say: dissimilarities, similarities, or a row
+        per stimulus. By default a symmetric square is an RDM or RSM, told by its diagonal.
+
+    Returns
+    -------
+    DataArray
+        Recordings or activations (stimulus, unit), single trials (trial, unit), or RDMs / RSMs
+        (..., anchor, neighbor) with ``attrs["kind"]``. Arrays of formats other than softrsa's own
+        say what the file was taken for in ``attrs["source_format"]``. Assemblies come out as
+        (stimulus, unit): presentations of one stimulus are averaged, and of the neuroids'
+        coordinates region, layer, subject (or animal, as subject), neuroid_id and hemisphere are
+        kept; `from_brainio` has more choices.
+
+    Raises
+    ------
+    FileMissingError
+        If there is no such file, or dask or zarr is needed and not installed.
+    FileFormatError
+        If it is in no format softrsa knows, damaged, or a pickle, which could run any code.
+    StimulusError
+        If it holds no stimulus ids and none are given, or ids are not as many as the rows.
+    ShapeError, DTypeError, DataError, UnknownNameError
+        If the array is not as `softrsa.io.check_recording` or `check_rdms` want it, or an option
+        does not suit the format.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> path = Path(tempfile.mkdtemp()) / "rdms.npy"
+    >>> np.save(path, [[0.0, 2.0], [2.0, 0.0]])
+    >>> rdm = load(path, stimuli=["face", "house"])
+    >>> rdm.sel(anchor="face", neighbor="house").item(), rdm.attrs["kind"]
+    (2.0, 'rdm')
+    >>> load("nowhere.nc")
+    Traceback (most recent call last):
+    softrsa.errors.FileMissingError: There is no file nowhere.nc.
+    """
+    path = Path(path)
+    options = check_options(stimuli, variable, kind)
+    seen = look(path)
+    format_ = _recognize(seen)
+    if DAMAGED not in seen.attributes:  # what is wrong with the file is said first
+        _check_takes(format_, options, path)
+    if chunks is not None:
+        if format_.name not in ("netcdf", "brainio"):
+            raise DataError(
+                f"{path} is {format_.title}, which cannot be read in chunks: load it without "
+                "`chunks`, save it with `softrsa.io.save` as netCDF, and load that in chunks."
+            )
+        return open_in_chunks(path, chunks)
+    array = _read(format_, path, options)
+    own = format_.name == "netcdf"
+    return array if own else array.assign_attrs(source_format=format_.title)
+
+
+def recognize(path: str | Path) -> str:
+    r"""Say what `load` takes a file or folder for, without reading it.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file or folder.
+
+    Returns
+    -------
+    str
+        The format, in words.
+
+    Raises
+    ------
+    FileMissingError
+        If there is no such file.
+    FileFormatError
+        If it is in no format softrsa knows.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "rates"
+    >>> _ = path.write_text("stimulus,unit 1,unit 2\nface,0.5,1.5\nhouse,2.5,0.5\n")
+    >>> recognize(path)
+    'a table of text (CSV)'
+    """
+    return _recognize(look(Path(path))).title
+
+
+def _recognize(seen: Look) -> Format:
+    """Find the first format that recognizes a file."""
+    for format_ in FORMATS:
+        if format_.recognizes(seen):
+            return format_
+    tried = "; ".join(format_.title for format_ in FORMATS)
+    if seen.container == "folder":
+        inside = f"{listed(sorted(seen.names))}" if seen.names else "nothing"
+        raise FileFormatError(
+            f"{seen.path} is a folder, but none that softrsa knows: it holds {inside}. "
+            f"Known are: {tried}."
+        )
+    found = {"empty": "empty", "unknown": "of unknown content"}.get(seen.container)
+    members = f" with {listed(sorted(seen.names))}" if seen.names else ""
+    raise FileFormatError(
+        f"{seen.path} is {found or f'a {seen.container} file{members}'}, not {tried}."
+    )
+
+
+def _check_takes(format_: Format, options: Options, path: Path) -> None:
+    """Refuse options that would be ignored."""
+    for name in options.given():
+        if name in format_.takes:
+            continue
+        if name == "ids_in" and "stimuli" in format_.takes:
+            raise StimulusError(
+                f"`stimuli` must be a row of ids, got the one string {options.ids_in!r}, and no "
+                f"variable of that name: {path} is {format_.title}, whose arrays have no names."
+            )
+        if name in ("stimuli", "ids_in"):
+            raise StimulusError(
+                f"{path} is {format_.title}, which holds its own stimulus ids: leave out "
+                "`stimuli`, and rename ids with `array.assign_coords` where needed."
+            )
+        raise DataError(f"{path} is {format_.title}, for which `{name}` has no meaning.")
+
+
+def _read(format_: Format, path: Path, options: Options) -> xr.DataArray:
+    """Read a file; a library that cannot is quoted in one line."""
+    try:
+        return format_.read(path, options)
+    except SoftRSAError:
+        raise
+    except UNREADABLE as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise FileFormatError(
+            f"{path} was taken for {format_.title}, but cannot be read ({reason}). It is damaged, "
+            "or was cut short when it was copied or downloaded."
+        ) from error
