@@ -1,7 +1,6 @@
 """Learned alignment of a model's layers with a brain's regions."""
 
 from softrsa.alignment.align import (
-    DegenerateFitWarning,
     FewStimuliWarning,
     RowOffsetWarning,
     align,
@@ -9,7 +8,13 @@ from softrsa.alignment.align import (
 from softrsa.alignment.aligner import Aligner
 from softrsa.alignment.loss import AlignmentLoss
 from softrsa.alignment.result import AlignmentResult
-from softrsa.alignment.settings import FitSettings, Split, random_splits, stimulus_folds
+from softrsa.alignment.settings import (
+    DegenerateFitWarning,
+    FitSettings,
+    Split,
+    random_splits,
+    stimulus_folds,
+)
 from softrsa.identification.identify import identification_curves, identify_regions
 from softrsa.identification.published import OptimisticWarning, PublishedIdentification
 from softrsa.identification.result import IdentificationResult

@@ -17,7 +17,6 @@ from torch import Tensor
 from softrsa._checks import resolve_device
 from softrsa.alignment.cluster import check_client, digest, score_in_units
 from softrsa.alignment.embedding import rotated
-from softrsa.alignment.fitting import LEARNED, TRANSFORMS, check_names
 from softrsa.alignment.held_out import (
     check_feature_measure,
     compact,
@@ -29,12 +28,22 @@ from softrsa.alignment.held_out import (
 from softrsa.alignment.memory import available_memory, check_memory, estimate_of_run
 from softrsa.alignment.responses import Data, Side, as_side, join_all, one_subject
 from softrsa.alignment.result import KIND, AlignmentResult
-from softrsa.alignment.scoring import Job, example_rsms, score_together
-from softrsa.alignment.settings import SMALLEST_BLOCK, FitSettings, Split, split_stimuli
+from softrsa.alignment.scoring import example_rsms, score_together
+from softrsa.alignment.settings import (
+    SMALLEST_BLOCK,
+    DegenerateFitWarning,
+    FitSettings,
+    Options,
+    Split,
+    ordered,
+    split_stimuli,
+)
 from softrsa.errors import DataError, StimulusError, unknown_name
 from softrsa.io import check_rdms
-from softrsa.measures import get
+from softrsa.measures import Measure, get
 from softrsa.recordings import split_units
+from softrsa.rsm.similarity import SimilarityLike, as_similarity
+from softrsa.transforms.on_rsms import TRANSFORMS, Chain, TransformLike, as_chain
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -49,9 +58,9 @@ def align(
     by: str = "layer",
     region: str = "region",
     subject: str = "subject",
-    transforms: Sequence[str] | None = None,
-    measure: str = "centered_pearson",
-    similarity: str = "correlation",
+    transforms: Sequence[TransformLike] | TransformLike | None = None,
+    measure: str | Measure = "centered_pearson",
+    similarity: SimilarityLike = "correlation",
     folds: int | Sequence[Split] = 5,
     subjects: Literal["pooled", "leave_one_out"] = "pooled",
     join: Literal["exact", "intersection"] = "exact",
@@ -75,16 +84,18 @@ def align(
         subjects, such as a region of other people, counts as the mean of their RSMs.
     by, region, subject : str
         Names of the coordinates that hold layers, regions and subjects.
-    transforms : sequence of str, optional
+    transforms : sequence of str, Transform or Module, optional
         Which transforms to report: see `Aligner`; all by default. The fixed ones are always
         computed, as baselines. "selected" chooses among the others named, or among all if it is
-        named alone.
-    measure : str
-        A name of `softrsa.measures.available`. One on features compares units directly, without
-        RSMs: "identity" is then the only transform, and predictivity is fitted on the training
-        stimuli. Of a distance the negative is the score.
-    similarity : str
-        A name of `softrsa.rsm.similarity_matrix`.
+        named alone. A `softrsa.transforms.Transform` or a module from RSMs to RSMs is one of your
+        own; "a+b" is a transform of the layers' units, then one of RSMs.
+    measure : str or Measure
+        A name of `softrsa.measures.available`, or a measure of your own. One on features compares
+        units directly, without RSMs: "identity" is then the only transform, and predictivity is
+        fitted on the training stimuli. Of a distance the negative is the score.
+    similarity : str, Similarity or callable
+        A name of `softrsa.rsm.similarity_matrix`, or a function of your own from units (n, p) and
+        (m, p) to similarities (n, m).
     folds : int or sequence of Split
         Folds over stimuli, or splits of your own.
     subjects : {"pooled", "leave_one_out"}
@@ -97,8 +108,9 @@ def align(
         Everything else about the fits.
     n_resamples : int
         Resamples of test stimuli and subjects for intervals and comparisons, and permutations of
-        test stimuli for p against chance; 0 for none. Not made for Kendall's tau, soft Spearman and
-        measures on features.
+        test stimuli for p against chance; 0 for none. Of Kendall's tau, soft Spearman and measures
+        of your own stimuli are left out one at a time instead, and at most 200 permutations scored,
+        which takes longer. Not made for measures on features.
     seed : int
         Seed of folds, inner folds, the permutation and the resamples.
     device : str
@@ -129,7 +141,7 @@ def align(
     DeviceError
         If CUDA is asked for and absent.
     FitError
-        If a fit diverges or collapses, or workers die again and again.
+        If workers die again and again.
     MemoryLimitError
         If the run would take more memory than there is.
     FileFormatError, OutputError
@@ -141,10 +153,13 @@ def align(
     transforms differ by float32 rounding from those of all fits batched together; in one process
     that takes some three times as long.
 
-    Test scores use pairs of test stimuli only. Noise ceilings are those of the transformed RSMs of
-    the test stimuli. Intervals and p take the fitted transforms as they are: they say what would
-    hold for other stimuli and subjects, not for other fits. A warning is raised where row offsets
-    explain more than half of what is shared and the measure does not remove them.
+    A learned transform that cannot start in a fold, because the scaled RSMs have next to no
+    variance, is replaced there by the best fixed one, with a warning and in the table's column
+    `folds_fallen_back`; all others go on. Test scores use pairs of test stimuli only. Noise
+    ceilings are those of the transformed RSMs of the test stimuli. Intervals and p take the fitted
+    transforms as they are: they say what would hold for other stimuli and subjects, not for other
+    fits. A warning is raised where row offsets explain more than half of what is shared and the
+    measure does not remove them.
 
     Examples
     --------
@@ -155,29 +170,21 @@ def align(
     >>> result.table[["layer", "score"]].round(1).values.tolist()
     [['right', 0.7], ['wrong', -0.1]]
     """
-    names = _checked_names(transforms, measure, similarity, subjects)
-    if n_resamples < 0 or n_resamples == 1:
-        raise DataError(f"`n_resamples` must be 0 or at least 2, got {n_resamples}, e.g. 1000.")
+    options = Options(
+        _asked(transforms, get(measure)), get(measure), as_similarity(similarity), by, region,
+        subject, folds if isinstance(folds, int) else tuple(folds), subjects, join, permute,
+        settings or FitSettings(), n_resamples, seed,
+    )  # fmt: skip
     check_client(client)
     target = resolve_device(device)
-    job = Job(tuple(names), measure, similarity, settings or FitSettings(), n_resamples, seed)
     parts = joined(named_parts(layers, by, "layer"), named_parts(regions, region, "region"), join)
-    expected = estimate_of_run(
-        parts, job, subject=subject, folds=folds,
-        leave_one_out=subjects == "leave_one_out", elsewhere=client is not None,
-    )  # fmt: skip
+    expected = estimate_of_run(parts, options, elsewhere=client is not None)
     check_memory(expected, available_memory(target), device=target, said=progress)
-    learned = bool({*LEARNED, "selected"} & {*names})
-    # predictivity is of the brain's own units, so only the model's may be rotated
-    keep = (compact, Tensor.detach) if job.of_features else (rotated if learned else None,) * 2
-    layer_sides, region_sides = (
-        _sides(data, similarity, subject, target, how)
-        for data, how in zip(parts, keep, strict=True)
-    )
+    layer_sides, region_sides = _sides(parts, options, target)
     n_averaged = sum(len(side.subjects) > 1 for side in layer_sides.values())
     layer_sides = {name: one_subject(side) for name, side in layer_sides.items()}
-    if job.of_features:
-        check_feature_measure(job.entry, names, {**layer_sides, **region_sides})
+    if options.of_features:
+        check_feature_measure(options, {**layer_sides, **region_sides})
     n_stimuli = _common_count([*layer_sides.items(), *region_sides.items()])
     splits = split_stimuli(n_stimuli, folds, seed=seed)
     if permute:
@@ -190,41 +197,31 @@ def align(
         for run in make_runs(layer, area, splits, subjects)
     ]
     if client is None and store is None:
-        data = score_together(runs, layer_sides, region_sides, job, progress=progress)
+        data = score_together(runs, layer_sides, region_sides, options, progress=progress)
     else:
-        fingerprint = (
-            make_fingerprint(
-                job, parts, splits, subject=subject, subjects=subjects, permute=permute
-            )
-            if store is not None
-            else {}
-        )
         data = score_in_units(
-            runs, job, client=client, store=store, fingerprint=fingerprint, device=device,
-            progress=progress,
+            runs, options, client=client, store=store, device=device, progress=progress,
+            fingerprint={} if store is None else make_fingerprint(options, parts, splits),
         )  # fmt: skip
-    data = data.merge(example_rsms(runs, data, names), join="exact")
-    choices = {
-        "measure": measure, "similarity": similarity, "subjects": subjects, "seed": seed,
-        "permuted": int(permute), "settings": json.dumps(asdict(job.settings)),
-        "n_stimuli": n_stimuli, "transforms": ",".join(names), "layers_averaged": n_averaged,
-        "own_folds": int(not isinstance(folds, int)), "join": join,
-        "by": by, "region_coordinate": region, "subject_coordinate": subject,
-        "n_resamples": n_resamples, "resampling_seed": job.resampling_seed,
-        **_counts(splits, job.settings),
+    shown = [one.name for one in options.transforms]
+    data = data.merge(example_rsms(runs, data, shown), join="exact")
+    attributes = {
+        **options.attributes(),
+        **_counts(splits, options.settings),
+        "n_stimuli": n_stimuli, "layers_averaged": n_averaged,
         "stimuli_left_out": json.dumps(_left_out(parts)),
         "softrsa_kind": KIND, "softrsa_version": version("softrsa"),
     }  # fmt: skip
-    found = {
-        RowOffsetWarning: row_offset_warnings(data, names, measure),
+    raised = {
+        RowOffsetWarning: row_offset_warnings(data, options),
         DegenerateFitWarning: degenerate_warnings(data),
-        FewStimuliWarning: few_stimuli_warnings(job.entry, runs) if job.of_features else [],
+        FewStimuliWarning: few_stimuli_warnings(options, runs),
     }
-    for category, messages in found.items():
+    for category, messages in raised.items():
         for message in messages:
             warnings.warn(message, category, stacklevel=2)
-    messages = json.dumps([message for part in found.values() for message in part])
-    return AlignmentResult(data.assign_attrs(choices, warnings=messages))
+    messages = json.dumps([message for part in raised.values() for message in part])
+    return AlignmentResult(data.assign_attrs(attributes, warnings=messages))
 
 
 class RowOffsetWarning(UserWarning):
@@ -235,25 +232,29 @@ class FewStimuliWarning(UserWarning):
     """A measure on features is high for any features, as there are more units than stimuli."""
 
 
-class DegenerateFitWarning(UserWarning):
-    """A learned transform collapsed, and an earlier step of its fit was taken instead."""
-
-
-def _checked_names(
-    transforms: Sequence[str] | str | None, measure: str, similarity: str, subjects: str
-) -> list[str]:
-    """Refuse unknown names before any work is done; repeated ones count once."""
+def _asked(
+    transforms: Sequence[TransformLike] | TransformLike | None, measure: Measure
+) -> tuple[Chain, ...]:
+    """Look up the transforms asked for; repeated ones count once."""
     if transforms is None:
-        transforms = TRANSFORMS if get(measure).takes != "features" else ["identity"]
-    given = [transforms] if isinstance(transforms, str) else transforms
-    names = [name for name in TRANSFORMS if name in given]
-    for name in given:
-        check_names(name, measure, similarity)
-    if not names:
-        raise DataError(f"`transforms` is empty; choose among {', '.join(TRANSFORMS)}.")
-    if subjects not in ("pooled", "leave_one_out"):
-        raise unknown_name("way to use subjects", subjects, ("pooled", "leave_one_out"))
-    return names
+        transforms = ["identity"] if measure.takes == "features" else [*TRANSFORMS]
+    given = [transforms] if isinstance(transforms, TransformLike) else [*transforms]
+    return ordered([as_chain(one) for one in given])
+
+
+def _sides(
+    parts: tuple[dict[str, Data], dict[str, Data]], options: Options, device: torch.device
+) -> tuple[dict[str, Side], dict[str, Side]]:
+    """Read both sides; units are kept where anything reads them, in as few dimensions as it can."""
+    of_units = any(one.units is not None for one in options.transforms)
+    # predictivity is of the brain's own units, so only the model's may be rotated
+    keep = (compact, Tensor.detach) if options.of_features else (None, None)
+    if options.learns or of_units:  # what acts on units may depend on which is which
+        keep = (Tensor.detach if of_units else rotated, rotated)
+    layers, regions = (
+        _read(data, options, device, how) for data, how in zip(parts, keep, strict=True)
+    )
+    return layers, regions
 
 
 def named_parts(data: LabelledData, by: str, kind: str) -> dict[str, Data]:
@@ -289,22 +290,18 @@ def joined(
 
 
 def make_fingerprint(
-    job: Job,
-    parts: Sequence[Mapping[str, Data]],
-    splits: Sequence[Split],
-    **options: str | bool,
+    options: Options, parts: Sequence[Mapping[str, Data]], splits: Sequence[Split]
 ) -> dict[str, Any]:
     """Say what decides the results: the version, options, and digests of data and folds."""
     digests = [{name: digest(data) for name, data in part.items()} for part in parts]
+    settings = {name: str(value) for name, value in asdict(options.settings).items()}
     return {
         "softrsa_version": version("softrsa"),
         "layer": digests[0],
         "region": digests[1],
         "fold": {str(i): digest(*split) for i, split in enumerate(splits)},
-        "transforms": ",".join(job.names),
-        **{name: getattr(job, name) for name in ("measure", "similarity", "n_resamples", "seed")},
-        **{name: str(value) for name, value in asdict(job.settings).items()},
-        **options,
+        **{name: value for name, value in options.attributes().items() if name != "settings"},
+        **settings,
     }
 
 
@@ -341,19 +338,19 @@ def _common_count(sides: Sequence[tuple[str, Side]]) -> int:
     return counts[0]
 
 
-def _sides(
+def _read(
     parts: Mapping[str, Data],
-    similarity: str,
-    subject: str,
+    options: Options,
     device: torch.device,
     keep: Callable[[Tensor], Tensor] | None,
 ) -> dict[str, Side]:
     """RSMs of every part, and its units as ``keep`` leaves them."""
+    row = options.similarity
     sides = {}
     for name, data in parts.items():
         side = as_side(
-            data, similarity=similarity, name=name, subject=subject, device=device,
-            units=keep is not None,
+            data, similarity=row if row.function else row.name, name=name,
+            subject=options.subject, device=device, units=keep is not None,
         )  # fmt: skip
         units = tuple(keep(u) for u in side.units) if keep and side.units else None
         sides[name] = replace(side, units=units)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from pickle import UnpicklingError
@@ -19,14 +20,12 @@ from softrsa.alignment.embedding import Embedding
 from softrsa.alignment.fitting import (
     Fitted,
     Task,
-    check_names,
     count_fit_steps,
     fit_transforms,
     make_plan,
     progress_bar,
 )
 from softrsa.alignment.responses import (
-    TILED_CHOICES,
     Data,
     Side,
     TiledSide,
@@ -38,7 +37,12 @@ from softrsa.alignment.responses import (
     rsm_bytes,
     tiling_obstacle,
 )
-from softrsa.alignment.settings import SMALLEST_BLOCK, FitSettings
+from softrsa.alignment.settings import (
+    SMALLEST_BLOCK,
+    DegenerateFitWarning,
+    FitSettings,
+    with_choices,
+)
 from softrsa.errors import (
     DataError,
     FileFormatError,
@@ -49,9 +53,17 @@ from softrsa.errors import (
     unknown_name,
 )
 from softrsa.io import atomic_path
-from softrsa.measures import get
+from softrsa.measures import Measure, get
+from softrsa.rsm.similarity import SimilarityLike, as_similarity
 from softrsa.transforms import EmbeddingGate, Gate, GlobalGate, ProfileGate, SoftStep
-from softrsa.transforms.on_rsms import Centered, HardGT, Identity, SoftGate
+from softrsa.transforms.on_rsms import (
+    Centered,
+    HardGT,
+    Identity,
+    SoftGate,
+    TransformLike,
+    as_chain,
+)
 
 TILED_FROM_BYTES = 2 * 2**30  # of the RSMs of both sides, as float64
 
@@ -61,14 +73,16 @@ class Aligner:
 
     Parameters
     ----------
-    transform : str
+    transform : str, Transform or Module
         "identity" (plain RSA), "centered", "geo_topological" (thresholds by grid), "global" or
         "instance" (learned SoftStep on both sides), or "selected": the simplest of these not worse
-        than the best by more than one standard error over inner folds.
-    measure : str
-        A name of `softrsa.measures.available`. Where it is not differentiable, learned transforms
-        are fitted under "centered_pearson" and chosen and scored under it.
-    similarity : str
+        than the best by more than one standard error over inner folds. Or one of your own, or
+        "units+rsms": see `softrsa.transforms.Transform`.
+    measure : str or Measure
+        A name of `softrsa.measures.available`, or a measure of your own. Where it is not
+        differentiable, learned transforms are fitted under "centered_pearson" and chosen and scored
+        under it.
+    similarity : str, Similarity or callable
         How units become similarities; see `softrsa.rsm.similarity_matrix`.
     settings : FitSettings, optional
         Everything else about the fit.
@@ -118,10 +132,10 @@ class Aligner:
 
     def __init__(
         self,
-        transform: str = "instance",
+        transform: TransformLike = "instance",
         *,
-        measure: str = "centered_pearson",
-        similarity: str = "correlation",
+        measure: str | Measure = "centered_pearson",
+        similarity: SimilarityLike = "correlation",
         settings: FitSettings | None = None,
         seed: int = 0,
         device: str = "auto",
@@ -163,30 +177,43 @@ class Aligner:
             If the two sides do not have the same stimuli.
         DataError, ShapeError, DTypeError
             If the data cannot be used; the message says why.
-        FitError
-            If the fit diverges or collapses.
+
+        Warns
+        -----
+        DegenerateFitWarning
+            If a learned transform cannot start, because the scaled RSMs have next to no variance;
+            the best fixed one stands in for it.
         """
-        check_names(self.transform, self.measure, self.similarity)
-        if get(self.measure).takes == "features":
+        one, measure = as_chain(self.transform), get(self.measure)
+        as_similarity(self.similarity)  # refused now where it is unknown
+        if measure.takes == "features":
             raise DataError(
-                f"An Aligner transforms RSMs, and {self.measure!r} compares features: use "
-                f"`align(..., measure={self.measure!r})` or `softrsa.measures.{self.measure}`."
+                f"An Aligner transforms RSMs, and {measure.name!r} compares features: use "
+                f"`align(..., measure={measure.name!r})` or `softrsa.measures.{measure.name}`."
             )
         settings = self.settings or FitSettings()
         sides = self._sides(model, brain)
-        names = [self.transform]
+        chains = with_choices([one])
         tiling = None
         if isinstance(sides[0], TiledSide):
             tiling = Tiling(self.batch_size, self.seed, join_ranks(sides[0].device))
             check_same_data(tiling.ranks, *sides)
-            if self.transform == "selected":
-                names = [*TILED_CHOICES, "selected"]
-        plan = replace(make_plan(self.measure, *sides, settings), tiling=tiling)
+            chains = [one for one in chains if one.rsms.tiled]
+        plan = replace(make_plan(measure, *sides, settings, self.seed), tiling=tiling)
         task = Task(*sides, torch.arange(sides[0].n_stimuli))
         shown = progress and (tiling is None or tiling.ranks.rank == 0)
-        with progress_bar(count_fit_steps([task], names, settings), shown) as advance:
-            results = fit_transforms([task], names, plan, seed=self.seed, on_step=advance)
-        self._keep(results[0][self.transform])
+        with progress_bar(count_fit_steps([task], chains, settings), shown) as advance:
+            results = fit_transforms([task], chains, plan, on_step=advance)
+        self._keep(results[0][one.name])
+        if self.fitted_.fallback:
+            warnings.warn(
+                f"The {one.name} fit could not start: the scaled RSMs have next to no variance, or "
+                f"one pair has it all. {self.fitted_.fallback!r}, the best fixed transform, stands "
+                "in for it. Check the RSMs for constant values and outliers, or use "
+                "scaling='rank' in FitSettings.",
+                DegenerateFitWarning,
+                stacklevel=2,
+            )
         return self
 
     def score(self, model: Data, brain: Data) -> float:
@@ -213,7 +240,7 @@ class Aligner:
         if isinstance(sides[0], TiledSide):
             ranks = join_ranks(sides[0].device)
             both = cast(tuple[TiledSide, TiledSide], sides)
-            return fitted.score_tiled(*both, self.measure, ranks)
+            return fitted.score_tiled(*both, get(self.measure).name, ranks)
         return float(get(self.measure).between(*fitted.transformed(*sides)).mean())
 
     def transform_model(self, model: Data) -> Tensor:
@@ -229,7 +256,7 @@ class Aligner:
         side = as_side(
             data, similarity=self.similarity, name=which, device=resolve_device(self.device)
         )
-        side = one_subject(side) if which == "model" else side
+        side = fitted.model_side(one_subject(side)) if which == "model" else side
         anchors = fitted.side_anchors(side, which)
         with torch.no_grad():
             return getattr(fitted, which)(side.rsms, anchors)
@@ -237,7 +264,7 @@ class Aligner:
     def _sides(self, model: Data, brain: Data) -> tuple[Side, Side]:
         model, brain = join_all([model, brain])
         device = rank_device(self.device)
-        read = as_tiled_side if self._in_tiles(model, brain) else as_side
+        read: Any = as_tiled_side if self._in_tiles(model, brain) else as_side
         sides = [
             cast(Side, read(data, similarity=self.similarity, name=name, device=device))
             for data, name in ((model, "model"), (brain, "brain"))
@@ -269,7 +296,9 @@ class Aligner:
             raise DataError("`batch_size` is of fits in tiles: leave `tiled` at 'auto'.")
         if self.tiled is False:
             return False
-        obstacle = tiling_obstacle(self.transform, self.measure, self.similarity, (model, brain))
+        obstacle = tiling_obstacle(
+            as_chain(self.transform), get(self.measure).name, self.similarity, (model, brain)
+        )
         if self.tiled is True or self.batch_size is not None:
             if obstacle:
                 raise DataError(f"RSMs cannot be fitted in tiles: {obstacle}")
@@ -310,9 +339,15 @@ class Aligner:
         return f"Aligner({shown})"
 
     def save(self, path: str | Path) -> None:
-        """Write the fitted Aligner to one file, readable with `load` and safe to receive."""
+        """Write the fitted Aligner to one file, readable with `load` and safe to receive.
+
+        Of transforms, a measure and a similarity of your own only names and tensors are written.
+        """
         fitted = self._fitted()
         params = self.get_params()
+        params["transform"] = as_chain(self.transform).name
+        params["measure"] = get(self.measure).name
+        params["similarity"] = as_similarity(self.similarity).name
         params["settings"] = None if self.settings is None else asdict(self.settings)
         content = {
             "format": "softrsa.Aligner/1",
@@ -322,14 +357,45 @@ class Aligner:
             },
             "model": _packed(fitted.model),
             "brain": _packed(fitted.brain),
+            "units": None if fitted.units is None else _packed(fitted.units),
             "embeddings": [(e.mean, e.components) for e in fitted.embeddings or ()],
         }
         with atomic_path(path) as temporary:
             torch.save(content, temporary)
 
     @classmethod
-    def load(cls, path: str | Path) -> Self:
-        """Read an Aligner written by `save`; nothing in the file is executed."""
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        modules: Sequence[nn.Module] = (),
+        measure: Measure | None = None,
+        similarity: SimilarityLike | None = None,
+    ) -> Self:
+        """Read an Aligner written by `save`; nothing in the file is executed.
+
+        Parameters
+        ----------
+        path : str or Path
+            The file.
+        modules : sequence of Module
+            Where transforms of your own were saved: a module of each class, which takes over what
+            was fitted.
+        measure, similarity : optional
+            Those of your own, if any were used.
+
+        Returns
+        -------
+        Aligner
+            As it was saved.
+
+        Raises
+        ------
+        FileMissingError, FileFormatError
+            If there is no such file, or it is none of these.
+        DataError
+            If a module of your own is missing.
+        """
         path = Path(path)
         if not path.is_file():
             raise FileMissingError(f"There is no file {path.resolve()}.")
@@ -342,12 +408,16 @@ class Aligner:
         if not isinstance(content, dict) or content.get("format") != "softrsa.Aligner/1":
             raise FileFormatError(f"{path} is not a file written by `Aligner.save`.")
         try:
-            return cls._rebuilt(content)
+            aligner = cls._rebuilt(content, {type(module).__name__: module for module in modules})
+        except MissingModuleError:
+            raise
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise FileFormatError(f"{path} is damaged: {error!r}.") from error
+        own = {"measure": measure, "similarity": similarity}
+        return aligner.set_params(**{k: v for k, v in own.items() if v is not None})
 
     @classmethod
-    def _rebuilt(cls, content: dict[str, Any]) -> Self:
+    def _rebuilt(cls, content: dict[str, Any], own: Mapping[str, nn.Module]) -> Self:
         params = content["params"]
         if params["settings"] is not None:
             params["settings"] = FitSettings(**params["settings"])
@@ -355,8 +425,9 @@ class Aligner:
         pairs = [Embedding(*pair) for pair in content["embeddings"]]
         aligner._keep(
             Fitted(
-                model=_unpacked(content["model"]),
-                brain=_unpacked(content["brain"]),
+                model=_unpacked(content["model"], own),
+                brain=_unpacked(content["brain"], own),
+                units=_unpacked(content["units"], own) if content.get("units") else None,
                 embeddings=(pairs[0], pairs[1]) if pairs else None,
                 **content["fitted"],
             )
@@ -364,7 +435,11 @@ class Aligner:
         return aligner
 
 
-_PARTS = ("model", "brain", "embeddings")
+class MissingModuleError(DataError):
+    """A saved transform of the user's own needs a module to live in."""
+
+
+_PARTS = ("model", "brain", "embeddings", "units")
 
 
 def _packed(transform: nn.Module) -> dict[str, Any]:
@@ -374,8 +449,10 @@ def _packed(transform: nn.Module) -> dict[str, Any]:
             "kind": "geo_topological",
             "bounds": (transform.threshold.lower, transform.threshold.upper),
         }
-    if not isinstance(transform, SoftGate):
+    if isinstance(transform, (Identity, Centered)):
         return {"kind": "identity" if isinstance(transform, Identity) else "centered"}
+    if not isinstance(transform, SoftGate):
+        return {"kind": "own", "name": type(transform).__name__, "state": transform.state_dict()}
     gate = transform.step.gate
     return {
         "kind": "soft",
@@ -388,9 +465,18 @@ def _packed(transform: nn.Module) -> dict[str, Any]:
     }
 
 
-def _unpacked(content: dict[str, Any]) -> nn.Module:
+def _unpacked(content: dict[str, Any], own: Mapping[str, nn.Module]) -> nn.Module:
     """Build the transform that `_packed` took apart."""
     kind = content["kind"]
+    if kind == "own":
+        name = content["name"]
+        if name not in own:
+            raise MissingModuleError(
+                f"The file holds a transform of your own, {name!r}: pass a module of that class, "
+                f"`Aligner.load(path, modules=[{name}(...)])`."
+            )
+        own[name].load_state_dict(content["state"])
+        return own[name]
     if kind == "geo_topological":
         return HardGT(*content["bounds"])
     if kind != "soft":
@@ -403,6 +489,7 @@ def _unpacked(content: dict[str, Any]) -> nn.Module:
         gate = ProfileGate(n_features)
     else:
         gate = EmbeddingGate(n_features, hidden)
+    gate = gate.to(content["state"]["bias"].dtype)
     gate.load_state_dict(content["state"])
     step = SoftStep(gate.requires_grad_(False), family=content["family"])
     return SoftGate(step, content["scaling"], content["symmetrize"])

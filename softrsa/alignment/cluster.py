@@ -1,4 +1,4 @@
-"""What decides the results of a run, as digests and options that can be compared."""
+"""Runs shared among processes and kept in a store: units of work, and what tells runs apart."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from softrsa._checks import resolve_device
 from softrsa._threads import map_on_cores
 from softrsa.alignment.held_out import Run
 from softrsa.alignment.responses import Side
-from softrsa.alignment.scoring import Job, put_together, score_alone
-from softrsa.alignment.settings import Split
+from softrsa.alignment.scoring import put_together, score_alone
+from softrsa.alignment.settings import Options, Split
 from softrsa.errors import DTypeError, FileFormatError, FileMissingError, FitError, SoftRSAError
 from softrsa.io import OutputError, atomic_path
 from softrsa.io.load import UNREADABLE
@@ -250,7 +250,7 @@ Keep = Callable[[Run, xr.Dataset], object]
 
 def score_in_units(
     runs: Sequence[Run],
-    job: Job,
+    options: Options,
     *,
     client: Client | None,
     store: str | Path | None,
@@ -270,9 +270,9 @@ def score_in_units(
 
         missing = [run for run in runs if kept.read(run.name) is None]
         if client is None:
-            _score_here(missing, job, keep, progress)
+            _score_here(missing, options, keep, progress)
         else:
-            _Cluster(client, job, device, progress).score(missing, keep)
+            _Cluster(client, options, device, progress).score(missing, keep)
 
         def part_of(run: Run) -> xr.Dataset:
             part = kept.read(run.name)
@@ -283,7 +283,7 @@ def score_in_units(
                 )
             return part
 
-        return put_together(part_of, runs, job)
+        return put_together(part_of, runs, options)
 
 
 @contextmanager
@@ -296,14 +296,14 @@ def _opened(store: str | Path | None, fingerprint: Fingerprint) -> Iterator[Stor
         yield Store.open(folder, fingerprint)
 
 
-def _score_here(runs: Sequence[Run], job: Job, keep: Keep, progress: bool) -> None:
+def _score_here(runs: Sequence[Run], options: Options, keep: Keep, progress: bool) -> None:
     """Score runs in this process, on all cores, and keep each part at once."""
     from tqdm import tqdm
 
     with tqdm(total=len(runs), disable=not progress or not runs, desc="aligning", delay=1) as bar:
 
         def work(run: Run) -> None:
-            keep(run, _raised(_named(run, job)))
+            keep(run, _raised(_named(run, options)))
             bar.update()
 
         if runs:
@@ -311,10 +311,10 @@ def _score_here(runs: Sequence[Run], job: Job, keep: Keep, progress: bool) -> No
             map_on_cores(work, runs, entries=rsms.numel(), device=rsms.device)
 
 
-def _named(run: Run, job: Job) -> xr.Dataset | SoftRSAError:
+def _named(run: Run, options: Options) -> xr.Dataset | SoftRSAError:
     """Score one run; an error of ours is given back with its name, as dask retries what raises."""
     try:
-        return score_alone(run, job)
+        return score_alone(run, options)
     except SoftRSAError as error:
         return type(error)(f"In {run.name}: {error}")
 
@@ -330,7 +330,7 @@ class _Cluster:
     """A dask cluster that scores runs; a device of "auto" is resolved on each worker."""
 
     client: Client
-    job: Job
+    options: Options
     device: str
     progress: bool
 
@@ -357,7 +357,7 @@ class _Cluster:
         futures = {
             self.client.submit(
                 _score_remotely, _unit(run),
-                models[run.layer], brains[run.region], self.job, self.device,
+                models[run.layer], brains[run.region], self.options, self.device,
                 retries=RETRIES, pure=False,
             ): run
             for run in runs
@@ -387,7 +387,7 @@ def _shipped(client: Client, sides: Mapping[str, Side]) -> dict[str, Future]:
 
 
 def _score_remotely(
-    unit: Unit, model: Side, brain: Side, job: Job, device: str
+    unit: Unit, model: Side, brain: Side, options: Options, device: str
 ) -> xr.Dataset | SoftRSAError:
     """Score a unit on a worker, in the one thread that dask runs it in."""
     layer, region, fold, split, learn, score = unit
@@ -396,7 +396,7 @@ def _score_remotely(
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        return _named(run, job)
+        return _named(run, options)
     finally:
         torch.set_num_threads(before)  # which the worker's new threads start with
 

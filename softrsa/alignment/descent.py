@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import cast
+from itertools import pairwise
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from softrsa._descent import Ascent
 from softrsa._processes import ALONE, Ranks
 from softrsa._threads import map_on_cores
 from softrsa.alignment.embedding import Embedding
@@ -18,6 +20,7 @@ from softrsa.alignment.responses import Side, TiledSide
 from softrsa.alignment.settings import FitSettings
 from softrsa.errors import DataError
 from softrsa.measures import Measure
+from softrsa.rsm import scale_similarities
 from softrsa.tiled.moments import TransformedRSM, power_sums
 from softrsa.tiled.scaling import raw_bounds
 from softrsa.tiled.scores import Placed, apply_transform, compare, place, with_first
@@ -33,7 +36,10 @@ from softrsa.transforms.on_rsms import SoftGate
 
 # Entries of the brain-side RSMs of one batch. Below it the working set stays near the cores'
 # caches; a larger batch is slower per fit, a smaller one spends its time in Python.
-BATCH_ENTRIES = 300_000
+BATCH_ENTRIES = 150_000
+STEP_STIMULI = 384  # of more than these, each step sees so many, drawn anew
+PATIENCE = 2  # stopping points without a better validation score, after which a fit is given up
+PATIENT_STEPS = 20  # but not before so many
 VARIANCE_FLOOR = 0.01  # of the scaled RSM's variance: less is a transform that has collapsed
 PAIRS_FLOOR = 0.01  # of the pairs, as the participation ratio of their squares
 ENTRIES_FLOOR = 3.0  # in any case: two entries are one pair of a symmetric matrix
@@ -68,11 +74,21 @@ class Plan:
     scaling: tuple[str, str]
     settings: FitSettings
     tiling: Tiling | None = None
+    seed: int = 0
+
+    def soft_gate(self, gate: Gate, side: int) -> SoftGate:
+        """Make a gate the transform of the model's (0) or the brain's (1) RSMs."""
+        step = SoftStep(gate, family=self.settings.family)
+        return SoftGate(step, self.scaling[side], self.settings.symmetrize)
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One fit: both sides over its training stimuli, and optionally over validation stimuli."""
+    """One fit: both sides over its training stimuli, and optionally over validation stimuli.
+
+    It ends at the stopping point ``last``, or where validation, as the mean over the problems of
+    its ``group``, no longer gets better.
+    """
 
     model: Side
     brain: Side
@@ -80,31 +96,57 @@ class Problem:
     validation: Tensor | None
     gate: str
     penalty: float
+    last: int
+    group: object = None
 
 
 @dataclass(frozen=True)
-class Path:
-    """What became of one fit at each stopping point.
-
-    ``gates`` holds (model, brain) gates per stopping point, ``embeddings`` what an embedding gate
-    reads. ``validation`` is the score per stopping point, -inf where the transform degenerated.
-    """
-
-    train: Tensor
-    validation: Tensor
-    degenerate: Tensor
-    gates: tuple[tuple[Gate, Gate], ...]
-    embeddings: tuple[Embedding, Embedding] | None
-
-
-@dataclass
-class _Block:
+class Block:
     """A batch of problems over stimuli of one role: scaled RSMs and anchors of both sides."""
 
     model: Tensor  # (batch, 1, n, n)
     brain: Tensor  # (batch, n_subjects, n, n)
     model_anchors: Tensor | None  # (batch, 1, n, k)
     brain_anchors: Tensor | None  # (batch, n_subjects or 1, n, k)
+
+    def at(self, problems: Tensor) -> Block:
+        """Keep some problems."""
+        return Block(*(None if x is None else x[problems] for x in vars(self).values()))  # type: ignore[arg-type]
+
+    def of_stimuli(self, stimuli: Tensor) -> Block:
+        """Keep some stimuli, the same of every problem."""
+        anchors = (self.model_anchors, self.brain_anchors)
+        return Block(
+            self.model[..., stimuli, :][..., stimuli],
+            self.brain[..., stimuli, :][..., stimuli],
+            *(None if x is None else x[..., stimuli, :] for x in anchors),
+        )
+
+
+@dataclass(frozen=True)
+class Path:
+    """What became of one fit at each stopping point up to that where it ended.
+
+    ``gates`` holds (model, brain) gates per stopping point, ``embeddings`` what an embedding gate
+    reads. ``objective`` is the training score under the measure fitted, ``validation`` the score
+    under the measure in use, -inf where the transform degenerated.
+    """
+
+    train: Tensor
+    objective: Tensor
+    validation: Tensor
+    degenerate: Tensor
+    gates: tuple[tuple[Gate, Gate], ...]
+    embeddings: tuple[Embedding, Embedding] | None
+
+
+class Standing(NamedTuple):
+    """How problems stand at a stopping point, each (n_problems,); see `Path`."""
+
+    train: Tensor
+    objective: Tensor
+    validation: Tensor
+    degenerate: Tensor
 
 
 def fit_paths(
@@ -120,23 +162,31 @@ def fit_paths(
     batches = list(_batches(problems))
     rsms = problems[0].brain.rsms if problems else torch.empty(0)
     entries = max(BATCH_ENTRIES, rsms.numel())
-    found_by_batch = map_on_cores(run, batches, entries=entries, device=rsms.device)
+    fitted = map_on_cores(run, batches, entries=entries, device=rsms.device)
     paths: dict[int, Path] = {}
-    for members, found in zip(batches, found_by_batch, strict=True):
+    for members, found in zip(batches, fitted, strict=True):
         paths.update(zip(members, found, strict=True))
     return [paths[i] for i in range(len(problems))]
 
 
 def _batches(problems: Sequence[Problem]) -> Iterator[list[int]]:
-    """Positions of problems that can be stacked, at most `BATCH_ENTRIES` together."""
-    groups: dict[tuple, list[int]] = {}
+    """Positions of problems that can be stacked, about `BATCH_ENTRIES` together, groups whole."""
+    alike: dict[tuple, dict[object, list[int]]] = {}
     for i, p in enumerate(problems):
         n_validation = 0 if p.validation is None else len(p.validation)
-        groups.setdefault((p.gate, len(p.train), n_validation, len(p.brain.rsms)), []).append(i)
-    for (_, n, _, n_subjects), members in groups.items():
+        kind = p.gate, len(p.train), n_validation, len(p.brain.rsms), p.last
+        group = i if p.group is None else p.group
+        alike.setdefault(kind, {}).setdefault(group, []).append(i)
+    for (_, n, _, n_subjects, _), groups in alike.items():
         size = max(1, BATCH_ENTRIES // (n * n * n_subjects))
-        for start in range(0, len(members), size):
-            yield members[start : start + size]
+        members: list[int] = []
+        for group in groups.values():
+            members += group
+            if len(members) >= size:
+                yield members
+                members = []
+        if members:
+            yield members
 
 
 class _Batch:
@@ -150,15 +200,14 @@ class _Batch:
             if first.gate == "embedding"
             else None
         )
-        gates = [self._gate(first.gate, side).to(first.brain.rsms.device) for side in (0, 1)]
-        self.model, self.brain = (
-            SoftGate(SoftStep(gate, family=plan.settings.family), how, plan.settings.symmetrize)
-            for gate, how in zip(gates, plan.scaling, strict=True)
-        )
-        self.penalty = torch.tensor([p.penalty for p in problems], device=first.brain.rsms.device)
-        self.train = self._block([p.train for p in problems])
+        device = first.brain.rsms.device
+        self.gates = [self._gate(first.gate, side).double().to(device) for side in (0, 1)]
+        self.penalty = torch.tensor([p.penalty for p in problems], device=device).double()
+        self.train = self._block([p.train for p in problems], standardize=True)
         validation = [p.validation for p in problems if p.validation is not None]
         self.validation = self._block(validation) if validation else None
+        # a stream of its own for each batch would depend on how problems are put together
+        self.generator = torch.Generator().manual_seed(plan.seed)
 
     def _gate(self, kind: str, side: int) -> Gate:
         shape = (len(self.problems), 1)
@@ -173,93 +222,129 @@ class _Batch:
             pair[side].components = F.pad(found, (0, width - found.shape[1]))
         return EmbeddingGate(width, batch_shape=shape)
 
-    def _block(self, stimuli: list[Tensor]) -> _Block:
+    def _block(self, stimuli: list[Tensor], *, standardize: bool = False) -> Block:
         sides = [
             (p.model.take(i), p.brain.take(i)) for p, i in zip(self.problems, stimuli, strict=True)
         ]
         scaled, anchors = [], []
-        for k, transform in enumerate((self.model, self.brain)):
+        for k, (gate, how) in enumerate(zip(self.gates, self.plan.scaling, strict=True)):
             rsms = torch.stack([pair[k].rsms for pair in sides])
-            scaled.append(transform.scale(rsms).float())
-            anchors.append(self._anchors(transform, scaled[-1], [pair[k] for pair in sides], k))
-        return _Block(scaled[0], scaled[1], anchors[0], anchors[1])
+            scaled.append(scale_similarities(rsms, how))
+            profile = None
+            if isinstance(gate, ProfileGate):
+                profile = gate.profile(scaled[-1])
+                if standardize:
+                    gate.standardize(profile.flatten(1, 2).unsqueeze(1))
+            elif self.embeddings is not None:
+                profile = self._embedded([pair[k] for pair in sides], k)
+            anchors.append(profile)
+        return Block(scaled[0], scaled[1], anchors[0], anchors[1])
 
-    def _anchors(
-        self, transform: SoftGate, scaled: Tensor, sides: list[Side], k: int
-    ) -> Tensor | None:
-        gate = transform.step.gate
-        if isinstance(gate, ProfileGate):
-            profile = gate.profile(scaled)
-            if not hasattr(self, "train"):  # the training block comes first and sets the unit
-                gate.standardize(profile.flatten(1, 2).unsqueeze(1))
-            return profile
-        if self.embeddings is None:
-            return None
+    def _embedded(self, sides: list[Side], k: int) -> Tensor:
+        pairs = zip(self.embeddings or [], sides, strict=True)
         return torch.stack(
             [
-                pair[k].project(units).unsqueeze(0).float()
-                for pair, side in zip(self.embeddings, sides, strict=True)
+                pair[k].project(units).unsqueeze(0).double()
+                for pair, side in pairs
                 if (units := side.all_units()) is not None
             ]
         )
 
-    def _transformed(self, block: _Block) -> tuple[Tensor, Tensor]:
+    def _transformed(self, block: Block) -> tuple[Tensor, Tensor]:
+        model, brain = (self.plan.soft_gate(gate, k) for k, gate in enumerate(self.gates))
         return (
-            self.model.step_scaled(block.model, block.model_anchors),
-            self.brain.step_scaled(block.brain, block.brain_anchors),
+            model.step_scaled(block.model, block.model_anchors),
+            brain.step_scaled(block.brain, block.brain_anchors),
         )
 
     def run(self, on_step: Callable[[int], object]) -> list[Path]:
-        """Descend to the last stopping point, noting scores and gates at each."""
-        parameters = [*self.model.parameters(), *self.brain.parameters()]
-        optimizer = torch.optim.Adam(parameters, lr=self.plan.settings.learning_rate)
-        train, validation, degenerate, states = [], [], [], []
-        gates = self.model.step.gate, self.brain.step.gate
-        for step in range(self.plan.settings.stops[-1] + 1):
-            if step:
-                self._descend(optimizer)
-                on_step(len(self.problems))
-            if step in self.plan.settings.stops:
-                now = self._evaluate()
-                for record, value in zip((train, validation, degenerate), now, strict=True):
-                    record.append(value)
-                states.append([{k: v.clone() for k, v in g.state_dict().items()} for g in gates])
-        records = [torch.stack(record, -1).cpu() for record in (train, validation, degenerate)]
-        count = len(self.problems)
-        return [self._path(i, states, *(record[i] for record in records)) for i in range(count)]
+        """Ascend from stopping point to stopping point, leaving behind the fits that have ended."""
+        stops = self.plan.settings.stops
+        everyone, embeddings = self.problems, self.embeddings
+        standings: list[list[tuple[Tensor, ...]]] = [[] for _ in everyone]
+        gates: list[list[tuple[Gate, Gate]]] = [[] for _ in everyone]
+        active = torch.arange(len(everyone))
+        noisy = self.train.model.shape[-1] > STEP_STIMULI
+        ascent = Ascent(self.gates, self.plan.settings.learning_rate, noisy=noisy)
+        for k, (before, stop) in enumerate(pairwise((0, *stops))):
+            for _ in range(stop - before):
+                ascent.step(self._objective)
+                on_step(len(active))
+            if stop:
+                ascent.settle(self._objective)
+            now = self._standing()
+            for row, i in enumerate(active.tolist()):
+                standings[i].append(tuple(value[row].cpu() for value in now))
+                model, brain = (gate.select((row, 0)) for gate in self.gates)
+                gates[i].append((model, brain))
+            going = self._going_on([standings[i] for i in active.tolist()], k)
+            ended = sum(stops[everyone[i].last] - stop for i in active[~going].tolist())
+            on_step(ended)
+            if not going.any():
+                break
+            if not going.all():
+                self._keep(going.nonzero().squeeze(1))
+                ascent = ascent.keep(going.nonzero().squeeze(1), self.gates)
+                active = active[going]
+        columns = [zip(*one, strict=True) for one in standings]
+        pairs = embeddings or [None] * len(everyone)
+        return [
+            Path(*map(torch.stack, one), gates=tuple(kept), embeddings=pair)  # type: ignore[arg-type]
+            for one, kept, pair in zip(columns, gates, pairs, strict=True)
+        ]
 
-    def _descend(self, optimizer: torch.optim.Optimizer) -> None:
-        """Take one step; the problems are independent, so their losses just add up."""
-        score = self.plan.fitted.between(*self._transformed(self.train)).mean(-1)
-        gates = self.model.step.gate, self.brain.step.gate
-        distance = sum(gate.penalty().squeeze(-1) for gate in gates)
-        loss = (self.penalty * distance - score).sum()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+    def _going_on(self, standings: Sequence[Sequence[tuple[Tensor, ...]]], k: int) -> Tensor:
+        """Which problems go on after stopping point ``k``: groups whole."""
+        curves: dict[object, list[Tensor]] = {}
+        for problem, one in zip(self.problems, standings, strict=True):
+            validation = torch.stack([standing[2] for standing in one])
+            curves.setdefault(problem.group, []).append(validation)
+        stop = self.plan.settings.stops[k]
+        given_up = {
+            group
+            for group, found in curves.items()
+            if group is not None and stop >= PATIENT_STEPS and _is_over(torch.stack(found).mean(0))
+        }
+        return torch.tensor([p.last > k and p.group not in given_up for p in self.problems])
+
+    def _keep(self, at: Tensor) -> None:
+        """Go on with some problems only."""
+        self.problems = [self.problems[i] for i in at.tolist()]
+        self.gates = [gate.select(at).requires_grad_(True) for gate in self.gates]
+        self.penalty, self.train = self.penalty[at], self.train.at(at)
+        self.validation = None if self.validation is None else self.validation.at(at)
+
+    def _objective(self) -> Tensor:
+        """Score to raise, less the penalty, of every problem."""
+        n = self.train.model.shape[-1]
+        block = self.train
+        if n > STEP_STIMULI:
+            drawn = torch.randperm(n, generator=self.generator)[:STEP_STIMULI]
+            block = block.of_stimuli(drawn.to(block.model.device))
+        score = self.plan.fitted.between(*self._transformed(block)).mean(-1)
+        distance = sum(gate.penalty().squeeze(-1) for gate in self.gates)
+        return score - self.penalty * distance
 
     @torch.no_grad()
-    def _evaluate(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Training score, validation score and degeneracy of every problem, as it stands."""
+    def _standing(self) -> Standing:
+        """How every problem stands now."""
         transformed = self._transformed(self.train)
         train = self.plan.scored.between(*transformed).mean(-1)
+        same = self.plan.fitted is self.plan.scored
+        objective = train if same else self.plan.fitted.between(*transformed).mean(-1)
         bad = train.isnan()
         for before, after in zip((self.train.model, self.train.brain), transformed, strict=True):
             bad = bad | is_degenerate(before, after).any(-1)
         if self.validation is None:
-            return train, torch.full_like(train, torch.nan), bad
+            return Standing(train, objective, torch.full_like(train, torch.nan), bad)
         score = self.plan.scored.between(*self._transformed(self.validation)).mean(-1)
-        return train, score.nan_to_num(-torch.inf).masked_fill(bad, -torch.inf), bad
+        held_out = score.nan_to_num(-torch.inf).masked_fill(bad, -torch.inf)
+        return Standing(train, objective, held_out, bad)
 
-    def _path(
-        self, i: int, states: list, train: Tensor, validation: Tensor, degenerate: Tensor
-    ) -> Path:
-        gates = tuple(
-            (_single(self.model.step.gate, model, i), _single(self.brain.step.gate, brain, i))
-            for model, brain in states
-        )
-        embeddings = None if self.embeddings is None else self.embeddings[i]
-        return Path(train, validation, degenerate, gates, embeddings)
+
+def _is_over(validation: Tensor) -> bool:
+    """Whether the best mean validation score (n_stops,) was too long ago to go on."""
+    return len(validation) - 1 - int(validation.argmax()) >= PATIENCE
 
 
 def is_degenerate(before: Tensor, after: Tensor) -> Tensor:
@@ -285,19 +370,6 @@ def embeddings_of(problem: Problem, n_components: int) -> tuple[Embedding, Embed
     sides = (problem.model.all_units(), problem.brain.all_units())
     model, brain = (Embedding.fit(u[problem.train], n_components) for u in sides if u is not None)
     return model, brain
-
-
-def _single(batched: Gate, state: dict[str, Tensor], i: int) -> Gate:
-    """Gate number ``i`` of a batch, on its own."""
-    if isinstance(batched, GlobalGate):
-        gate: Gate = GlobalGate()
-    elif isinstance(batched, ProfileGate):
-        gate = ProfileGate(batched.n_features)
-    else:
-        gate = EmbeddingGate(batched.n_features, batched.hidden)
-    shared = {"identity_logits"}
-    gate.load_state_dict({k: v if k in shared else v[i, 0] for k, v in state.items()})
-    return gate.requires_grad_(False).to(batched.bias.device)
 
 
 def fit_tiled_paths(
@@ -342,7 +414,7 @@ class _TiledFit:
     def __init__(self, problem: Problem, plan: Plan):
         self.plan, self.tiling = plan, plan.tiling or Tiling()
         self.sides = cast(tuple[TiledSide, TiledSide], (problem.model, problem.brain))
-        self.penalty = problem.penalty
+        self.problem = problem
         self.embeddings = (
             embeddings_of(problem, plan.settings.n_components)
             if problem.gate == "embedding"
@@ -350,10 +422,7 @@ class _TiledFit:
         )
         device = self.sides[0].units[0].device
         gates = [self._gate(problem.gate, k).to(device) for k in (0, 1)]
-        self.transforms = [
-            SoftGate(SoftStep(gate, family=plan.settings.family), how, plan.settings.symmetrize)
-            for gate, how in zip(gates, plan.scaling, strict=True)
-        ]
+        self.transforms = [plan.soft_gate(gate, k) for k, gate in enumerate(gates)]
         self.train = problem.train
         self.training = self._block(problem.train)
         self._standardize()
@@ -398,31 +467,30 @@ class _TiledFit:
                 transform.step.gate.standardize(torch.cat(profiles))
 
     def run(self, on_step: Callable[[int], object]) -> Path:
-        """Descend to the last stopping point, noting scores and gates at each."""
+        """Ascend from stopping point to stopping point."""
         gates = [transform.step.gate for transform in self.transforms]
-        parameters = [p for gate in gates for p in gate.parameters()]
-        optimizer = torch.optim.Adam(parameters, lr=self.plan.settings.learning_rate)
-        stops = self.plan.settings.stops
-        records: list[tuple[Tensor, Tensor, Tensor]] = []
+        noisy = self.tiling.batch_size is not None
+        ascent = Ascent(gates, self.plan.settings.learning_rate, batched=False, noisy=noisy)
+        stops = self.plan.settings.stops[: self.problem.last + 1]
+        standings: list[Standing] = []
         kept: list[tuple[Gate, Gate]] = []
-        for step in range(stops[-1] + 1):
-            if step:
-                self._descend(optimizer, gates)
+        for before, stop in pairwise((0, *stops)):
+            for _ in range(stop - before):
+                ascent.step(self._objective)
                 on_step(1)
-            if step in stops:
-                records.append(self._evaluate())
-                model, brain = (deepcopy(gate).requires_grad_(False) for gate in gates)
-                kept.append((model, brain))
-        train, validation, bad = (torch.stack(column) for column in zip(*records, strict=True))
-        return Path(train, validation, bad, tuple(kept), self.embeddings)
+            if stop:
+                ascent.settle(self._objective)
+            standings.append(self._standing())
+            model, brain = (deepcopy(gate).requires_grad_(False) for gate in gates)
+            kept.append((model, brain))
+        columns = map(torch.stack, zip(*standings, strict=True))
+        return Path(*columns, gates=tuple(kept), embeddings=self.embeddings)
 
-    @torch.enable_grad()
-    def _descend(self, optimizer: torch.optim.Optimizer, gates: Sequence[Gate]) -> None:
+    def _objective(self) -> Tensor:
+        gates = [transform.step.gate for transform in self.transforms]
         distance = torch.stack([gate.penalty() for gate in gates]).sum()
         score = self._mean_score(self._batch(), self.plan.fitted.name)
-        optimizer.zero_grad()
-        (self.penalty * distance - score).backward()
-        optimizer.step()
+        return score - self.problem.penalty * distance
 
     def _batch(self) -> list[Placed]:
         """Stimuli of one step: all, or as many as a minibatch has, drawn anew."""
@@ -437,14 +505,15 @@ class _TiledFit:
         return _score(block, transforms, measure, self.tiling.ranks)
 
     @torch.no_grad()
-    def _evaluate(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Training score, validation score and degeneracy, as it stands."""
+    def _standing(self) -> Standing:
+        """How it stands now."""
         train = self._mean_score(self.training, self.plan.scored.name)
         bad = train.isnan() | self._degenerate()
-        if self.validation is None:
-            return train, torch.full_like(train, torch.nan), bad
+        if self.validation is None:  # measures of tiles are all fitted under themselves
+            return Standing(train, train, torch.full_like(train, torch.nan), bad)
         score = self._mean_score(self.validation, self.plan.scored.name)
-        return train, score.nan_to_num(-torch.inf).masked_fill(bad, -torch.inf), bad
+        held_out = score.nan_to_num(-torch.inf).masked_fill(bad, -torch.inf)
+        return Standing(train, train, held_out, bad)
 
     def _degenerate(self) -> Tensor:
         """As `softrsa.alignment.descent.is_degenerate`, of any RSM of the training stimuli."""

@@ -15,24 +15,20 @@ from softrsa._threads import map_on_cores
 from softrsa.alignment.descent import Path, Plan, Problem, fit_paths, fit_tiled_paths, score_tiled
 from softrsa.alignment.embedding import Embedding
 from softrsa.alignment.responses import Side, TiledSide
-from softrsa.alignment.settings import SMALLEST_BLOCK, FitSettings, Split, stimulus_folds
-from softrsa.errors import DataError, FitError, unknown_name
-from softrsa.measures import Measure, get
-from softrsa.pairs import expand
-from softrsa.rsm import SIMILARITIES
-from softrsa.transforms import SoftStep
-from softrsa.transforms.geo_topological import geo_topological_grid
-from softrsa.transforms.on_rsms import (
-    Centered,
-    HardGT,
-    Identity,
-    SoftGate,
-    threshold_grid,
+from softrsa.alignment.settings import (
+    SMALLEST_BLOCK,
+    FitSettings,
+    Split,
+    baselines,
+    stimulus_folds,
+    with_choices,
 )
+from softrsa.errors import DataError, FitError
+from softrsa.measures import Measure, get
+from softrsa.transforms.on_rsms import Chain, Training, as_chain
 
-FIXED = ("identity", "centered", "geo_topological")
-LEARNED = ("global", "instance")
-TRANSFORMS = (*FIXED, *LEARNED, "selected")  # in order of complexity
+TIE = 1e-9  # scores nearer than this are equal, whichever processor has rounded them
+SELECTED = as_chain("selected")
 
 
 @dataclass(frozen=True)
@@ -51,7 +47,7 @@ class Fitted:
     Attributes
     ----------
     name : str
-        One of `TRANSFORMS`; for "selected", ``chosen`` says which.
+        Of the transform; for "selected", ``chosen`` says which.
     model, brain : Module
         Take RSMs (..., n, n) and anchors.
     embeddings : pair of Embedding, or None
@@ -63,10 +59,14 @@ class Fitted:
     gate, penalty, n_steps
         What was chosen for a learned transform ("" , NaN and 0 otherwise).
     degenerate : bool
-        Whether the fit collapsed at the chosen step and an earlier one was taken.
+        Whether the fit had collapsed at the chosen step, so that an earlier one was taken.
+    fallback : str
+        Name of the best fixed transform, where it stands in for a fit that could not start.
     path : Tensor, shape (2, n_stops), or None
         Of a learned transform: the training score and the mean validation score over inner folds at
-        every number of steps at which the fit may stop; NaN where it had collapsed.
+        every number of steps at which the fit may stop; NaN where it had collapsed or ended.
+    units : Module, or None
+        What happens to the model's units (n, n_units) before they become an RSM.
     """
 
     name: str
@@ -80,7 +80,9 @@ class Fitted:
     penalty: float = float("nan")
     n_steps: int = 0
     degenerate: bool = False
+    fallback: str = ""
     path: Tensor | None = None
+    units: nn.Module | None = None
 
     def side_anchors(self, side: Side, which: str) -> Tensor | None:
         """Embeddings of the stimuli of the "model" or "brain", where its gate reads any."""
@@ -94,6 +96,10 @@ class Fitted:
         embedding = self.embeddings[0 if which == "model" else 1]
         return embedding.project(units).to(side.rsms.dtype)
 
+    def model_side(self, model: Side) -> Side:
+        """Put the model's units through what was fitted to them."""
+        return model if self.units is None else with_units(model, self.units, self.name)
+
     @torch.no_grad()
     def transformed(
         self, model: Side, brain: Side, readers: Side | None = None
@@ -102,6 +108,7 @@ class Fitted:
 
         The brain's embedding reads ``readers``, the subjects fitted on; ``brain`` by default.
         """
+        model = self.model_side(model)
         return (
             self.model(model.rsms, self.side_anchors(model, "model")),
             self.brain(brain.rsms, self.side_anchors(readers or brain, "brain")),
@@ -119,116 +126,101 @@ class Fitted:
         return score_tiled(both, sides, measure, anchors=anchors, ranks=ranks)
 
 
+def with_units(model: Side, transform: nn.Module, name: str) -> Side:
+    """Put a model's units through a transform, and make its RSM of what comes out."""
+    if model.units is None:
+        raise DataError(
+            f"{name!r} acts on the units of a layer, and a layer is given as RDMs only. Give its "
+            "activations, or leave the transform out."
+        )
+    with torch.no_grad():
+        return model.with_units(transform(model.units[0].double()), name)
+
+
 def fit_transforms(
     tasks: Sequence[Task],
-    names: Sequence[str],
+    chains: Sequence[Chain],
     plan: Plan,
     *,
-    seed: int,
     on_step: Callable[[int], object],
 ) -> list[dict[str, Fitted]]:
-    """Fit the named transforms for every task, all learned ones as batches."""
-    wanted = _candidates(names)
-    needs_choice = "selected" in names or any(name in LEARNED for name in wanted)
-    splits = [_inner_splits(task, plan.settings, seed) if needs_choice else [] for task in tasks]
-
-    def fixed(case: tuple[Task, list[Split]]) -> dict[str, Fitted]:
-        on_step(0)  # lets the progress bar appear while thresholds are searched
-        return {name: _fixed(name, *case, plan) for name in wanted if name in FIXED}
-
-    cases = list(zip(tasks, splits, strict=True))
-    if plan.tiling is not None:  # whose tiles are shared among the cores
-        results = [fixed(case) for case in cases]
-    else:
-        rsms = tasks[0].brain.rsms
-        results = map_on_cores(fixed, cases, entries=rsms.numel(), device=rsms.device)
-    for name in (name for name in wanted if name in LEARNED):
-        fits = _learned(name, tasks, splits, plan, on_step)
-        for result, fitted in zip(results, fits, strict=True):
-            result[name] = fitted
-    if "selected" in names:
+    """Fit the transforms for every task, all learned ones as batches."""
+    wanted = candidates(chains)
+    needs_choice = SELECTED in chains or any(one.rsms.is_learned for one in wanted)
+    splits = [_inner_splits(task, plan) if needs_choice else [] for task in tasks]
+    results: list[dict[str, Fitted]] = [{} for _ in tasks]
+    for rows in {one.units: None for one in wanted}:
+        seen = _Seen(tasks, splits, plan, rows)
+        for one in (one for one in wanted if one.units is rows):
+            fit = seen.learned if one.rsms.is_learned else seen.fixed
+            for result, fitted in zip(results, fit(one, on_step), strict=True):
+                result[one.name] = fitted
+    if SELECTED in chains:
         for result in results:
-            result["selected"] = replace(one_standard_error(list(result.values())), name="selected")
-    return [{name: result[name] for name in names} for result in results]
+            among = [result[one.name] for one in wanted]
+            result[SELECTED.name] = replace(one_standard_error(among), name=SELECTED.name)
+    return [{one.name: result[one.name] for one in chains} for result in results]
 
 
-def count_fit_steps(tasks: Sequence[Task], names: Sequence[str], settings: FitSettings) -> int:
-    """How many single-fit steps `fit_transforms` will take, for a progress bar."""
+def count_fit_steps(tasks: Sequence[Task], chains: Sequence[Chain], settings: FitSettings) -> int:
+    """How many single-fit steps `fit_transforms` may take, for a progress bar."""
     total = 0
-    for name in (name for name in _candidates(names) if name in LEARNED):
+    for one in (one for one in candidates(chains) if one.rsms.is_learned):
         for task in tasks:
-            combinations = len(_gates(name, task, settings)) * len(settings.penalties)
+            combinations = len(_gates(one, task, settings)) * len(settings.penalties)
             total += (combinations * _n_inner(task, settings) + 1) * settings.steps[-1]
     return total
 
 
-def one_standard_error(candidates: Sequence[Fitted]) -> Fitted:
-    """Choose the simplest candidate not worse than the best by more than one standard error.
+def one_standard_error(fits: Sequence[Fitted]) -> Fitted:
+    """Choose the simplest fit not worse than the best by more than one standard error.
 
-    The error is that of the paired differences over inner folds; candidates are in order of
-    complexity.
+    The error is that of the paired differences over inner folds; fits are in order of complexity.
     """
-    scores = torch.stack([c.inner_scores for c in candidates])
+    scores = torch.stack([fit.inner_scores for fit in fits])
     means = scores.mean(1)
-    best = int(means.nan_to_num(-torch.inf).argmax())
+    best = first_best(means)
     loss = scores[best] - scores
     error = loss.std(1) / scores.shape[1] ** 0.5
-    eligible = loss.mean(1) <= error
+    eligible = loss.mean(1) <= error + TIE
     eligible[best] = True
-    return candidates[int(eligible.int().argmax())]
+    return fits[int(eligible.int().argmax())]
 
 
-def _candidates(names: Sequence[str]) -> list[str]:
-    """List transforms to fit, simplest first; "selected" alone chooses among all."""
-    named = [name for name in TRANSFORMS if name in names and name != "selected"]
-    return named or [*FIXED, *LEARNED]
+def first_best(scores: Tensor) -> int:
+    """Position of the first score that ties with the largest."""
+    known = scores.nan_to_num(-torch.inf)
+    return int((known >= known.max() - TIE).int().argmax())
+
+
+def candidates(chains: Sequence[Chain]) -> list[Chain]:
+    """List transforms to fit: all but the choice among them."""
+    return [one for one in with_choices(chains) if one.name != SELECTED.name]
 
 
 def _n_inner(task: Task, settings: FitSettings) -> int:
     return min(settings.inner_folds, len(task.train) // SMALLEST_BLOCK)
 
 
-def _inner_splits(task: Task, settings: FitSettings, seed: int) -> list[Split]:
-    n_inner = _n_inner(task, settings)
+def _inner_splits(task: Task, plan: Plan) -> list[Split]:
+    n_inner = _n_inner(task, plan.settings)
     if n_inner < 2 or len(task.train) - len(task.train) // n_inner < SMALLEST_BLOCK:
         raise DataError(
             f"Learned transforms need at least {2 * SMALLEST_BLOCK} training stimuli to choose on, "
             f"got {len(task.train)}. Use fewer folds, more stimuli, or fixed transforms only "
-            f"({', '.join(FIXED)})."
+            f"({', '.join(one.name for one in baselines())})."
         )
-    inner = stimulus_folds(len(task.train), n_inner, seed=seed)
+    inner = stimulus_folds(len(task.train), n_inner, seed=plan.seed)
     return [Split(task.train[split.train], task.train[split.test]) for split in inner]
 
 
-def _fixed(name: str, task: Task, inner: Sequence[Split], plan: Plan) -> Fitted:
-    """Fit a fixed transform; only the thresholds of "geo_topological" depend on the data."""
-
-    def score(transform: nn.Module, stimuli: Tensor) -> float:
-        model, brain = task.model.take(stimuli), task.brain.take(stimuli)
-        if plan.tiling is not None:
-            both = cast(tuple[TiledSide, TiledSide], (model, brain))
-            name, ranks = plan.scored.name, plan.tiling.ranks
-            return score_tiled((transform, transform), both, name, ranks=ranks)
-        value = plan.scored.between(transform(model.rsms), transform(brain.rsms)).mean()
-        return float(value)
-
-    def fit(stimuli: Tensor) -> nn.Module:
-        if name == "geo_topological":
-            model, brain = task.model.take(stimuli).rsms, task.brain.take(stimuli).rsms
-            return HardGT(*best_threshold(model, brain, plan.scored, plan.settings.grid))
-        return Identity() if name == "identity" else Centered()
-
-    transform = fit(task.train)
-    inner_scores = torch.tensor([score(fit(split.train), split.test) for split in inner])
-    train_score = score(transform, task.train)
-    return Fitted(name, name, transform, transform, None, train_score, inner_scores)
-
-
-def _gates(name: str, task: Task, settings: FitSettings) -> list[str]:
-    if name == "global":
+def _gates(one: Chain, task: Task, settings: FitSettings) -> list[str]:
+    """Kinds of gates to choose among: those of the row that the settings and the data allow."""
+    if one.rsms.gates == ("global",):
         return ["global"]
     has_units = task.model.units is not None and task.brain.units is not None
-    gates = [gate for gate in settings.gates if gate != "embedding" or has_units]
+    allowed = [gate for gate in one.rsms.gates if gate in settings.gates]
+    gates = [gate for gate in allowed if gate != "embedding" or has_units]
     if not gates:
         raise DataError(
             "Embedding gates need units (features or recordings) on both sides, and one side has "
@@ -237,31 +229,124 @@ def _gates(name: str, task: Task, settings: FitSettings) -> list[str]:
     return gates
 
 
-def _learned(
-    name: str,
-    tasks: Sequence[Task],
-    splits: Sequence[Sequence[Split]],
-    plan: Plan,
-    on_step: Callable[[int], object],
-) -> list[Fitted]:
-    """Choose gate, penalty and steps on inner folds; fit again on all training stimuli."""
-    keys, problems = [], []
-    for i, (task, inner) in enumerate(zip(tasks, splits, strict=True)):
-        for gate in _gates(name, task, plan.settings):
-            for penalty in plan.settings.penalties:
-                keys += [(i, gate, penalty)] * len(inner)
-                problems += [Problem(task.model, task.brain, *s, gate, penalty) for s in inner]
-    fit = fit_paths if plan.tiling is None else fit_tiled_paths
-    paths = fit(problems, plan, on_step)
-    choices = [_best_choice(i, keys, paths) for i in range(len(tasks))]
-    final = [
-        Problem(task.model, task.brain, task.train, None, choice.gate, choice.penalty)
-        for task, choice in zip(tasks, choices, strict=True)
-    ]
-    fits = fit(final, plan, on_step)
-    return [
-        _chosen_fit(name, path, choice, plan) for path, choice in zip(fits, choices, strict=True)
-    ]
+class _Seen:
+    """Tasks as transforms of RSMs see them: after the layer's units were transformed, if asked.
+
+    What is fitted to units is fitted to training stimuli: of the task, or of an inner fold.
+    """
+
+    def __init__(self, tasks: Sequence[Task], splits: Sequence[Sequence[Split]], plan: Plan, units):
+        self.tasks, self.splits, self.plan, self.row = tasks, splits, plan, units
+        self.modules = [self._fit(task.model, task.brain, task.train) for task in tasks]
+        self.models = [
+            self._changed(task.model, module)
+            for task, module in zip(tasks, self.modules, strict=True)
+        ]
+        self.inner = [
+            [
+                self._changed(task.model, self._fit(task.model, task.brain, split.train))
+                for split in inner
+            ]
+            for task, inner in zip(tasks, splits, strict=True)
+        ]
+
+    def _fit(self, model: Side, brain: Side, train: Tensor) -> nn.Module | None:
+        if self.row is None or self.row.fit is None:
+            return None
+        return self.row.fit(lambda: _training(model.take(train), brain.take(train), self.plan))
+
+    def _changed(self, model: Side, module: nn.Module | None) -> Side:
+        return model if module is None else with_units(model, module, self.row.name)
+
+    def fixed(self, one: Chain, on_step: Callable[[int], object]) -> list[Fitted]:
+        """Fit a transform of RSMs that is not learned by descent."""
+        fit_module = one.rsms.fit
+        if fit_module is None:
+            raise FitError(f"Nothing says how {one.name!r} is fitted.")
+
+        def fit(i: int) -> Fitted:
+            on_step(0)  # lets the progress bar appear while thresholds are searched
+            task, model = self.tasks[i], self.models[i]
+
+            def of(side: Side, stimuli: Tensor) -> nn.Module:
+                part, brain = side.take(stimuli), task.brain.take(stimuli)
+                return fit_module(lambda: _training(part, brain, self.plan))
+
+            transform = of(model, task.train)
+            scores = [
+                self._score(of(side, split.train), side, task.brain, split.test)
+                for side, split in zip(self.inner[i], self.splits[i], strict=True)
+            ]
+            train_score = self._score(transform, model, task.brain, task.train)
+            return Fitted(
+                one.name, one.name, transform, transform, None, train_score,
+                torch.tensor(scores, dtype=torch.float64), units=self.modules[i],
+            )  # fmt: skip
+
+        places = range(len(self.tasks))
+        if self.plan.tiling is not None:  # whose tiles are shared among the cores
+            return [fit(i) for i in places]
+        rsms = self.tasks[0].brain.rsms
+        return map_on_cores(fit, [*places], entries=rsms.numel(), device=rsms.device)
+
+    def _score(self, transform: nn.Module, model: Side, brain: Side, stimuli: Tensor) -> float:
+        """Score some stimuli, both sides under one transform."""
+        model, brain, plan = model.take(stimuli), brain.take(stimuli), self.plan
+        if plan.tiling is not None:
+            sides = cast(tuple[TiledSide, TiledSide], (model, brain))
+            both, ranks = (transform, transform), plan.tiling.ranks
+            return score_tiled(both, sides, plan.scored.name, ranks=ranks)
+        return float(plan.scored.between(transform(model.rsms), transform(brain.rsms)).mean())
+
+    def learned(self, one: Chain, on_step: Callable[[int], object]) -> list[Fitted]:
+        """Choose gate, penalty and steps on inner folds; fit again on all training stimuli."""
+        keys, problems, last = [], [], len(self.plan.settings.steps)
+        for i, (task, inner) in enumerate(zip(self.tasks, self.splits, strict=True)):
+            for gate in _gates(one, task, self.plan.settings):
+                for penalty in self.plan.settings.penalties:
+                    key = i, gate, penalty
+                    keys += [key] * len(inner)
+                    problems += [
+                        Problem(model, task.brain, *split, gate, penalty, last, key)
+                        for model, split in zip(self.inner[i], inner, strict=True)
+                    ]
+        fit = fit_paths if self.plan.tiling is None else fit_tiled_paths
+        paths = fit(problems, self.plan, on_step)
+        choices = [_best_choice(i, keys, paths) for i in range(len(self.tasks))]
+        final = [
+            Problem(model, task.brain, task.train, None, choice.gate, choice.penalty, choice.stop)
+            for task, model, choice in zip(self.tasks, self.models, choices, strict=True)
+        ]
+        stops = self.plan.settings.stops
+        on_step(sum(stops[-1] - stops[choice.stop] for choice in choices))  # steps not taken
+        fits = fit(final, self.plan, on_step)
+        return [
+            self._standing_in(one, i, choice)
+            if bool(path.degenerate[0])
+            else _chosen_fit(one.name, path, choice, self.plan, self.modules[i])
+            for i, (path, choice) in enumerate(zip(fits, choices, strict=True))
+        ]
+
+    def _standing_in(self, one: Chain, i: int, choice: Choice) -> Fitted:
+        """Give the best fixed transform, in place of a fit that cannot start."""
+        alone = _Seen(self.tasks[i : i + 1], self.splits[i : i + 1], self.plan, self.row)
+        tiled = self.plan.tiling is not None
+        fits = [
+            alone.fixed(baseline, lambda _: None)[0]
+            for baseline in baselines()
+            if baseline.rsms.tiled or not tiled
+        ]
+        best = fits[first_best(torch.stack([fit.inner_scores.mean() for fit in fits]))]
+        return replace(
+            best, name=one.name, chosen=one.name, fallback=best.name, gate=choice.gate,
+            penalty=choice.penalty,
+        )  # fmt: skip
+
+
+def _training(model: Side, brain: Side, plan: Plan) -> Training:
+    """Give what a row's `fit` may read, all on the training stimuli."""
+    units = None if model.units is None else model.units[0].double()
+    return Training(model.rsms, brain.rsms, units, plan.scored, plan.settings.grid)
 
 
 class Choice(NamedTuple):
@@ -271,7 +356,7 @@ class Choice(NamedTuple):
     penalty: float
     stop: int  # position in `FitSettings.stops`
     inner_scores: Tensor  # (inner_folds,), at that stop
-    validation: Tensor  # (n_stops,), means over inner folds
+    validation: Tensor  # means over inner folds, up to the stop where fits ended
 
 
 def _best_choice(task: int, keys: Sequence[tuple[int, str, float]], paths: list[Path]) -> Choice:
@@ -283,30 +368,24 @@ def _best_choice(task: int, keys: Sequence[tuple[int, str, float]], paths: list[
     best: Choice | None = None
     for (gate, penalty), scores in by_key.items():
         table = torch.stack(scores)  # (inner_folds, stops)
-        stop = int(table.mean(0).argmax())
-        if best is None or table[:, stop].mean() > best.inner_scores.mean():
+        stop = first_best(table.mean(0))
+        if best is None or table[:, stop].mean() > best.inner_scores.mean() + TIE:
             best = Choice(gate, penalty, stop, table[:, stop].double(), table.mean(0))
     if best is None:
         raise FitError("There was nothing to choose from: no gate, penalty or inner fold.")
     return best
 
 
-def _chosen_fit(name: str, path: Path, choice: Choice, plan: Plan) -> Fitted:
-    """Take the fit at the chosen stopping point, or the last before it that had not collapsed."""
-    gate, penalty, stop = choice.gate, choice.penalty, choice.stop
-    sound = (~path.degenerate[: stop + 1]).nonzero().flatten()
-    if not len(sound):
-        raise FitError(
-            f"The {name} fit ({gate} gate, penalty {penalty:g}) cannot start: the scaled RSMs have "
-            "next to no variance, or one pair has it all. Check them for constant values and "
-            "outliers, or use scaling='rank'."
-        )
-    used = int(sound[-1])
-    gates = path.gates[used]
-    model, brain = (
-        SoftGate(SoftStep(g, family=plan.settings.family), how, plan.settings.symmetrize)
-        for g, how in zip(gates, plan.scaling, strict=True)
-    )
+def _chosen_fit(
+    name: str, path: Path, choice: Choice, plan: Plan, units: nn.Module | None
+) -> Fitted:
+    """Take the fit at the chosen stopping point, or the last sound one before it.
+
+    Sound is what has not collapsed and is not worse than the start, which is always a candidate.
+    """
+    better = path.objective >= path.objective[0] - TIE
+    used = int((better & ~path.degenerate).nonzero()[-1])
+    model, brain = (plan.soft_gate(gate, k) for k, gate in enumerate(path.gates[used]))
     return Fitted(
         name,
         name,
@@ -315,39 +394,33 @@ def _chosen_fit(name: str, path: Path, choice: Choice, plan: Plan) -> Fitted:
         path.embeddings,
         float(path.train[used]),
         choice.inner_scores,
-        gate,
-        penalty,
+        choice.gate,
+        choice.penalty,
         plan.settings.stops[used],
-        used != stop,
-        _finite_path(path.train, choice.validation),
+        bool(path.degenerate[choice.stop]),
+        "",
+        _curves(path.train, choice.validation, len(plan.settings.stops)),
+        units,
     )
 
 
-def _finite_path(train: Tensor, validation: Tensor) -> Tensor:
-    """Put both curves together; NaN for what is not a score."""
-    both = torch.stack([train.double().cpu(), validation.double().cpu()])
-    return both.where(both.isfinite(), torch.nan)
+def _curves(train: Tensor, validation: Tensor, n_stops: int) -> Tensor:
+    """Put both curves together (2, n_stops); NaN for what is no score, and after the end."""
+    curves = torch.full((2, n_stops), torch.nan, dtype=torch.float64)
+    for row, curve in zip(curves, (train, validation), strict=True):
+        row[: len(curve)] = curve.where(curve.isfinite(), torch.nan)
+    return curves
 
 
-def check_names(transform: str, measure: str, similarity: str) -> None:
-    """Refuse unknown names before any work is done."""
-    if transform not in TRANSFORMS:
-        raise unknown_name("transform", transform, TRANSFORMS)
-    get(measure)
-    if similarity not in SIMILARITIES:
-        raise unknown_name("similarity", similarity, SIMILARITIES)
-
-
-def make_plan(measure: str, model: Side, brain: Side, settings: FitSettings) -> Plan:
+def make_plan(measure: Measure, model: Side, brain: Side, settings: FitSettings, seed: int) -> Plan:
     """Resolve what depends on the data: the measure to fit under and each side's scaling."""
-    scored = get(measure)
-    fitted: Measure = scored if scored.differentiable else get("centered_pearson")
+    fitted = measure if measure.differentiable else get("centered_pearson")
     how = settings.scaling
     scaling = [
         ("affine" if side.bounded else "minmax") if how == "auto" else how
         for side in (model, brain)
     ]
-    return Plan(scored, fitted, (scaling[0], scaling[1]), settings)
+    return Plan(measure, fitted, (scaling[0], scaling[1]), settings, seed=seed)
 
 
 @contextmanager
@@ -365,23 +438,3 @@ def progress_bar(total: int, shown: bool) -> Iterator[Callable[[int], object]]:
         mininterval=0.5,
     ) as bar:
         yield bar.update
-
-
-def best_threshold(
-    model: Tensor, brain: Tensor, measure: Measure, steps: int
-) -> tuple[float, float]:
-    """Thresholds (l, u), the same for both sides, with the highest training score.
-
-    ``model`` is (1, n, n), ``brain`` (n_subjects, n, n).
-    """
-    grid = threshold_grid(steps)
-    low, high = torch.tensor(grid, dtype=torch.float64).T
-    scores = []
-    for part in geo_topological_grid(1 - torch.cat([model, brain]), low, high):
-        if measure.takes in ("vectors", "pairs"):
-            of_model, of_brain = (1 - part).split([1, len(brain)], dim=1)
-            scores.append(measure(of_model, of_brain).mean(-1))
-        else:
-            of_model, of_brain = (1 - expand(part)).split([1, len(brain)], dim=1)
-            scores.append(measure.between(of_model, of_brain).mean(-1))
-    return grid[int(torch.cat(scores).nan_to_num(-torch.inf).argmax())]

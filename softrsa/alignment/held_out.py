@@ -1,21 +1,18 @@
-"""Which stimuli a score rests on, and what they are called."""
+"""A run: a layer, a region and a fold, fitted on its training and scored on its test stimuli."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
 
-from softrsa._threads import map_on_cores
+from softrsa.alignment.descent import Plan
 from softrsa.alignment.fitting import (
-    FIXED,
-    LEARNED,
-    TRANSFORMS,
     Fitted,
     Task,
     count_fit_steps,
@@ -23,41 +20,16 @@ from softrsa.alignment.fitting import (
     make_plan,
     progress_bar,
 )
+from softrsa.alignment.resampling import Draws, resample_scores
 from softrsa.alignment.responses import Side
-from softrsa.alignment.settings import FitSettings, Split
+from softrsa.alignment.settings import Options, Split
 from softrsa.errors import DataError
 from softrsa.inference import noise_ceiling
-from softrsa.inference.matched import MEASURES, pair_influences
-from softrsa.measures import Measure, get, pearson, row_offset_share
+from softrsa.measures import Measure, pearson, row_offset_share
 from softrsa.measures.predictivity import Kind, held_out_predictivity
 from softrsa.measures.shape import coordinates
 from softrsa.pairs import off_diagonal
 from softrsa.transforms.on_rsms import Centered, Identity, SoftGate
-
-
-def stimulus_influence(measure: Measure, model: Tensor, brain: Tensor) -> Tensor:
-    """How much the score depends on each stimulus, as the mean over subjects.
-
-    Parameters
-    ----------
-    measure : Measure
-        Of RSMs.
-    model : Tensor, shape (1, n_stimuli, n_stimuli)
-        Transformed RSM.
-    brain : Tensor, shape (n_subjects, n_stimuli, n_stimuli)
-        Those it is compared with.
-
-    Returns
-    -------
-    Tensor, shape (n_stimuli,)
-        The derivative of the score with respect to how often a stimulus occurs, ranks and the
-        whitening staying as they are: a stimulus above 0 is one that both sides agree about. NaN
-        for measures without such a derivative.
-    """
-    if measure.name not in MEASURES:
-        return model.new_full(model.shape[-1:], torch.nan)
-    of_pairs = pair_influences(measure, model, brain[None])[1][0].mean(0)
-    return of_pairs.sum(-1) + of_pairs.sum(-2)
 
 
 def stimulus_labels(model: Side, brain: Side) -> np.ndarray:
@@ -76,7 +48,7 @@ NUMBERS = (
     "score", "train_score", "row_offset_share", "ceiling_lower", "ceiling_upper", "penalty",
     "n_steps", "degenerate",
 )  # fmt: skip
-NAMES = ("chosen", "gate")
+NAMES = ("chosen", "gate", "fallback")
 ROLES = ("train", "inner")  # scores along a fit: on its stimuli, and on inner folds
 UNFITTED = {"identity": Identity, "centered": Centered}
 
@@ -132,23 +104,20 @@ def make_runs(
     ]
 
 
-def fit_all(
-    runs: Sequence[Run], names: Sequence[str], measure: str, similarity: str,
-    settings: FitSettings, *, seed: int, progress: bool,
-) -> None:  # fmt: skip
+def fit_all(runs: Sequence[Run], options: Options, *, progress: bool) -> None:
     """Fit every run, together with all others whose sides are scaled alike."""
-    among = LEARNED if list(names) == ["selected"] else ()  # alone, it chooses among all
-    wanted = [name for name in TRANSFORMS if name in {*names, *FIXED, *among}]
+    settings, chains = options.settings, options.fitted
     groups: dict[tuple[str, str], list[Run]] = {}
+    plans: dict[tuple[str, str], Plan] = {}
     for run in runs:
-        plan = make_plan(measure, run.model, run.brain, settings)
+        plan = make_plan(options.measure, run.model, run.brain, settings, options.seed)
         groups.setdefault(plan.scaling, []).append(run)
+        plans[plan.scaling] = plan
     tasks = {scaling: _tasks(members) for scaling, members in groups.items()}
-    total = sum(count_fit_steps(group, wanted, settings) for group in tasks.values())
+    total = sum(count_fit_steps(group, chains, settings) for group in tasks.values())
     with progress_bar(total, progress) as advance:
         for scaling, members in groups.items():
-            plan = make_plan(measure, members[0].model, members[0].brain, settings)
-            fits = fit_transforms(tasks[scaling], wanted, plan, seed=seed, on_step=advance)
+            fits = fit_transforms(tasks[scaling], chains, plans[scaling], on_step=advance)
             for run, fitted in zip(members, fits, strict=True):
                 run.fitted = fitted
 
@@ -163,34 +132,47 @@ def _tasks(runs: Sequence[Run]) -> list[Task]:
     return [Task(run.model, brains[id(run.brain), run.learn], run.split.train) for run in runs]
 
 
-def evaluate(run: Run, measure: Measure) -> dict[str, dict[str, Any]]:
-    """Score every transform of a run on its test stimuli; "curve" and steps where learned."""
+class Judged(NamedTuple):
+    """What came of a run: a record per transform, and the sums of its resampled scores."""
+
+    records: dict[str, dict[str, Any]]
+    sums: list[Tensor] | None
+
+
+def evaluate(run: Run, options: Options, draws: Draws | None) -> Judged:
+    """Score every transform of a run on its test stimuli, each pair of stimuli transformed once."""
     model, brain = run.test()
-    readers, chosen = run.readers(brain), list(run.score)
+    readers, chosen, measure = run.readers(brain), list(run.score), options.measure
+    pairs = {name: fitted.transformed(model, brain, readers) for name, fitted in run.fitted.items()}
+    models = torch.cat([left for left, _ in pairs.values()])
+    brains = torch.stack([right[chosen] for _, right in pairs.values()])
+    resampled = resample_scores(run, measure, models, brains, draws)
+    scores = measure.between(models[:, None], brains).mean(-1)
+    shares = row_offset_share(models[:, None], brains).mean(-1)
     records = {}
-    for name, fitted in run.fitted.items():
-        t_model, t_brain = fitted.transformed(model, brain, readers)
-        ceiling = noise_ceiling(t_brain, measure)
+    for k, (name, fitted) in enumerate(run.fitted.items()):
+        ceiling = noise_ceiling(pairs[name][1], measure)
         records[name] = {
-            "score": float(measure.between(t_model, t_brain[chosen]).mean()),
-            "row_offset_share": float(row_offset_share(t_model, t_brain[chosen]).mean()),
+            "score": float(scores[k]),
+            "row_offset_share": float(shares[k]),
             "ceiling_lower": float(ceiling.lower[chosen].mean()),
             "ceiling_upper": float(ceiling.upper[chosen].mean()),
             "train_score": fitted.train_score,
             "penalty": fitted.penalty,
             "n_steps": fitted.n_steps,
             "degenerate": fitted.degenerate,
+            "fallback": fitted.fallback,
             "chosen": fitted.chosen,
             "gate": fitted.gate,
             "path": fitted.path,
-            "influence": stimulus_influence(measure, t_model, t_brain[chosen]),
+            "influence": resampled.influence[k],
             "steps": (
-                _describe(fitted, model.rsms, model, "model"),
-                _describe(fitted, brain.rsms, readers, "brain"),
+                _describe(fitted, fitted.model_side(model), fitted.model_side(model), "model"),
+                _describe(fitted, brain, readers, "brain"),
             ),
         }
     records["identity"]["rsa_score"] = plain_rsa(model, brain, chosen)
-    return records
+    return Judged(records, resampled.sums)
 
 
 def plain_rsa(model: Side, brain: Side, subjects: Sequence[int]) -> float:
@@ -200,14 +182,14 @@ def plain_rsa(model: Side, brain: Side, subjects: Sequence[int]) -> float:
 
 
 def _describe(
-    fitted: Fitted, rsms: Tensor, readers: Side, which: str
+    fitted: Fitted, side: Side, readers: Side, which: str
 ) -> tuple[Tensor, Tensor, Tensor] | None:
     """Mean and sd over anchors of the step parameters, and quantiles of the curve over anchors."""
     transform = getattr(fitted, which)
     if not isinstance(transform, SoftGate):
         return None
     with torch.no_grad():
-        steps = transform.step_parameters(rsms, fitted.side_anchors(readers, which))
+        steps = transform.step_parameters(side.rsms, fitted.side_anchors(readers, which))
         values = torch.stack([p.flatten() for p in steps]).double().cpu()
         curves = transform.step.step(CURVE_GRID, steps).flatten(0, -2)
     levels = torch.tensor(CURVE_QUANTILES, dtype=torch.float64)
@@ -216,19 +198,19 @@ def _describe(
 
 def collect(
     runs: Sequence[Run],
+    judged: Sequence[Judged],
     layers: Mapping[str, Side],
     regions: Mapping[str, Side],
-    evaluate_run: Callable[[Run], dict[str, dict[str, Any]]],
-    score_all: Callable[[str, Side, Side], float],
+    options: Options,
     *,
-    stops: Sequence[int],
+    all_stimuli: bool,
 ) -> xr.Dataset:
-    """Evaluate all runs and put them into one labelled data set.
+    """Put what came of all runs into one labelled data set.
 
-    ``score_all`` scores a transform, a layer and a region over all stimuli, NaN where it is fitted;
-    ``stops`` are the numbers of steps at which a fit may stop.
+    Without ``all_stimuli`` the scores over all stimuli are left NaN.
     """
-    names = [name for name in TRANSFORMS if name in runs[0].fitted] or ["identity"]
+    names = [*judged[0].records]
+    stops = options.settings.stops
     n_folds = max(run.fold for run in runs) + 1
     shape = (len(layers), len(regions), len(names), n_folds)
     numbers = {key: np.full(shape, np.nan) for key in NUMBERS}
@@ -239,15 +221,17 @@ def collect(
     path = np.full((*shape, len(ROLES), len(stops)), np.nan)
     influence = np.full((*shape, runs[0].model.n_stimuli), np.nan, dtype=np.float32)
     positions = {k: i for i, k in enumerate(layers)}, {k: i for i, k in enumerate(regions)}
+    over_all = score_features if options.of_features else score_all_stimuli
     everywhere = np.array(
         [
-            [[score_all(name, a, b) for name in names] for b in regions.values()]
+            [
+                [over_all(name, a, b, options) if all_stimuli else np.nan for name in names]
+                for b in regions.values()
+            ]
             for a in layers.values()
         ]
     )
-    rsms = runs[0].brain.rsms
-    evaluated = map_on_cores(evaluate_run, runs, entries=rsms.numel(), device=rsms.device)
-    for run, records in zip(runs, evaluated, strict=True):
+    for run, (records, _) in zip(runs, judged, strict=True):
         place = positions[0][run.layer], positions[1][run.region]
         rsa[(*place, run.fold)] = records["identity"]["rsa_score"]
         for k, name in enumerate(names):
@@ -259,9 +243,9 @@ def collect(
             influence[(*at, run.split.test.numpy())] = records[name]["influence"].cpu().numpy()
             if records[name]["path"] is not None:
                 path[at] = records[name]["path"]
-            for side, found in enumerate(records[name]["steps"]):
-                if found is not None:
-                    mean[(*at, side)], sd[(*at, side)], curve[(*at, side)] = found
+            for side, described in enumerate(records[name]["steps"]):
+                if described is not None:
+                    mean[(*at, side)], sd[(*at, side)], curve[(*at, side)] = described
     dims = ("layer", "region", "transform", "fold")
     return xr.Dataset(
         {key: (dims, value) for key, value in {**numbers, **texts}.items()}
@@ -285,52 +269,69 @@ def collect(
     )  # fmt: skip
 
 
-def score_all_stimuli(name: str, model: Side, brain: Side, measure: Measure) -> float:
+def score_all_stimuli(name: str, model: Side, brain: Side, options: Options) -> float:
     """Score with the subjects' mean RSM over all stimuli; NaN where a transform is fitted."""
     if name not in UNFITTED:
         return float("nan")
-    transform = UNFITTED[name]()
+    transform, measure = UNFITTED[name](), options.measure
     return float(measure.between(transform(model.rsms[0]), transform(brain.rsms.mean(0))))
 
 
-def row_offset_warnings(data: xr.Dataset, names: Sequence[str], measure: str) -> list[str]:
+def row_offset_warnings(data: xr.Dataset, options: Options) -> list[str]:
     """Name the scores that are mostly agreement on one number per stimulus."""
-    if "row_offset" in get(measure).invariances:
+    measure = options.measure
+    if "row_offset" in measure.invariances:
         return []
-    share = data["row_offset_share"].mean("fold").sel(transform=list(names))
+    shown = [one.name for one in options.transforms]
+    share = data["row_offset_share"].mean("fold").sel(transform=shown)
     high = share.where(share > 0.5).to_series().dropna()
     if high.empty:
         return []
     worst = high.index[int(high.argmax())]
     return [
         f"Row offsets explain more than half of what is shared in {len(high)} of {share.size} "
-        f"scores under {measure!r} (most: {high.max():.2f} for {' / '.join(map(str, worst))}). "
+        f"scores under {measure.name!r} (most: {high.max():.2f} for "
+        f"{' / '.join(map(str, worst))}). "
         "Such a score says little about geometry; use measure='centered_pearson'."
     ]
 
 
 def degenerate_warnings(data: xr.Dataset) -> list[str]:
-    """Name the fits that collapsed and were taken at an earlier step."""
-    folds = data["degenerate"].sum("fold").to_series()
-    folds = folds[folds > 0]
-    if folds.empty:
-        return []
-    worst = folds.index[int(folds.argmax())]
-    return [
-        f"{int(folds.sum())} fits collapsed (next to no variance or pairs left) at the step chosen "
-        f"and were taken earlier, most of them for {' / '.join(map(str, worst))}. "
-        "Raise `penalties` or lower `learning_rate` in FitSettings."
-    ]
+    """Name the fits that were taken at an earlier step, and those that could not start."""
+    messages = []
+    earlier = _counted_folds(data["degenerate"] > 0)
+    if earlier is not None:
+        messages.append(
+            f"{earlier[0]} fits collapsed (next to no variance or pairs left) at the step chosen "
+            f"and were taken earlier, most of them for {earlier[1]}. "
+            "Raise `penalties` or lower `learning_rate` in FitSettings."
+        )
+    stood_in = _counted_folds(data["fallback"] != "")
+    if stood_in is not None:
+        messages.append(
+            f"{stood_in[0]} fits could not start, most of them for {stood_in[1]}: the scaled RSMs "
+            "have next to no variance, or one pair has it all. The best fixed transform stands in "
+            "for them (column `folds_fallen_back`). Check the RSMs for constant values and "
+            "outliers, or use scaling='rank' in FitSettings."
+        )
+    return messages
+
+
+def _counted_folds(there: xr.DataArray) -> tuple[int, str] | None:
+    """How many folds have something, and which layer, region and transform has it most often."""
+    folds = there.sum("fold").to_series()
+    if not folds.sum():
+        return None
+    return int(folds.sum()), " / ".join(map(str, folds.index[int(folds.argmax())]))
 
 
 PREDICTIVE: dict[str, Kind] = {"linear_predictivity": "linear", "ridge_predictivity": "ridge"}
 
 
-def check_feature_measure(
-    entry: Measure, transforms: Sequence[str], sides: Mapping[str, Side]
-) -> None:
+def check_feature_measure(options: Options, sides: Mapping[str, Side]) -> None:
     """Refuse transforms, which act on RSMs, and sides that have no units."""
-    others = [name for name in transforms if name != "identity"]
+    entry = options.measure
+    others = [one.name for one in options.transforms if one.name != "identity"]
     if others:
         raise DataError(
             f"{entry.name!r} compares features, and transforms change RSMs ({', '.join(others)}): "
@@ -352,8 +353,9 @@ def compact(units: Tensor) -> Tensor:
     return coordinates(units).to(units.dtype)
 
 
-def evaluate_features(run: Run, measure: Measure) -> dict[str, dict[str, Any]]:
-    """Score the features of a run's test stimuli, as `runs.evaluate` scores RSMs."""
+def evaluate_features(run: Run, options: Options) -> Judged:
+    """Score the features of a run's test stimuli, as `evaluate` scores RSMs."""
+    measure = options.measure
     chosen = list(run.score)
     train = run.model.take(run.split.train), run.brain.take(run.split.train)
     test = run.test()
@@ -362,15 +364,19 @@ def evaluate_features(run: Run, measure: Measure) -> dict[str, dict[str, Any]]:
         "train_score": _mean_score(measure, train, train, chosen),
         **dict.fromkeys(("row_offset_share", "ceiling_lower", "ceiling_upper"), torch.nan),
         "penalty": 0.0, "n_steps": 0, "degenerate": False, "chosen": "identity", "gate": "",
+        "fallback": "",
         "steps": (None, None), "path": None,
         "influence": torch.full((len(run.split.test),), torch.nan),
         "rsa_score": plain_rsa(*test, chosen),
     }  # fmt: skip
-    return {"identity": record}
+    return Judged({"identity": record}, None)
 
 
-def few_stimuli_warnings(measure: Measure, runs: Sequence[Run]) -> list[str]:
+def few_stimuli_warnings(options: Options, runs: Sequence[Run]) -> list[str]:
     """Say where a measure is high for any features, because there are more units than stimuli."""
+    measure = options.measure
+    if not options.of_features:
+        return []
     if measure.name in {*PREDICTIVE, "debiased_cka"}:
         return []
     fewest = min(len(run.split.test) for run in runs)
@@ -384,9 +390,10 @@ def few_stimuli_warnings(measure: Measure, runs: Sequence[Run]) -> list[str]:
     ]
 
 
-def score_features(name: str, model: Side, brain: Side, measure: Measure) -> float:
+def score_features(name: str, model: Side, brain: Side, options: Options) -> float:
     """Mean over subjects of the score over all stimuli; NaN for what is fitted."""
     del name  # of the transform: the identity
+    measure = options.measure
     if measure.name in PREDICTIVE:
         return torch.nan
     sides = model, brain

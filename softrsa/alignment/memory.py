@@ -11,10 +11,8 @@ import torch
 import xarray as xr
 
 from softrsa.alignment.descent import BATCH_ENTRIES
-from softrsa.alignment.fitting import FIXED, LEARNED
 from softrsa.alignment.responses import Data
-from softrsa.alignment.scoring import Job
-from softrsa.alignment.settings import Split
+from softrsa.alignment.settings import Options
 from softrsa.errors import MemoryLimitError
 
 # In bytes, or in copies of what is named, after measurements (`tests/alignment/test_memory.py`).
@@ -80,12 +78,11 @@ class SideSize:
 def estimate_memory(
     layers: Sequence[SideSize],
     regions: Sequence[SideSize],
-    job: Job,
+    options: Options,
     *,
     train_share: float,
     n_runs: int,
     cores: int,
-    leave_one_out: bool = False,
 ) -> MemoryEstimate:
     """Estimate what an alignment takes in memory at most.
 
@@ -93,7 +90,7 @@ def estimate_memory(
     ----------
     layers, regions : sequence of SideSize
         Both sides.
-    job : Job
+    options : Options
         What is done with them.
     train_share : float
         Largest share of stimuli that is trained on.
@@ -101,8 +98,6 @@ def estimate_memory(
         Layers, regions and folds together.
     cores : int
         How many runs are worked on at a time.
-    leave_one_out : bool
-        Whether subjects are left out.
 
     Returns
     -------
@@ -112,49 +107,49 @@ def estimate_memory(
 
     Examples
     --------
-    >>> from softrsa.alignment.settings import FitSettings
-    >>> job = Job(("centered",), "centered_pearson", "correlation", FitSettings(), 1000, 0)
+    >>> from softrsa.alignment.settings import Options
+    >>> from softrsa.measures import get
+    >>> from softrsa.transforms.on_rsms import as_chain
+    >>> options = Options((as_chain("centered"),), get("centered_pearson"))
     >>> sides = [SideSize(1000, 1, 50)], [SideSize(1000, 4, 50)]
-    >>> print(gigabytes(estimate_memory(*sides, job, train_share=0.8, n_runs=5, cores=1).sides))
+    >>> print(gigabytes(estimate_memory(*sides, options, train_share=0.8, n_runs=5, cores=1).sides))
     0.04 GB
     """
     n = max(side.n_stimuli for side in layers)
     square = 8.0 * n * n
-    learned = bool({*LEARNED, "selected"} & {*job.names})
+    learned = options.learns
     n_subjects = max(region.n_subjects for region in regions)
     both = 1 + n_subjects
     matrices = sum(side.n_subjects for side in (*layers, *regions))
     sides = matrices * square
-    if learned or job.of_features:
+    if learned or options.of_features:
         sides += sum(8.0 * n * min(n, s.n_units) * s.n_subjects for s in (*layers, *regions))
-    if leave_one_out:  # what the fits of all runs learn from is held together
+    if options.subjects == "leave_one_out":  # what the fits of all runs learn from is held together
         sides += sum(r.n_subjects * (r.n_subjects - 1) for r in regions) * square
     at_once = min(cores, n_runs)
     trained = both * train_share**2 * square
-    tested = both * len({*FIXED, *job.names}) * (1 - train_share) ** 2 * square
+    tested = both * len(options.fitted) * (1 - train_share) ** 2 * square
     fixed = COPIES_FIXED * trained
     fits = max(fixed, COPIES_LEARNED * max(trained, 8.0 * BATCH_ENTRIES)) if learned else fixed
-    draws = 3 * 8.0 * job.n_resamples * n if job.resamples else 0.0
-    drawn = min(DRAWN_BYTES, COPIES_DRAWN * square) if job.resamples else 0.0
+    draws = 3 * 8.0 * options.n_resamples * n if options.resamples else 0.0
+    drawn = min(DRAWN_BYTES, COPIES_DRAWN * square) if options.resamples else 0.0
     work = max(
-        0.0 if job.of_features else at_once * fits,
-        (COPIES_FEATURES if job.of_features else COPIES_ALL) * square,
-        at_once * COPIES_TESTED * tested + draws if job.resamples else 0.0,
+        0.0 if options.of_features else at_once * fits,
+        (COPIES_FEATURES if options.of_features else COPIES_ALL) * square,
+        at_once * COPIES_TESTED * tested + draws if options.resamples else 0.0,
     )
-    kept = 0.0 if job.of_features else min(KEPT_BYTES, COPIES_KEPT * train_share**2 * square)
+    kept = 0.0 if options.of_features else min(KEPT_BYTES, COPIES_KEPT * train_share**2 * square)
     return MemoryEstimate(sides, work + BASE_BYTES, kept + drawn)
 
 
 def estimate_of_run(
     parts: Sequence[Mapping[str, Data]],
-    job: Job,
+    options: Options,
     *,
-    subject: str,
-    folds: int | Sequence[Split],
-    leave_one_out: bool,
     elsewhere: bool,
 ) -> MemoryEstimate:
     """Estimate what `align` takes in this process; work done ``elsewhere`` takes none of it."""
+    folds, subject = options.folds, options.subject
     layers, regions = ([size_of(data, subject) for data in part.values()] for part in parts)
     n_folds = max(2, folds) if isinstance(folds, int) else len(folds)
     n_stimuli = max(1, *(side.n_stimuli for side in layers))
@@ -164,9 +159,8 @@ def estimate_of_run(
         else [len(split.train) / n_stimuli for split in folds]
     )
     found = estimate_memory(
-        layers, regions, job, train_share=max(shares, default=0.5),
+        layers, regions, options, train_share=max(shares, default=0.5),
         n_runs=len(layers) * len(regions) * n_folds, cores=torch.get_num_threads(),
-        leave_one_out=leave_one_out and not elsewhere,
     )  # fmt: skip
     return replace(found, work=BASE_BYTES, kept=0.0) if elsewhere else found
 

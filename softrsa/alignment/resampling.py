@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import combinations, product
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -12,8 +12,6 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from softrsa._threads import map_on_cores
-from softrsa.alignment.held_out import Run
 from softrsa.errors import DataError, unknown_name
 from softrsa.inference import resampling_variances
 from softrsa.inference.bootstrap import draw_counts
@@ -21,7 +19,11 @@ from softrsa.inference.comparing import CORRECTIONS, adjusted
 from softrsa.inference.matched import MEASURES, influences, permuted_scores
 from softrsa.measures import Measure
 
+if TYPE_CHECKING:
+    from softrsa.alignment.held_out import Run
+
 KINDS = ("both", "subjects", "stimuli", "pairs")
+SLOW = 200  # permutations of a measure that has no faster way than to score each
 
 
 class Draws(NamedTuple):
@@ -47,23 +49,28 @@ class Resampled(NamedTuple):
     permuted: Tensor  # (r, t)
 
 
-def resample(
-    runs: Sequence[Run], names: Sequence[str], measure: Measure, *, n_resamples: int, seed: int
+class OfRun(NamedTuple):
+    """How the scores of one run vary."""
+
+    influence: Tensor  # (t, n): the derivative of the score by how often a stimulus occurs
+    sums: list[Tensor] | None  # see `add_up`
+
+
+def resampled(
+    runs: Sequence[Run], sums: Sequence[list[Tensor]], names: Sequence[str], draws: Draws
 ) -> xr.Dataset:
-    """Resample the held-out scores of fitted runs, their transforms fixed.
+    """Put the resampled scores of runs together, their transforms fixed.
 
     Parameters
     ----------
     runs : sequence of Run
-        Fitted, on measures of RSMs.
+        Of all layers, regions and folds.
+    sums : sequence of list of Tensor
+        What `resample_scores` gave for each.
     names : sequence of str
         Transforms.
-    measure : Measure
-        One for which no resample takes a computation of its own; of others subjects' scores only.
-    n_resamples : int
-        Of resamples and of permutations, at least 2.
-    seed : int
-        Of the draws.
+    draws : Draws
+        What was drawn.
 
     Returns
     -------
@@ -75,15 +82,11 @@ def resample(
         for what cannot be resampled; p also where test stimuli of folds overlap, which permutations
         of each fold would take for independent.
     """
-    device, entries = runs[0].brain.rsms.device, runs[0].brain.rsms.numel()
-    draws = make_draws(n_resamples, runs[0].model.n_stimuli, seed)
-    groups = by_group(runs)
-
-    def work(members: list[Run]) -> Resampled:
-        return finished(score_sums(members, names, measure, draws), draws)
-
-    resampled = map_on_cores(work, [*groups.values()], entries=entries, device=device)
-    return labelled(dict(zip(groups, resampled, strict=True)), names, runs)
+    groups: dict[tuple[str, str], list[list[Tensor]]] = {}
+    for run, one in zip(runs, sums, strict=True):
+        groups.setdefault((run.layer, run.region), []).append(one)
+    found = {key: finished(add_up(members), draws) for key, members in groups.items()}
+    return labelled(found, names, runs)
 
 
 def make_draws(n_resamples: int, n_stimuli: int, seed: int) -> Draws:
@@ -112,36 +115,85 @@ def _disjoint(runs: Sequence[Run]) -> bool:
     return len(tested) == len({*tested})
 
 
-def score_sums(
-    runs: Sequence[Run], names: Sequence[str], measure: Measure, draws: Draws
-) -> list[Tensor]:
-    """Add up the scores of a layer and a region over folds, and count those defined.
+def resample_scores(
+    run: Run, measure: Measure, models: Tensor, brains: Tensor, draws: Draws | None
+) -> OfRun:
+    """Resample the scores of one run by stimuli and by pairs, and permute its stimuli.
 
-    Gives (2, k, t, s) of scores as they are (k = 1), and of resamples by stimuli, pairs and chance.
+    Parameters
+    ----------
+    run : Run
+        Which stimuli and subjects are scored.
+    measure : Measure
+        On RSMs. Where its resamples have no closed form, stimuli are left out one at a time, pairs
+        are not drawn (which widens intervals a little), and 200 permutations are scored.
+    models : Tensor, shape (t, n, n)
+        Transformed RSMs of the layer.
+    brains : Tensor, shape (t, s, n, n)
+        Those of the scored subjects.
+    draws : Draws or None
+        What was drawn; None for no resamples.
+
+    Returns
+    -------
+    OfRun
+        Influences of stimuli (NaN where they take a computation of their own that nobody asked
+        for), and sums (2, r, t, all subjects) of scores and numbers of them: as they are (r = 1),
+        by stimuli, by pairs, by chance.
     """
-    n, n_subjects = len(draws.counts), len(runs[0].brain.subjects)
-    sums = [torch.zeros(2, k, len(names), n_subjects, dtype=torch.float64) for k in (1, n, n, n)]
-    for run in runs:
-        models, brains = _transformed(run, names)
-        test, at = run.split.test, run.score
-        if measure.name not in MEASURES:
-            _add(sums[0], at, measure.between(models[:, None], brains)[None])
-            continue
+    if measure.name in MEASURES:
         score, of_stimuli, of_pairs = influences(measure, models, brains)
-        scale = _small_block(measure, len(test))
-        more = scale * (draws.counts[:, test] - 1).to(score)
+        mean = of_pairs.mean(1)
+        influence = mean.sum(-1) + mean.sum(-2)
+    elif draws is None:
+        return OfRun(models.new_full(models.shape[:2], torch.nan), None)
+    else:
+        score, of_stimuli = left_out_influences(measure, models, brains)
+        of_pairs, influence = None, of_stimuli.mean(1)
+    if draws is None:
+        return OfRun(influence, None)
+    test, at, n = run.split.test, run.score, len(draws.counts)
+    scale = _small_block(measure, len(test))
+    more = scale * (draws.counts[:, test] - 1).to(score)
+    by_stimuli = score + torch.einsum("rn,tsn->rts", more, of_stimuli)
+    by_pairs = score.expand(n, -1, -1)
+    if of_pairs is not None:
         signs = draws.signs[:, test].to(score)
-        by_pairs = [((signs @ one) * signs).sum(-1) for one in of_pairs.flatten(0, 1)]
-        _add(sums[0], at, score[None])
-        _add(sums[1], at, score + torch.einsum("rn,tsn->rts", more, of_stimuli))
-        _add(sums[2], at, score + scale * torch.stack(by_pairs, 1).view(-1, *score.shape))
-        orders = draws.keys[:, test].argsort(-1).to(models.device)
-        _add(sums[3], at, permuted_scores(measure, models, brains, orders))
-    return sums
+        drawn = [((signs @ one) * signs).sum(-1) for one in of_pairs.flatten(0, 1)]
+        by_pairs = by_pairs + scale * torch.stack(drawn, 1).view(-1, *score.shape)
+    orders = draws.keys[:, test].argsort(-1).to(models.device)
+    by_chance = (
+        permuted_scores(measure, models, brains, orders)
+        if of_pairs is not None
+        else torch.stack(
+            [measure.between(models[:, i][:, :, i][:, None], brains) for i in orders[:SLOW]]
+        )
+    )
+    n_subjects = len(run.brain.subjects)
+    found = (score[None], by_stimuli, by_pairs, by_chance)
+    return OfRun(influence, [_counted(one, at, n_subjects) for one in found])
+
+
+def left_out_influences(measure: Measure, models: Tensor, brains: Tensor) -> tuple[Tensor, Tensor]:
+    """Scores (t, s), and the influence (t, s, n) of each stimulus from leaving it out."""
+    n = models.shape[-1]
+    score = measure.between(models[:, None], brains)
+    without = []
+    for i in range(n):
+        kept = torch.arange(n, device=models.device) != i
+        without.append(
+            measure.between(models[:, kept][..., kept][:, None], brains[..., kept, :][..., kept])
+        )
+    return score, (score.unsqueeze(-1) - torch.stack(without, -1)) * (n - 1) / n
+
+
+def add_up(sums: Sequence[list[Tensor]]) -> list[Tensor]:
+    """Add the sums and numbers of scores of several folds (see `resample_scores`)."""
+    return [torch.stack(same).sum(0) for same in zip(*sums, strict=True)]
 
 
 def finished(sums: Sequence[Tensor], draws: Draws) -> Resampled:
-    """Turn the sums of all folds (see `score_sums`) into means over folds."""
+    """Turn the sums of all folds (see `add_up`) into means over folds."""
     score, stimuli, pairs, chance = (total / count for total, count in sums)
     kinds = _by_kind(score, stimuli, pairs, draws.of_subjects(score.shape[-1]))
     return Resampled(score[0], kinds, chance.nanmean(-1))
@@ -156,21 +208,13 @@ def _small_block(measure: Measure, n: int) -> float:
     return (n / free) ** 0.5
 
 
-def _add(sums: Tensor, subjects: Sequence[int], found: Tensor) -> None:
-    """Add scores (r, t, s) of some subjects, where defined, to their sums and numbers."""
+def _counted(found: Tensor, subjects: Sequence[int], n_subjects: int) -> Tensor:
+    """Scores (r, t, s) of some subjects and how many are defined: (2, r, t, n_subjects)."""
     defined = found.isfinite()
-    sums[0][..., list(subjects)] += torch.where(defined, found, 0.0).cpu()
-    sums[1][..., list(subjects)] += defined.cpu()
-
-
-def _transformed(run: Run, names: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """Test RSMs under every transform: models (t, n, n) and scored subjects (t, s, n, n)."""
-    model, brain = run.test()
-    readers, chosen = run.readers(brain), list(run.score)
-    pairs = [run.fitted[name].transformed(model, brain, readers) for name in names]
-    return torch.cat([left for left, _ in pairs]), torch.stack(
-        [right[chosen] for _, right in pairs]
-    )
+    sums = torch.zeros(2, *found.shape[:2], n_subjects, dtype=torch.float64)
+    sums[0][..., list(subjects)] = torch.where(defined, found, 0.0).double().cpu()
+    sums[1][..., list(subjects)] = defined.double().cpu()
+    return sums
 
 
 def _by_kind(score: Tensor, stimuli: Tensor, pairs: Tensor, subject_counts: Tensor) -> Tensor:

@@ -21,8 +21,10 @@ from softrsa.io.schema import check_labels, is_lazy
 from softrsa.recordings import join_stimuli, split_units
 from softrsa.recordings.trials import share_or_copy
 from softrsa.rsm import build_rsms, similarity_matrix, to_rsm
+from softrsa.rsm.similarity import SIMILARITIES, SimilarityLike, as_similarity
 from softrsa.tiled.scores import MEASURES, lay_out
 from softrsa.tiled.tiles import KEPT_BYTES, TiledRSM
+from softrsa.transforms.on_rsms import Chain
 
 Data = xr.DataArray | Tensor | np.ndarray | Sequence[Tensor | np.ndarray | xr.DataArray]
 
@@ -44,6 +46,8 @@ class Side:
     bounded : bool
         Whether similarities lie in [-1, 1] by their nature, so that they scale to [0, 1] without
         looking at other stimuli.
+    similarity : str, Similarity or callable
+        How units become similarities.
     """
 
     rsms: Tensor
@@ -51,6 +55,7 @@ class Side:
     stimuli: pd.Index | None
     subjects: tuple[str, ...]
     bounded: bool
+    similarity: SimilarityLike = "correlation"
 
     @property
     def n_stimuli(self) -> int:
@@ -85,6 +90,16 @@ class Side:
     def all_units(self) -> Tensor | None:
         """All subjects' units side by side (n_stimuli, n_units)."""
         return None if self.units is None else torch.cat(self.units, 1)
+
+    def with_units(self, units: Tensor, name: str) -> Side:
+        """Put other units (n_stimuli, n_units) in the place of one subject's, made by ``name``."""
+        if units.ndim != 2 or len(units) != self.n_stimuli or not bool(units.isfinite().all()):
+            raise DataError(
+                f"{name!r} must give finite units of shape ({self.n_stimuli}, n_units), got shape "
+                f"{tuple(units.shape)}."
+            )
+        rsms = similarity_matrix(units, similarity=self.similarity)[None].double()
+        return replace(self, units=(units,), rsms=rsms)
 
 
 def one_subject(side: Side) -> Side:
@@ -126,13 +141,10 @@ def _listed(part: Data) -> Sequence[Tensor | np.ndarray | xr.DataArray]:
     return part if isinstance(part, (list, tuple)) else [part]  # type: ignore[list-item]
 
 
-BOUNDED = ("correlation", "cosine")
-
-
 def as_side(
     data: Data,
     *,
-    similarity: str,
+    similarity: SimilarityLike,
     name: str,
     subject: str = "subject",
     device: torch.device,
@@ -175,7 +187,7 @@ def as_side(
 
 def _from_labelled(
     data: xr.DataArray,
-    similarity: str,
+    similarity: SimilarityLike,
     name: str,
     subject: str,
     device: torch.device,
@@ -199,7 +211,8 @@ def _from_labelled(
         else None,
         data.indexes["stimulus"],
         tuple(parts),
-        similarity in BOUNDED,
+        as_similarity(similarity).bounded,
+        similarity,
     )
 
 
@@ -225,7 +238,7 @@ def _from_stack(stack: xr.DataArray, name: str, subject: str, device: torch.devi
 
 
 def _from_plain(
-    data: Tensor | np.ndarray, similarity: str, name: str, device: torch.device
+    data: Tensor | np.ndarray, similarity: SimilarityLike, name: str, device: torch.device
 ) -> Side:
     if isinstance(data, np.ndarray):
         if data.dtype.kind not in "fiuc":
@@ -245,7 +258,8 @@ def _from_plain(
         rsms = 1 - stack.double() if diagonal == 0 else stack.double()
         return Side(rsms, None, None, subjects, bool((rsms.abs() <= 1).all()))
     rsms = similarity_matrix(stack, similarity=similarity).double()
-    return Side(rsms, tuple(stack), None, subjects, similarity in BOUNDED)
+    bounded = as_similarity(similarity).bounded
+    return Side(rsms, tuple(stack), None, subjects, bounded, similarity)
 
 
 def matrix_diagonal(stack: Tensor) -> int | None:
@@ -278,6 +292,7 @@ def _joined(sides: list[Side], name: str) -> Side:
         sides[0].stimuli,
         tuple(str(i) for i in range(sum(len(side.rsms) for side in sides))),
         all(side.bounded for side in sides),
+        sides[0].similarity,
     )
 
 
@@ -308,7 +323,7 @@ class TiledSide:
     @property
     def bounded(self) -> bool:
         """Whether similarities lie in [-1, 1] by their nature."""
-        return self.similarity in BOUNDED
+        return as_similarity(self.similarity).bounded
 
     def take(self, stimuli: Tensor) -> TiledSide:
         """Keep some stimuli, in the order given."""
@@ -331,15 +346,14 @@ class TiledSide:
         ]
 
 
-TILED_CHOICES = ("identity", "centered", "global", "instance")
-
-
 def tiling_obstacle(
-    transform: str, measure: str, similarity: str, sides: Sequence[Data]
+    one: Chain, measure: str, similarity: SimilarityLike, sides: Sequence[Data]
 ) -> str | None:
     """Say why an alignment cannot be done in tiles, if so."""
-    if transform == "geo_topological":
-        return "its thresholds are ranks of all pairs."
+    if one.units is not None or not one.rsms.tiled:
+        return f"{one.name!r} needs whole matrices, such as ranks of all pairs or units of its own."
+    if similarity not in SIMILARITIES:
+        return "a similarity function of your own makes whole matrices."
     if measure not in MEASURES:
         return f"{measure!r} is not made of sums over pairs, as {', '.join(MEASURES)} are."
     if similarity in ("rbf", "mahalanobis"):

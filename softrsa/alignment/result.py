@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from softrsa.reports.page_content import Pictures
 
 KIND = "alignment_result"
-FIXED_BASELINES = ["identity", "centered", "geo_topological"]
+FIXED_BASELINES = "identity,centered,geo_topological"  # of results of older versions
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,8 @@ class AlignmentResult:
         """
         data = self.data
         shown = data.attrs["transforms"].split(",")
-        fixed = [name for name in FIXED_BASELINES if name in data["transform"].values]
+        fixed = data.attrs.get("baselines", FIXED_BASELINES).split(",")
+        fixed = [name for name in fixed if name in data["transform"].values]
         baseline = data["score"].sel(transform=fixed).mean("fold").max("transform")
         summary = data[["score", "train_score", "row_offset_share", *_CEILING]].mean("fold")
         summary["score_se"] = _standard_error(data)
@@ -91,6 +92,8 @@ class AlignmentResult:
         summary["gain"] = summary["score"] - baseline
         summary["all_stimuli_score"] = data["all_stimuli_score"]
         summary["folds_degenerate"] = data["degenerate"].sum("fold")
+        if "fallback" in data:  # not in results of older versions
+            summary["folds_fallen_back"] = (data["fallback"] != "").sum("fold")
         summary["n_steps"] = data["n_steps"].median("fold")
         for name in ("chosen", "gate"):
             summary[name] = _most_common(data[name])
@@ -111,7 +114,10 @@ class AlignmentResult:
             dim_order=["layer", "region", "transform"]
         )
         frame = frame.drop(columns=["side", "parameter"], errors="ignore").reset_index()
-        return frame[[*_COLUMNS, *[c for c in frame.columns if c not in _COLUMNS]]]
+        frame = frame[[*_COLUMNS, *[c for c in frame.columns if c not in _COLUMNS]]]
+        kept = {name: data.attrs[name] for name in ("titles", "baselines") if name in data.attrs}
+        frame.attrs.update(kept)
+        return frame
 
     def intervals(self, *, over: Over = "auto", level: float = 0.95) -> xr.Dataset:
         """Confidence intervals of the mean held-out scores.

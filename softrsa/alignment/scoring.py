@@ -3,120 +3,110 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 
 import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
 
+from softrsa._threads import map_on_cores
 from softrsa.alignment.held_out import (
     SIDES,
     UNFITTED,
+    Judged,
     Run,
     collect,
     evaluate,
     evaluate_features,
     fit_all,
-    score_all_stimuli,
-    score_features,
     stimulus_labels,
 )
 from softrsa.alignment.resampling import (
+    Draws,
     by_group,
     finished,
     labelled,
     make_draws,
-    resample,
-    score_sums,
+    resampled,
 )
 from softrsa.alignment.responses import Side
-from softrsa.alignment.settings import FitSettings
-from softrsa.measures import Measure, get
+from softrsa.alignment.settings import Options
 
-SUMS = ("score", "stimuli", "pairs", "chance")  # as `resampling.score_sums` gives them
-
-
-@dataclass(frozen=True)
-class Job:
-    """What is done with every run, whatever its data."""
-
-    names: tuple[str, ...]
-    measure: str
-    similarity: str
-    settings: FitSettings
-    n_resamples: int
-    seed: int
-
-    @property
-    def entry(self) -> Measure:
-        """The measure itself."""
-        return get(self.measure)
-
-    @property
-    def of_features(self) -> bool:
-        """Whether features are compared, without RSMs: nothing is fitted or resampled then."""
-        return self.entry.takes == "features"
-
-    @property
-    def resamples(self) -> bool:
-        """Whether scores are resampled."""
-        return self.n_resamples > 0 and not self.of_features
-
-    @property
-    def resampling_seed(self) -> int:
-        """Seed of the resamples."""
-        return self.seed + 2
+SUMS = ("score", "stimuli", "pairs", "chance")  # as `resampling.resample_scores` gives them
 
 
 def score_together(
     runs: Sequence[Run],
     layers: Mapping[str, Side],
     regions: Mapping[str, Side],
-    job: Job,
+    options: Options,
     *,
     progress: bool,
 ) -> xr.Dataset:
     """Fit, score and resample all runs in this process, fits of all runs in the same batches."""
-    data = _scores(runs, layers, regions, job, progress=progress)
-    if not job.resamples:
+    draws = _draws(runs, options)
+    judged = _judged(runs, options, draws, progress=progress)
+    data = collect(runs, judged, layers, regions, options, all_stimuli=True)
+    if draws is None:
         return data
-    drawn = resample(
-        runs, _transforms(data), job.entry, n_resamples=job.n_resamples, seed=job.resampling_seed
-    )
-    return data.merge(drawn, join="exact")
+    sums = [one.sums or [] for one in judged]
+    return data.merge(resampled(runs, sums, _transforms(data), draws), join="exact")
 
 
-def score_alone(run: Run, job: Job) -> xr.Dataset:
+def score_alone(run: Run, options: Options) -> xr.Dataset:
     """Fit, score and resample one run as if there were no other.
 
     Returns
     -------
     Dataset
         As of one layer, region and fold; `sum_<kind>` (sum_or_number, draw_<kind>, transform,
-        scored_subject) hold what `resampling.score_sums` gives. What is of all stimuli comes with
-        the first fold.
+        scored_subject) hold what `resampling.resample_scores` gives. What is of all stimuli comes
+        with the first fold.
     """
     sides = {run.layer: run.model}, {run.region: run.brain}
     first = replace(run, fold=0)
-    data = _scores([first], *sides, job, progress=False, all_stimuli=run.fold == 0)
-    if not job.resamples:
+    draws = _draws([run], options)
+    judged = _judged([first], options, draws, progress=False)
+    data = collect([first], judged, *sides, options, all_stimuli=run.fold == 0)
+    if draws is None:
         return data
-    draws = make_draws(job.n_resamples, run.model.n_stimuli, job.resampling_seed)
-    sums = score_sums([first], _transforms(data), job.entry, draws)
     return data.assign(
         {
             f"sum_{kind}": (
                 ("sum_or_number", f"draw_{kind}", "transform", "scored_subject"),
                 found[..., list(run.score)].numpy(),
             )
-            for kind, found in zip(SUMS, sums, strict=True)
+            for kind, found in zip(SUMS, judged[0].sums or [], strict=True)
         }
     )
 
 
-def put_together(read: Callable[[Run], xr.Dataset], runs: Sequence[Run], job: Job) -> xr.Dataset:
+def _draws(runs: Sequence[Run], options: Options) -> Draws | None:
+    if not options.resamples:
+        return None
+    return make_draws(options.n_resamples, runs[0].model.n_stimuli, options.resampling_seed)
+
+
+def _judged(
+    runs: Sequence[Run], options: Options, draws: Draws | None, *, progress: bool
+) -> list[Judged]:
+    """Fit the runs and score them on their test stimuli."""
+    if not options.of_features:
+        fit_all(runs, options, progress=progress)
+    rsms = runs[0].brain.rsms
+
+    def judge(run: Run) -> Judged:
+        if options.of_features:
+            return evaluate_features(run, options)
+        return evaluate(run, options, draws)
+
+    return map_on_cores(judge, runs, entries=rsms.numel(), device=rsms.device)
+
+
+def put_together(
+    read: Callable[[Run], xr.Dataset], runs: Sequence[Run], options: Options
+) -> xr.Dataset:
     """Make of the parts that `score_alone` gave what `score_together` gives.
 
     ``read`` gives the part of a run; the parts of one layer with one region are held at a time.
@@ -127,8 +117,8 @@ def put_together(read: Callable[[Run], xr.Dataset], runs: Sequence[Run], job: Jo
         "region": list(dict.fromkeys(region for _, region in groups)),
         "fold": list(range(max(run.fold for run in runs) + 1)),
     }
-    draws = make_draws(job.n_resamples, runs[0].model.n_stimuli, job.resampling_seed)
-    whole, resampled = None, {}
+    draws = _draws(runs, options)
+    whole, scores_of = None, {}
     for (layer, region), members in groups.items():
         sums: list[Tensor] = []
         for run in members:
@@ -136,45 +126,16 @@ def put_together(read: Callable[[Run], xr.Dataset], runs: Sequence[Run], job: Jo
             scores = part.drop_dims("sum_or_number", errors="ignore")
             whole = _empty(scores, axes) if whole is None else whole
             _place(whole, scores, run)
-            if job.resamples:
+            if draws is not None:
                 sums = sums or _no_sums(part, len(run.brain.subjects))
                 for kind, total in zip(SUMS, sums, strict=True):
                     total[..., list(run.score)] += torch.from_numpy(part[f"sum_{kind}"].values)
-        if job.resamples:
-            resampled[layer, region] = finished(sums, draws)
+        if draws is not None:
+            scores_of[layer, region] = finished(sums, draws)
     data = xr.Dataset() if whole is None else whole
-    if not job.resamples:
+    if draws is None:
         return data
-    return data.merge(labelled(resampled, _transforms(data), runs), join="exact")
-
-
-def _scores(
-    runs: Sequence[Run],
-    layers: Mapping[str, Side],
-    regions: Mapping[str, Side],
-    job: Job,
-    *,
-    progress: bool,
-    all_stimuli: bool = True,
-) -> xr.Dataset:
-    """Fit the runs and score them; over all stimuli too, or NaN for those scores."""
-    if not job.of_features:
-        fit_all(
-            runs, job.names, job.measure, job.similarity, job.settings,
-            seed=job.seed, progress=progress,
-        )  # fmt: skip
-    judge, judge_all = (
-        (evaluate_features, score_features) if job.of_features else (evaluate, score_all_stimuli)
-    )
-    of_all = partial(judge_all, measure=job.entry) if all_stimuli else _not_scored
-    return collect(
-        runs, layers, regions, partial(judge, measure=job.entry), of_all, stops=job.settings.stops
-    )
-
-
-def _not_scored(name: str, model: Side, brain: Side) -> float:
-    del name, model, brain
-    return float("nan")
+    return data.merge(labelled(scores_of, _transforms(data), runs), join="exact")
 
 
 def _transforms(data: xr.Dataset) -> list[str]:

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from numbers import Integral
-from typing import NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
 from softrsa._wording import listed
 from softrsa.errors import DataError, unknown_name
+from softrsa.measures import Measure
+from softrsa.measures.registry import properties
 from softrsa.rsm import SCALINGS
+from softrsa.rsm.similarity import SIMILARITY_TABLE, Similarity
 from softrsa.transforms import Family
+from softrsa.transforms.on_rsms import TRANSFORMS, Chain, as_chain
 
 SMALLEST_BLOCK = 4  # stimuli a score needs: fewer leave nothing after double-centering
+
+
+class DegenerateFitWarning(UserWarning):
+    """A learned transform collapsed or could not start, and something else was taken instead."""
 
 
 class Split(NamedTuple):
@@ -209,3 +218,114 @@ class FitSettings:
                 "`inner_folds` must be at least 2 and `grid` at least 1, "
                 f"got {self.inner_folds} and {self.grid}."
             )
+
+
+@dataclass(frozen=True)
+class Options:
+    """Everything that `align` is asked for, besides the data: what decides its results.
+
+    The fingerprint of a stored run, the attributes of a result, the call that repeats it and what
+    workers are sent are all made from this.
+    """
+
+    transforms: tuple[Chain, ...]
+    measure: Measure
+    similarity: Similarity = SIMILARITY_TABLE["correlation"]
+    by: str = "layer"
+    region: str = "region"
+    subject: str = "subject"
+    folds: int | tuple[Split, ...] = 5
+    subjects: Literal["pooled", "leave_one_out"] = "pooled"
+    join: Literal["exact", "intersection"] = "exact"
+    permute: bool = False
+    settings: FitSettings = FitSettings()
+    n_resamples: int = 1000
+    seed: int = 0
+
+    def __post_init__(self):
+        if not self.transforms:
+            raise DataError(f"`transforms` is empty; choose among {', '.join(TRANSFORMS)}.")
+        if self.subjects not in ("pooled", "leave_one_out"):
+            raise unknown_name("way to use subjects", self.subjects, ("pooled", "leave_one_out"))
+        if self.n_resamples < 0 or self.n_resamples == 1:
+            raise DataError(
+                f"`n_resamples` must be 0 or at least 2, got {self.n_resamples}, e.g. 1000."
+            )
+
+    @property
+    def of_features(self) -> bool:
+        """Whether features are compared, without RSMs: nothing is fitted or resampled then."""
+        return self.measure.takes == "features"
+
+    @property
+    def fitted(self) -> tuple[Chain, ...]:
+        """Transforms to fit, simplest first: those asked for, and those gains are measured from."""
+        return ordered([*baselines(), *with_choices(self.transforms)])
+
+    @property
+    def learns(self) -> bool:
+        """Whether anything is learned by descent, or chosen on inner folds."""
+        return any(one.rsms.is_learned or one.name == "selected" for one in self.transforms)
+
+    @property
+    def resamples(self) -> bool:
+        """Whether scores are resampled."""
+        return self.n_resamples > 0 and not self.of_features
+
+    @property
+    def resampling_seed(self) -> int:
+        """Seed of the resamples."""
+        return self.seed + 2
+
+    def attributes(self) -> dict[str, Any]:
+        """All of it as texts and numbers, as a netCDF file holds them."""
+        return {
+            "transforms": ",".join(one.name for one in self.transforms),
+            "titles": json.dumps({one.name: one.title for one in self.fitted}),
+            "words": json.dumps({one.name: one.words for one in self.fitted}),
+            "learned": ",".join(one.name for one in self.fitted if one.rsms.is_learned),
+            "baselines": ",".join(
+                one.name for one in self.fitted if one.rsms.baseline and one.units is None
+            ),
+            "measure": self.measure.name, "measure_properties": properties(self.measure),
+            "similarity": self.similarity.name, "similarity_words": self.similarity.words,
+            "subjects": self.subjects, "join": self.join, "permuted": int(self.permute),
+            "by": self.by, "region_coordinate": self.region, "subject_coordinate": self.subject,
+            "settings": json.dumps(asdict(self.settings)), "seed": self.seed,
+            "n_resamples": self.n_resamples, "resampling_seed": self.resampling_seed,
+            "own_folds": int(not isinstance(self.folds, int)),
+        }  # fmt: skip
+
+
+def baselines() -> list[Chain]:
+    """List the fixed transforms of every run."""
+    return [as_chain(row) for row in TRANSFORMS.values() if row.baseline]
+
+
+def with_choices(chains: Sequence[Chain]) -> list[Chain]:
+    """Add what "selected" chooses among, where it is alone: all of the table that act on RSMs."""
+    if [one.name for one in chains] != ["selected"]:
+        return [*chains]
+    return [as_chain(row) for row in TRANSFORMS.values() if row.acts_on == "rsms"]
+
+
+def ordered(chains: Sequence[Chain]) -> tuple[Chain, ...]:
+    """Each transform once, from simple to complex; those alike in the order of the table or given.
+
+    Raises
+    ------
+    DataError
+        If two different ones have the same name.
+    """
+    by_name: dict[str, Chain] = {}
+    for one in chains:
+        if by_name.setdefault(one.name, one) != one:
+            raise DataError(f"Two different transforms are named {one.name!r}; rename one.")
+
+    def complexity(one: Chain) -> tuple[bool, bool, int, int]:
+        row = one.rsms
+        learned = 0 if row.baseline else 2 if row.is_learned else 1
+        place = [*TRANSFORMS].index(row.name) if row.name in TRANSFORMS else len(TRANSFORMS)
+        return row.name == "selected", one.units is not None, learned, place
+
+    return tuple(sorted(by_name.values(), key=complexity))

@@ -19,7 +19,6 @@ from softrsa.activations import load_model
 from softrsa.alignment import AlignmentResult
 from softrsa.alignment.align import named_parts
 from softrsa.alignment.cluster import import_distributed
-from softrsa.alignment.fitting import LEARNED, TRANSFORMS
 from softrsa.alignment.responses import Data
 from softrsa.cli.common import (
     DPI,
@@ -37,6 +36,7 @@ from softrsa.measures import available, get
 from softrsa.recordings import select
 from softrsa.reports import format_best, format_table
 from softrsa.reports.page_content import same_data
+from softrsa.transforms.on_rsms import TRANSFORMS, as_chain
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -121,9 +121,10 @@ def add_align(parser: argparse.ArgumentParser) -> None:
 
 def _align(arguments: argparse.Namespace) -> None:
     """Load, align, write, show."""
-    asked = arguments.transform or TRANSFORMS
-    learned = get(arguments.measure).takes != "features" and {*LEARNED, "selected"} & {*asked}
-    files = (*FILES, *(LEARNED_FILES if learned else ()))
+    asked = [as_chain(name).rsms for name in arguments.transform or TRANSFORMS]
+    learned = any(row.is_learned or row.name == "selected" for row in asked)
+    of_rsms = get(arguments.measure).takes != "features"
+    files = (*FILES, *(LEARNED_FILES if learned and of_rsms else ()))
     with outputs(arguments.out, files) as paths, _cluster(arguments.workers) as client:
         layers, regions, images = _load(arguments)
         result = softrsa.align(

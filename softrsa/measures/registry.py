@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -63,6 +64,8 @@ class Measure:
     normalize : callable, optional
         Of a measure on RSMs: brings one input to the form whose mean over subjects is the pooled
         RSM of a noise ceiling; what the measure ignores is removed.
+    words : str
+        In the methods paragraph, after "RSMs were compared by"; the name by default.
     """
 
     function: Callable[..., Tensor]
@@ -76,6 +79,7 @@ class Measure:
     smallest_n: int
     reference: str
     normalize: Callable[[Tensor], Tensor] | None = None
+    words: str = ""
 
     @property
     def name(self) -> str:
@@ -144,32 +148,40 @@ _ROWS = (
         function=centered_pearson, takes="matrices", range=_UNIT, smallest_n=4,
         invariances=frozenset({"scale", "shift", "row_offset"}),
         normalize=_centered_unit, reference="softrsa: Pearson of double-centered RSMs",
+        words=('the Pearson correlation of their off-diagonal entries after double-centering, '
+        'which removes row and column means'),
     ),
     Measure(
         function=cosine, takes="vectors", range=_UNIT, smallest_n=2,
         invariances=frozenset({"scale"}), normalize=_unit, reference=_RSA,
+        words="the cosine of their off-diagonal entries",
     ),
     Measure(
         function=pearson, takes="vectors", range=_UNIT, smallest_n=3,
         invariances=frozenset({"scale", "shift"}), normalize=_standard, reference=_RSA,
+        words="the Pearson correlation of their off-diagonal entries",
     ),
     Measure(
         function=spearman, takes="vectors", range=_UNIT, smallest_n=3, differentiable=False,
         invariances=_ORDER, normalize=average_ranks, reference=_RSA,
+        words="the Spearman correlation of their off-diagonal entries",
     ),
     Measure(
         function=kendall_tau_a, takes="pairs", range=_UNIT, smallest_n=3, differentiable=False,
         invariances=_ORDER, normalize=average_ranks, reference=_NILI,
+        words="Kendall's tau-a of their off-diagonal entries",
     ),
     Measure(
         function=kendall_tau_b, takes="pairs", range=_UNIT, smallest_n=3, differentiable=False,
         invariances=_ORDER, normalize=average_ranks,
         reference="Kendall (1945), doi:10.1093/biomet/33.3.239",
+        words="Kendall's tau-b of their off-diagonal entries",
     ),
     Measure(
         function=rho_a, takes="pairs", range=_UNIT, smallest_n=3, differentiable=False,
         invariances=_ORDER, normalize=average_ranks,
         reference="Schütt et al. (2023), doi:10.7554/eLife.82566",
+        words="rho-a (Spearman's with ties broken at random) of their off-diagonal entries",
     ),
     Measure(
         function=soft_spearman, takes="vectors", range=_UNIT, smallest_n=3,
@@ -179,14 +191,17 @@ _ROWS = (
     Measure(
         function=whitened_cosine, takes="dissimilarities", range=_UNIT, smallest_n=2,
         invariances=frozenset({"scale"}), normalize=_unit, reference=_WHITE,
+        words="the whitened cosine of their dissimilarities",
     ),
     Measure(
         function=whitened_pearson, takes="pairs", range=_UNIT, smallest_n=3,
         invariances=frozenset({"scale", "shift"}), normalize=_standard, reference=_WHITE,
+        words="the whitened Pearson correlation of their dissimilarities",
     ),
     Measure(
         function=linear_cka, takes="features", range=_POSITIVE, smallest_n=2, invariances=_SIMILAR,
         reference=_CKA,
+        words="linear centered kernel alignment",
     ),
     Measure(
         function=angular_cka, takes="features", range=_POSITIVE, smallest_n=2, metric=True,
@@ -195,6 +210,7 @@ _ROWS = (
     Measure(
         function=debiased_cka, takes="features", range=_UNIT, smallest_n=4, invariances=_SIMILAR,
         reference="Song et al. (2012), JMLR 13, 1393-1434",
+        words="debiased linear centered kernel alignment",
     ),
     Measure(
         function=rbf_cka, takes="features", range=_POSITIVE, smallest_n=2, invariances=_SIMILAR,
@@ -203,6 +219,7 @@ _ROWS = (
     Measure(
         function=nbs, takes="features", range=_POSITIVE, smallest_n=2, invariances=_SIMILAR,
         reference="Harvey, Larsen & Williams (2024), arXiv:2311.11436",
+        words="normalized Bures similarity",
     ),
     Measure(
         function=angular_procrustes, takes="features", range=_POSITIVE, smallest_n=2, metric=True,
@@ -233,6 +250,29 @@ _ROWS = (
 _TABLE = {row.name: row for row in sorted(_ROWS, key=lambda row: row.name)}
 
 
+def properties(measure: Measure) -> str:
+    """Describe a measure as JSON, so that a result can be read where the measure is unknown."""
+    plain = {f.name: getattr(measure, f.name) for f in fields(measure)}
+    del plain["function"], plain["normalize"]
+    return json.dumps({**plain, "name": measure.name, "invariances": sorted(measure.invariances)})
+
+
+def measure_of(attrs: Mapping[Any, Any]) -> Measure:
+    """Give the measure of a result; one of the user's own as described, not to be called."""
+    name = attrs["measure"]
+    if name in _TABLE or "measure_properties" not in attrs:
+        return get(name)
+    described = json.loads(attrs["measure_properties"])
+    low, high = described["range"]
+
+    def unknown(x: Tensor, y: Tensor) -> Tensor:
+        raise DataError(f"Measure {name!r} is known by its description only.")
+
+    unknown.__name__ = described.pop("name")
+    described |= {"range": (low, high), "invariances": frozenset(described["invariances"])}
+    return Measure(function=unknown, **described)
+
+
 def available() -> dict[str, Measure]:
     """All measures by name, with their declared properties.
 
@@ -249,13 +289,13 @@ def available() -> dict[str, Measure]:
     return dict(_TABLE)
 
 
-def get(name: str) -> Measure:
+def get(name: str | Measure) -> Measure:
     """Look a measure up by name.
 
     Parameters
     ----------
-    name : str
-        One of `available`.
+    name : str or Measure
+        One of `available`; a measure itself is given back.
 
     Returns
     -------
@@ -267,7 +307,7 @@ def get(name: str) -> Measure:
     UnknownNameError
         If there is no such measure; the message offers the nearest names.
     DTypeError
-        If ``name`` is not a string.
+        If ``name`` is neither.
 
     Examples
     --------
@@ -277,9 +317,11 @@ def get(name: str) -> Measure:
     >>> get("pearson")(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([1.0, 3.0, 2.0]))
     tensor(0.5000)
     """
+    if isinstance(name, Measure):
+        return name
     if not isinstance(name, str):
         raise DTypeError(
-            "A measure is given by its name, such as 'centered_pearson', got "
+            "A measure is given by its name, such as 'centered_pearson', or as a `Measure`, got "
             f"{type(name).__name__}; `softrsa.measures.available()` has the names."
         )
     if name not in _TABLE:

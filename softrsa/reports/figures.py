@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
 from softrsa.errors import ShapeError, unknown_name
+from softrsa.transforms import TRANSFORMS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,18 +21,22 @@ WIDTH = 7.2  # inches
 # Okabe & Ito's palette and as many markers: told apart with any color vision, and in gray
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "os^DvPX"
-TITLES = {
-    "identity": "identity (plain RSM)",
-    "centered": "double-centered",
-    "geo_topological": "geo-topological (grid)",
-    "global": "SoftStep, global",
-    "instance": "SoftStep, instance-wise",
-    "selected": "selected",
-}
-LEARNED = ("global", "instance")
 SIDES = ("model", "brain")
 MAX_WIDE = 8  # layers that fit into a third of the width
 MAX_NAMED = 20  # layers whose names fit below a panel or into a legend
+
+
+class _Titles(dict[str, str]):
+    """Titles by name; a name that is not there is its own."""
+
+    def __missing__(self, name: str) -> str:
+        return name
+
+
+def titles(attrs: Mapping[Any, Any]) -> Mapping[str, str]:
+    """Titles of transforms: of the table, and those that a result has kept in its attributes."""
+    known = {row.name: row.title for row in TRANSFORMS.values()}
+    return _Titles(known | json.loads(attrs.get("titles", "{}")))
 
 
 def plot_alignment(table: pd.DataFrame, *, measure: str) -> Figure:
@@ -62,7 +69,7 @@ def plot_alignment(table: pd.DataFrame, *, measure: str) -> Figure:
         for i, region in enumerate(regions):
             of_region = part.loc[[region]].set_index("layer").loc[layers]
             _draw_profile(ax, of_region, region, i, len(regions))
-        ax.set_title(TITLES[transform], fontsize=9)
+        ax.set_title(titles(table.attrs)[transform], fontsize=9)
     for ax in axes[len(transforms) :]:
         ax.remove()
     for i, ax in enumerate(axes[: len(transforms)]):
@@ -126,7 +133,7 @@ def plot_profile(
         _draw_profile(ax, of_region, region, i, len(regions))
     _name_layers(ax, layers, 2)
     ax.tick_params(axis="y", labelsize=8)
-    ax.set_title(TITLES.get(transform, transform), fontsize=9)
+    ax.set_title(titles(table.attrs)[transform], fontsize=9)
     ax.set_xlabel("layer", fontsize=9)
     bars = "95 % intervals" if _has_intervals(table) else "± standard error"
     ax.set_ylabel(f"held-out score ({bars})", fontsize=9)
@@ -208,7 +215,8 @@ def plot_transforms(curve: xr.DataArray, score: xr.DataArray | None = None) -> F
         A row per region, a column per learned transform and side; folds are averaged. Without
         learned transforms, the identity alone, with a note.
     """
-    transforms = [name for name in curve["transform"].values if name in LEARNED]
+    learns = curve.notnull().any([dim for dim in curve.dims if dim != "transform"])
+    transforms = [name for name in curve["transform"].values[learns] if name != "selected"]
     regions, layers = curve["region"].values, curve["layer"].values
     if not transforms:
         figure = _figure(3.0, width=3.5)
@@ -232,7 +240,9 @@ def plot_transforms(curve: xr.DataArray, score: xr.DataArray | None = None) -> F
                 _draw_curve(ax, part, layer, color, best=layer == best)
         row[0].set_ylabel(region, fontsize=9, fontweight="bold")
     for ax, (transform, side) in zip(axes[0], columns, strict=True):
-        ax.set_title(f"{TITLES[transform].removeprefix('SoftStep, ')},\n{side} side", fontsize=9)
+        ax.set_title(
+            f"{titles(curve.attrs)[transform].removeprefix('SoftStep, ')},\n{side} side", fontsize=9
+        )
     figure.supxlabel("scaled similarity", fontsize=9)
     figure.supylabel("similarity after the step", fontsize=9)
     handles, labels = axes[0, 0].get_legend_handles_labels()

@@ -16,8 +16,8 @@ import xarray as xr
 from softrsa._wording import counted
 from softrsa.errors import DataError
 from softrsa.io import atomic_path
-from softrsa.measures import get
-from softrsa.reports.figures import TITLES
+from softrsa.measures.registry import measure_of
+from softrsa.reports.figures import titles
 from softrsa.reports.methods import methods_text, repeat_call
 from softrsa.reports.page_content import Pictures, cautions, page_content
 
@@ -104,7 +104,7 @@ def _warnings(data: xr.Dataset, table: pd.DataFrame) -> str:
 
 def _compared(data: xr.Dataset, subjects: list[int]) -> dict[str, str]:
     attrs = data.attrs
-    of_units = get(attrs["measure"]).takes == "features"
+    of_units = measure_of(attrs).takes == "features"
     return {
         "Layers": ", ".join(map(str, data["layer"].values)),
         "Regions": ", ".join(
@@ -114,7 +114,7 @@ def _compared(data: xr.Dataset, subjects: list[int]) -> dict[str, str]:
         "Stimuli": f"{attrs['n_stimuli']} in {attrs['n_folds']} folds, {attrs['n_tested']} tested",
         "Measure": f"{attrs['measure']} of "
         + ("units" if of_units else f"RSMs by {attrs['similarity']}"),
-        "Transforms": "; ".join(TITLES[name] for name in attrs["transforms"].split(",")),
+        "Transforms": "; ".join(titles(attrs)[name] for name in attrs["transforms"].split(",")),
         "Subjects": "each scored under transforms fitted on the others"
         if attrs["subjects"] == "leave_one_out"
         else "fitted on and scored together"

@@ -9,8 +9,10 @@ from typing import Any
 import xarray as xr
 
 from softrsa._wording import counted
-from softrsa.measures import Measure, get
-from softrsa.reports.figures import LEARNED
+from softrsa.measures import Measure
+from softrsa.measures.registry import measure_of
+from softrsa.rsm.similarity import SIMILARITY_TABLE
+from softrsa.transforms import TRANSFORMS
 
 REFERENCES = {
     "rsa": "Kriegeskorte N, Mur M, Bandettini P (2008). Representational similarity analysis – "
@@ -26,40 +28,6 @@ REFERENCES = {
     "inference": "Schütt HH, Kipnis AD, Diedrichsen J, Kriegeskorte N (2023). Statistical "
     "inference on representational geometries. eLife 12:e82566. doi:10.7554/eLife.82566",
 }
-SIMILARITIES = {
-    "correlation": "Pearson correlations across units",
-    "cosine": "cosines",
-    "dot": "inner products divided by the number of units",
-    "l1": "negative city-block distances",
-    "l2": "negative Euclidean distances",
-    "sqeuclidean": "negative squared Euclidean distances divided by the number of units",
-    "rbf": "Gaussian kernels of Euclidean distances",
-    "mahalanobis": "negative squared Mahalanobis distances divided by the number of units",
-}
-MEASURES = {
-    "pearson": "the Pearson correlation of their off-diagonal entries",
-    "cosine": "the cosine of their off-diagonal entries",
-    "spearman": "the Spearman correlation of their off-diagonal entries",
-    "kendall_tau_a": "Kendall's tau-a of their off-diagonal entries",
-    "kendall_tau_b": "Kendall's tau-b of their off-diagonal entries",
-    "rho_a": "rho-a (Spearman's with ties broken at random) of their off-diagonal entries",
-    "whitened_pearson": "the whitened Pearson correlation of their dissimilarities",
-    "whitened_cosine": "the whitened cosine of their dissimilarities",
-    "centered_pearson": "the Pearson correlation of their off-diagonal entries after "
-    "double-centering, which removes row and column means",
-    "linear_cka": "linear centered kernel alignment",
-    "debiased_cka": "debiased linear centered kernel alignment",
-    "nbs": "normalized Bures similarity",
-}
-TRANSFORMS = {
-    "identity": "no transform",
-    "centered": "double-centering",
-    "geo_topological": "geo-topological thresholds chosen on a grid",
-    "global": "a SoftStep common to all stimuli",
-    "instance": "a SoftStep for each anchor stimulus",
-    "selected": "the simplest transform within one standard error of the best on inner folds",
-}
-
 DATA_OPTIONS = {  # of `align`, and the attributes that hold them
     "by": "by", "region": "region_coordinate", "subject": "subject_coordinate", "join": "join",
 }  # fmt: skip
@@ -92,7 +60,7 @@ def methods_text(data: xr.Dataset) -> tuple[str, list[str]]:
         return f"[{cited.index(key) + 1}]"
 
     attrs = data.attrs
-    entry = get(attrs["measure"])
+    entry = measure_of(attrs)
     parts = [
         _compared(data, cite, of_features=entry.takes == "features"),
         _held_out(data, entry),
@@ -123,15 +91,17 @@ def _compared(data: xr.Dataset, cite: Callable[[str], str], *, of_features: bool
         if len(people) == 1
         else f"{people[0]} to {people[-1]} subjects"
     )
-    entry = get(attrs["measure"])
-    measure = MEASURES.get(entry.name, entry.name.replace("_", " "))
+    entry = measure_of(attrs)
+    measure = entry.words or entry.name.replace("_", " ")
     if of_features:
         return (
             f"We compared {layers} of a model with {regions} of a brain ({subjects}) by their "
             f"responses to the same {attrs['n_stimuli']} stimuli, with {measure}"
             f"{_source(entry, cite)}."
         )
-    similarity = SIMILARITIES.get(attrs["similarity"], attrs["similarity"])
+    name = attrs["similarity"]
+    known = SIMILARITY_TABLE[name].words if name in SIMILARITY_TABLE else f"similarities by {name}"
+    similarity = attrs.get("similarity_words", known)
     return (
         f"We compared {layers} of a model with {regions} of a brain ({subjects}) by "
         f"representational similarity analysis {cite('rsa')}: similarity matrices of the same "
@@ -170,17 +140,21 @@ def _transformed(data: xr.Dataset, entry: Measure, cite: Callable[[str], str]) -
     """Say which transforms were compared, and how those that are learned were fitted."""
     names = data.attrs["transforms"].split(",")
     settings = json.loads(data.attrs["settings"])
-    text = f"The matrices of both sides were compared under {_joined(TRANSFORMS[n] for n in names)}"
-    candidates = [name for name in names if name != "selected"] or [*TRANSFORMS][:-1]
-    if names == ["selected"]:
-        text += f" (among {_joined(TRANSFORMS[name] for name in candidates)})"
+    words = {row.name: row.words for row in TRANSFORMS.values()}
+    words |= json.loads(data.attrs.get("words", "{}"))
+    text = f"The matrices of both sides were compared under {_joined(words[n] for n in names)}"
+    candidates = [name for name in names if name != "selected"]
+    if not candidates:
+        candidates = [str(name) for name in data["transform"].values if name != "selected"]
+        text += f" (among {_joined(words[name] for name in candidates)})"
     text += "."
     if "geo_topological" in candidates:
         text += (
             f" Geo-topological transforms {cite('gt')} clamp ranked dissimilarities at two "
             "quantiles."
         )
-    learned = [name for name in LEARNED if name in candidates]
+    known = ",".join(row.name for row in TRANSFORMS.values() if row.is_learned)
+    learned = [name for name in data.attrs.get("learned", known).split(",") if name in candidates]
     return text + _fitted(data, learned, settings, entry, cite) if learned else text
 
 

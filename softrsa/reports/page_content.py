@@ -15,7 +15,7 @@ import xarray as xr
 
 from softrsa._wording import counted, listed
 from softrsa.errors import DataError, FileMissingError
-from softrsa.reports.figures import LEARNED, TITLES
+from softrsa.reports.figures import titles
 from softrsa.reports.rsm_figures import cluster_order
 
 if TYPE_CHECKING:
@@ -84,10 +84,14 @@ def same_data(table: pd.DataFrame) -> list[str]:
     return [f"Some scores are 1: {', '.join(list(pairs)[:3])}. Do both sides hold the same data?"]
 
 
+FIXED = "identity,centered,geo_topological"  # of results of older versions
+
+
 def _of_table(table: pd.DataFrame) -> list[str]:
     """Gains that are none, and scores above what the data allow."""
     found = []
-    learned = table[table["transform"].isin([*LEARNED, "selected"])]
+    fixed = table.attrs.get("baselines", FIXED).split(",")
+    learned = table[~table["transform"].isin(fixed)]
     if len(learned):
         worse = int((learned["gain"] <= 0).sum())
         if worse:
@@ -240,7 +244,7 @@ def page_content(data: xr.Dataset, table: pd.DataFrame, images: Pictures | None)
     }
     return {
         "transforms": shown,
-        "titles": TITLES,
+        "titles": titles(data.attrs),
         "layers": [str(name) for name in data["layer"].values],
         "regions": [str(name) for name in data["region"].values],
         "measure": data.attrs["measure"].replace("_", " "),
@@ -249,7 +253,9 @@ def page_content(data: xr.Dataset, table: pd.DataFrame, images: Pictures | None)
         "columns": columns,
         "rows": [{k: _plain(v) for k, v in row.items()} for row in table[names].to_dict("records")],
         "noCeiling": _no_ceiling(data),
-        "learnedNames": [TITLES[name] for name in shown if name in LEARNED],
+        "learnedNames": [
+            titles(data.attrs)[name] for name in shown if name in _learned_names(data)
+        ],
         "learned": _learned(data, shown),
         "similarity": _rounded(data["similarity"].values),
         "stops": [int(stop) for stop in data["stop"].values],
@@ -298,12 +304,18 @@ def _key(*labels: object) -> str:
     return "\0".join(map(str, labels))
 
 
+def _learned_names(data: xr.Dataset) -> list[str]:
+    """Name the transforms whose steps were learned."""
+    found = data["step_mean"].notnull().any(["layer", "region", "fold", "side", "parameter"])
+    return [str(name) for name in data["transform"].values[found] if name != "selected"]
+
+
 def _learned(data: xr.Dataset, shown: list[str]) -> dict[str, Any]:
     """Mean curves of both sides, the scores along the fit, and what was chosen, in words."""
     found = {}
     family = json.loads(data.attrs["settings"])["family"]
     curve, path, steps = (data[name].mean("fold") for name in ("curve", "fit_path", "step_mean"))
-    for transform in (name for name in shown if name in (*LEARNED, "selected")):
+    for transform in (name for name in shown if name in (*_learned_names(data), "selected")):
         for layer in data["layer"].values:
             for region in data["region"].values:
                 at = {"layer": layer, "region": region, "transform": transform}

@@ -6,11 +6,17 @@ from softrsa.rsm.estimate import build_rdms
 from softrsa.rsm.poisson import poisson_cv, poisson_kl
 from softrsa.rsm.scaling import SCALINGS, scale_similarities
 from softrsa.rsm.searchlight import searchlight
-from softrsa.rsm.similarity import SIMILARITIES, condensed_similarity, similarity_matrix
+from softrsa.rsm.similarity import (
+    SIMILARITIES,
+    Similarity,
+    condensed_similarity,
+    similarity_matrix,
+)
 
 __all__ = [
     "SCALINGS",
     "SIMILARITIES",
+    "Similarity",
     "build_rdms",
     "build_rsms",
     "condensed_similarity",

@@ -18,7 +18,7 @@ from softrsa.io import check_rdms, check_recording
 from softrsa.io.schema import is_lazy
 from softrsa.recordings import split_units
 from softrsa.recordings.trials import share_or_copy
-from softrsa.rsm.similarity import similarity_matrix
+from softrsa.rsm.similarity import SimilarityLike, as_similarity, similarity_matrix
 from softrsa.rsm.streaming import stream_similarities
 
 Labels = tuple[str, ...]
@@ -70,7 +70,7 @@ def build_rsms(
     array: xr.DataArray,
     *,
     by: str | Sequence[str] | None = None,
-    similarity: str = "correlation",
+    similarity: SimilarityLike = "correlation",
     device: str | torch.device = "cpu",
     dtype: torch.dtype | None = None,
 ) -> xr.DataArray:
@@ -84,8 +84,9 @@ def build_rsms(
     by : str or sequence of str, optional
         Coordinates on `unit` whose labels get an RSM each, such as ``"layer"`` or
         ``("region", "subject")``; one RSM of all units by default.
-    similarity : str
-        A name of `softrsa.rsm.similarity_matrix` other than `mahalanobis`.
+    similarity : str, Similarity or callable
+        As in `softrsa.rsm.similarity_matrix`, other than `mahalanobis`; a function of your own
+        needs an array in memory.
     device : str or torch.device
         Where to compute; ``"auto"`` takes CUDA where there is one.
     dtype : torch.dtype, optional
@@ -132,16 +133,18 @@ def build_rsms(
         return _each_time(array, by, similarity, device, dtype)
     array = check_recording(array)
     names = (by,) if isinstance(by, str) else tuple(by or ())
+    row = as_similarity(similarity)
+    known = row.name if row.function is None else row
     target = resolve_device(device)
     kind = torch.from_numpy(np.empty(0, array.dtype)).dtype if dtype is None else dtype
     stack = stack_parts(
         array,
         names,
         array["stimulus"].values,
-        lambda part, named: _rsm(part, named, similarity, target, kind),
+        lambda part, named: _rsm(part, named, known, target, kind),
         kind,
     )
-    return stack.rename("similarity").assign_attrs(kind="rsm", similarity=similarity)
+    return stack.rename("similarity").assign_attrs(kind="rsm", similarity=row.name)
 
 
 def to_rsm(stack: xr.DataArray) -> xr.DataArray:
@@ -184,7 +187,7 @@ def to_rsm(stack: xr.DataArray) -> xr.DataArray:
 def _each_time(
     array: xr.DataArray,
     by: str | Sequence[str] | None,
-    similarity: str,
+    similarity: SimilarityLike,
     device: str | torch.device,
     dtype: torch.dtype | None,
 ) -> xr.DataArray:
@@ -200,7 +203,7 @@ def _each_time(
 def _rsm(
     part: xr.DataArray,
     labels: Mapping[str, str],
-    similarity: str,
+    similarity: SimilarityLike,
     device: torch.device,
     dtype: torch.dtype,
 ) -> Tensor:
@@ -212,6 +215,11 @@ def _rsm(
         )
     check_rows = partial(_check_rows, ids=ids, similarity=similarity, place=place)
     if is_lazy(part):
+        if not isinstance(similarity, str):
+            raise DataError(
+                "A similarity function of your own needs values in memory; load them without "
+                "`chunks`."
+            )
         return stream_similarities(
             part, similarity, device=device, dtype=dtype, check_rows=check_rows
         ).cpu()
@@ -221,9 +229,11 @@ def _rsm(
     return similarity_matrix(x, similarity=similarity)
 
 
-def _check_rows(low: Tensor, high: Tensor, *, ids: np.ndarray, similarity: str, place: str) -> None:
+def _check_rows(
+    low: Tensor, high: Tensor, *, ids: np.ndarray, similarity: SimilarityLike, place: str
+) -> None:
     """Refuse responses whose similarity is undefined, by their smallest and largest values."""
-    bad = {"correlation": low == high, "cosine": (low == 0) & (high == 0)}.get(similarity)
+    bad = {"correlation": low == high, "cosine": (low == 0) & (high == 0)}.get(str(similarity))
     if bad is not None and bool(bad.any()):
         found = ids[bad.numpy()]
         what = "constant" if similarity == "correlation" else "zero in all units"

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from softrsa._checks import check_broadcast, check_floating
+from softrsa._table import Table
 from softrsa.errors import DataError, DTypeError, ShapeError, unknown_name
 from softrsa.pairs import condense
 from softrsa.rsm._blocks import (
@@ -96,16 +98,15 @@ Bandwidth = float | Literal["median"] | None
 def check_arguments(
     x: Tensor,
     y: Tensor | None,
-    similarity: str,
+    row: Similarity,
     bandwidth: Bandwidth,
     precision: Tensor | None,
 ) -> None:
-    """Check types first, then the name, then shapes, then options."""
+    """Check types first, then shapes, then options."""
+    similarity = row.name
     given = {"x": x, "y": y, "precision": precision}
     tensors = {name: value for name, value in given.items() if value is not None}
     check_floating(**tensors)
-    if similarity not in PLANS:
-        raise unknown_name("similarity", similarity, PLANS)
     for name in tensors.keys() - {"precision"}:
         if tensors[name].ndim < 2 or 0 in tensors[name].shape[-2:]:
             raise ShapeError(
@@ -152,14 +153,95 @@ def _check_pair(x: Tensor, y: Tensor) -> None:
         ) from error
 
 
-SIMILARITIES = tuple(PLANS)
+@dataclass(frozen=True, kw_only=True)
+class Similarity:
+    """A row of the table of similarities.
+
+    Attributes
+    ----------
+    name : str
+        By which it is known.
+    words : str
+        In the methods paragraph: what entries of an RSM are.
+    bounded : bool
+        Whether it lies in [-1, 1] by its nature, so that (1 + s) / 2 lies in [0, 1].
+    function : callable, optional
+        From units x (..., n, n_units) and y (..., m, n_units) to similarities (..., n, m). None for
+        those of softrsa, which are computed block by block.
+
+    Examples
+    --------
+    >>> row = Similarity(
+    ...     name="overlap", words="overlaps", function=lambda x, y: x.sign() @ y.sign().mT
+    ... )
+    >>> similarity_matrix(torch.tensor([[1.0, -2.0], [3.0, 1.0]]), similarity=row)
+    tensor([[2., 0.],
+            [0., 2.]])
+    """
+
+    name: str
+    words: str
+    bounded: bool = False
+    function: Callable[[Tensor, Tensor], Tensor] | None = None
+
+    def __post_init__(self):
+        if not (self.name and self.words):
+            raise DataError(f"A similarity needs a `name` and `words`, got {self!r}.")
+        if self.function is None and self.name not in PLANS:
+            raise DataError(f"Similarity {self.name!r} needs a `function` of x and y.")
+
+
+SIMILARITY_TABLE: Table[Similarity] = Table("similarity", Similarity, "softrsa.rsm")
+for _row in (
+    Similarity(name="correlation", words="Pearson correlations across units", bounded=True),
+    Similarity(name="cosine", words="cosines", bounded=True),
+    Similarity(name="dot", words="inner products divided by the number of units"),
+    Similarity(name="l2", words="negative Euclidean distances"),
+    Similarity(name="l1", words="negative city-block distances"),
+    Similarity(
+        name="sqeuclidean",
+        words="negative squared Euclidean distances divided by the number of units",
+    ),
+    Similarity(name="rbf", words="Gaussian kernels of Euclidean distances"),
+    Similarity(
+        name="mahalanobis",
+        words="negative squared Mahalanobis distances divided by the number of units",
+    ),
+):
+    SIMILARITY_TABLE.add(_row)
+SIMILARITIES = tuple(PLANS)  # that softrsa computes itself
+SimilarityLike = str | Similarity | Callable[[Tensor, Tensor], Tensor]
+
+
+def as_similarity(given: SimilarityLike) -> Similarity:
+    """Look a similarity up by name; a row stays what it is, and a function becomes one.
+
+    Examples
+    --------
+    >>> as_similarity("cosine").bounded
+    True
+    """
+    if callable(given) and not isinstance(given, Similarity):
+        name = getattr(given, "__name__", type(given).__name__)
+        given = Similarity(name=name, words=f"similarities by {name}", function=given)
+    return SIMILARITY_TABLE.row(given)
+
+
+def _by_function(function: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor) -> Tensor:
+    """Similarities by a function of the user's own, symmetric for a set with itself."""
+    result = function(x, y)
+    wanted = (*torch.broadcast_shapes(x.shape[:-2], y.shape[:-2]), x.shape[-2], y.shape[-2])
+    if not isinstance(result, Tensor) or result.shape != wanted:
+        shape = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
+        raise ShapeError(f"The similarity function must give shape {wanted}, got {shape}.")
+    return (result + result.mT) / 2 if y is x else result
 
 
 def similarity_matrix(
     x: Tensor,
     y: Tensor | None = None,
     *,
-    similarity: str = "correlation",
+    similarity: SimilarityLike = "correlation",
     bandwidth: Bandwidth = None,
     precision: Tensor | None = None,
 ) -> Tensor:
@@ -183,8 +265,8 @@ def similarity_matrix(
         Responses, float32 or float64, in any unit.
     y : Tensor, shape (..., m, n_units), optional
         Responses of other stimuli in the same units; leading dimensions broadcast with ``x``'s.
-    similarity : str
-        A name of the table above.
+    similarity : str, Similarity or callable
+        A name of the table above, or a function of your own: from ``x`` and ``y`` to (..., n, m).
     bandwidth : float or "median", optional
         :math:`\sigma` of `rbf`, in units of the Euclidean distance. None means "median": of the
         distances between different rows (all rows of ``x`` to all of ``y``), per matrix.
@@ -234,7 +316,11 @@ def similarity_matrix(
     >>> similarity_matrix(x[:1], x[1:], similarity="sqeuclidean")
     tensor([[-4.6667, -2.0000]])
     """
-    check_arguments(x, y, similarity, bandwidth, precision)
+    row = as_similarity(similarity)
+    check_arguments(x, y, row, bandwidth, precision)
+    if row.function is not None:
+        return _by_function(row.function, x, x if y is None else y)
+    similarity = row.name
     if precision is not None and precision.ndim > 2:
         return _each_precision(similarity_matrix, x, y, precision)
     if y is not None:
@@ -257,7 +343,7 @@ def similarity_matrix(
 def condensed_similarity(
     x: Tensor,
     *,
-    similarity: str = "correlation",
+    similarity: SimilarityLike = "correlation",
     bandwidth: Bandwidth = None,
     precision: Tensor | None = None,
 ) -> Tensor:
@@ -289,10 +375,13 @@ def condensed_similarity(
     >>> condensed_similarity(torch.tensor([[0.0, 0.0], [3.0, 4.0], [0.0, 1.0]]), similarity="l2")
     tensor([-5.0000, -1.0000, -4.2426])
     """
-    check_arguments(x, None, similarity, bandwidth, precision)
-    n = x.shape[-2]
+    row = as_similarity(similarity)
+    check_arguments(x, None, row, bandwidth, precision)
+    similarity, n = row.name, x.shape[-2]
     if n < 2:
         raise ShapeError(f"`x` needs at least 2 stimuli to make a pair, got {n}.")
+    if row.function is not None:
+        return condense(_by_function(row.function, x, x))
     if precision is not None and precision.ndim > 2:
         return _each_precision(condensed_similarity, x, None, precision)
     make = plan_maker(similarity, precision)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from softrsa.io.schema import read_values
 from softrsa.rsm._blocks import CLOSE, write_mirrored
-from softrsa.rsm.similarity import check_arguments, rbf_from_distances
+from softrsa.rsm.similarity import as_similarity, check_arguments, rbf_from_distances
 
 # With these, memory beside the result and a chunk stays below 300 MB (`tests/rsm/test_streaming`).
 READ_BYTES = 32 * 2**20  # of the values read at a time, in their own number type
@@ -63,7 +63,7 @@ def stream_similarities(
     Every value is read once where n is at most 2500; else more often, as only so many rows of sums
     are held at a time; and once more where responses are nearly equal (distances only).
     """
-    check_arguments(torch.empty(1, 1), None, similarity, None, None)
+    check_arguments(torch.empty(1, 1), None, as_similarity(similarity), None, None)
     n, n_units = array.shape
     out = torch.empty(n, n, dtype=dtype, device=device)
     step = max(1, SUMS_BYTES // (8 * n))

@@ -12,6 +12,7 @@ from softrsa.transforms.gates import (
 )
 from softrsa.transforms.geo_topological import GeoTopological, geo_topological, geo_topological_grid
 from softrsa.transforms.geodesic import geo_topological_type, geodesic
+from softrsa.transforms.on_rsms import TRANSFORMS, Training, Transform
 from softrsa.transforms.soft_rank import soft_rank
 from softrsa.transforms.soft_step import (
     log_soft_k_step,
@@ -23,6 +24,7 @@ from softrsa.transforms.soft_step import (
 )
 
 __all__ = [
+    "TRANSFORMS",
     "EmbeddingGate",
     "Family",
     "Gate",
@@ -31,6 +33,8 @@ __all__ = [
     "ProfileGate",
     "SoftStep",
     "StepParameters",
+    "Training",
+    "Transform",
     "double_center",
     "geo_topological",
     "geo_topological_grid",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from math import log
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, Self, get_args
 
 import torch
 from torch import Tensor, nn
@@ -105,6 +106,15 @@ class Gate(nn.Module):
         if self.n_features:
             total = total + self.weight.square().sum((-2, -1))
         return total
+
+    def select(self, at: Tensor | tuple[int, ...]) -> Self:
+        """Gates at these places of the batch, copied, without gradients."""
+        chosen = deepcopy(self).requires_grad_(False)
+        for name, value in [*chosen.named_parameters(), *chosen.named_buffers()]:
+            if name != "identity_logits":  # which all share
+                value.data = value.data[at].clone()
+        chosen.batch_shape = tuple(chosen.bias.shape[:-1])
+        return chosen
 
     def extra_repr(self) -> str:
         """Show the sizes, not the raw parameters."""

@@ -1,13 +1,25 @@
-"""What is done to one side's RSMs: nothing, centering, thresholds, or a learned SoftStep."""
+"""What is done to one side's RSMs, as modules, and the table that `align` reads them from."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import torch
 from torch import Tensor, nn
 
+from softrsa._table import Table
+from softrsa.errors import DataError, DTypeError
+from softrsa.pairs import expand
 from softrsa.rsm import scale_similarities
 from softrsa.transforms.center import double_center
 from softrsa.transforms.gates import SoftStep, StepParameters
-from softrsa.transforms.geo_topological import GeoTopological
+from softrsa.transforms.geo_topological import GeoTopological, geo_topological_grid
+
+if TYPE_CHECKING:
+    from softrsa.measures import Measure
 
 
 class Identity(nn.Module):
@@ -79,3 +91,241 @@ def threshold_grid(steps: int) -> list[tuple[float, float]]:
     levels = [i / steps for i in range(steps + 1)]
     pairs = [(low, high) for i, low in enumerate(levels) for high in levels[i:]]
     return [pair for pair in pairs if pair not in ((0.0, 0.0), (1.0, 1.0))]
+
+
+def best_threshold(
+    model: Tensor, brain: Tensor, measure: Measure, steps: int
+) -> tuple[float, float]:
+    """Thresholds (l, u), the same for both sides, with the highest training score.
+
+    ``model`` is (1, n, n), ``brain`` (n_subjects, n, n).
+    """
+    grid = threshold_grid(steps)
+    low, high = torch.tensor(grid, dtype=torch.float64).T
+    scores = []
+    for part in geo_topological_grid(1 - torch.cat([model, brain]), low, high):
+        if measure.takes in ("vectors", "pairs"):
+            of_model, of_brain = (1 - part).split([1, len(brain)], dim=1)
+            scores.append(measure(of_model, of_brain).mean(-1))
+        else:
+            of_model, of_brain = (1 - expand(part)).split([1, len(brain)], dim=1)
+            scores.append(measure.between(of_model, of_brain).mean(-1))
+    return grid[int(torch.cat(scores).nan_to_num(-torch.inf).argmax())]
+
+
+class Training(NamedTuple):
+    """What a transform is fitted to: both sides over training stimuli, and the measure in use.
+
+    Attributes
+    ----------
+    model : Tensor, shape (1, n, n)
+        The layer's RSM, float64.
+    brain : Tensor, shape (n_subjects, n, n)
+        The region's RSMs, one per subject.
+    units : Tensor, shape (n, n_units), or None
+        The layer's units; None where the layer is given as an RDM.
+    measure : Measure
+        What scores are made with: ``training.measure.between(rsm, rsm)``.
+    grid : int
+        Steps of a search between 0 and 1 (`FitSettings.grid`).
+    """
+
+    model: Tensor
+    brain: Tensor
+    units: Tensor | None
+    measure: Measure
+    grid: int
+
+
+Fit = Callable[[Callable[[], Training]], nn.Module]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transform:
+    """A row of the table of transforms: what it is called, where it acts, how it is fitted.
+
+    Attributes
+    ----------
+    name : str
+        By which `align` and the tables know it: letters, digits and underscores.
+    title : str
+        In figures and tables.
+    words : str
+        In the methods paragraph, after "compared under".
+    acts_on : {"rsms", "units"}
+        RSMs of both sides (..., n, n), or the layer's units (n, n_units) before they become an RSM.
+    fit : callable, optional
+        Given a function that returns the `Training` data, makes the module: from RSMs to RSMs, or
+        from units to units. One that is always the same need not call it.
+    gates : tuple of str
+        Instead of ``fit``: kinds of gates whose SoftStep is learned by gradient descent on both
+        sides ("global", "profile", "embedding"); inner folds choose among them.
+    tiled : bool
+        Whether it works on RSMs that are never held whole.
+    baseline : bool
+        Whether it is fitted in every run, as one of those that gains are measured from.
+
+    Raises
+    ------
+    DataError
+        If the name cannot be used, or nothing, or too much, says how it is fitted.
+
+    Examples
+    --------
+    >>> class Squared(nn.Module):
+    ...     def forward(self, rsms, anchors=None):
+    ...         return rsms.square()
+    >>> row = Transform(
+    ...     name="squared", title="squared", words="squared similarities", fit=lambda _: Squared()
+    ... )
+    >>> row.name, row.is_learned
+    ('squared', False)
+    """
+
+    name: str
+    title: str
+    words: str
+    acts_on: Literal["rsms", "units"] = "rsms"
+    fit: Fit | None = None
+    gates: tuple[str, ...] = ()
+    tiled: bool = False
+    baseline: bool = False
+
+    def __post_init__(self):
+        if not re.fullmatch(r"\w+", self.name):
+            raise DataError(
+                f"A transform's name has letters, digits and underscores only, got {self.name!r}."
+            )
+        if not (self.title and self.words):
+            raise DataError(f"Transform {self.name!r} needs a `title` and `words` for reports.")
+        if self.acts_on not in ("rsms", "units"):
+            raise DataError(
+                f"Transform {self.name!r} must act on 'rsms' or 'units', got {self.acts_on!r}."
+            )
+        given = (self.fit is not None) + bool(self.gates)
+        if given != (self.name != "selected") or (self.gates and self.acts_on == "units"):
+            raise DataError(
+                f"Transform {self.name!r} needs either `fit`, or `gates` of a SoftStep of RSMs."
+            )
+
+    def __reduce__(self):
+        # those of softrsa are the same object in every process
+        if any(self is row for row in _ROWS):
+            return _own_row, (self.name,)
+        return super().__reduce__()
+
+    @property
+    def is_learned(self) -> bool:
+        """Whether it is a SoftStep learned by gradient descent."""
+        return bool(self.gates)
+
+
+def _searched(training: Callable[[], Training]) -> HardGT:
+    """Find the thresholds with the highest training score."""
+    model, brain, _, measure, grid = training()
+    return HardGT(*best_threshold(model, brain, measure, grid))
+
+
+TRANSFORMS: Table[Transform] = Table("transform", Transform, "softrsa.transforms")  # by complexity
+_ROWS = (
+    Transform(
+        name="identity", title="identity (plain RSM)", words="no transform",
+        fit=lambda _: Identity(), tiled=True, baseline=True,
+    ),
+    Transform(
+        name="centered", title="double-centered", words="double-centering",
+        fit=lambda _: Centered(), tiled=True, baseline=True,
+    ),
+    Transform(
+        name="geo_topological", title="geo-topological (grid)",
+        words="geo-topological thresholds chosen on a grid", fit=_searched, baseline=True,
+    ),
+    Transform(
+        name="global", title="SoftStep, global", words="a SoftStep common to all stimuli",
+        gates=("global",), tiled=True,
+    ),
+    Transform(
+        name="instance", title="SoftStep, instance-wise",
+        words="a SoftStep for each anchor stimulus", gates=("profile", "embedding"), tiled=True,
+    ),
+    Transform(
+        name="selected", title="selected",
+        words="the simplest transform within one standard error of the best on inner folds",
+        tiled=True,
+    ),
+)  # fmt: skip
+for _row in _ROWS:
+    TRANSFORMS.add(_row)
+
+
+def _own_row(name: str) -> Transform:
+    return TRANSFORMS[name]
+
+
+@dataclass(frozen=True)
+class Chain:
+    """What happens to a layer's units, if anything, and then to the RSMs of both sides."""
+
+    units: Transform | None
+    rsms: Transform
+
+    @property
+    def name(self) -> str:
+        """As `align` takes it: "units+rsms", or the one that does anything."""
+        return "+".join(row.name for row in self.rows)
+
+    @property
+    def title(self) -> str:
+        """In figures and tables."""
+        return ", then ".join(row.title for row in self.rows)
+
+    @property
+    def words(self) -> str:
+        """In the methods paragraph."""
+        return " followed by ".join(row.words for row in self.rows)
+
+    @property
+    def rows(self) -> tuple[Transform, ...]:
+        """Its parts that do anything."""
+        if self.units is None:
+            return (self.rsms,)
+        return (self.units,) if self.rsms.name == "identity" else (self.units, self.rsms)
+
+
+TransformLike = str | Transform | nn.Module | Chain
+
+
+def as_chain(given: TransformLike) -> Chain:
+    """Look a transform up: by name, "units+rsms", or a row or module of the user's own.
+
+    Examples
+    --------
+    >>> as_chain("global").rsms.gates
+    ('global',)
+    >>> as_chain(Identity()).name
+    'Identity'
+    """
+    if isinstance(given, Chain):
+        return given
+    if isinstance(given, nn.Module):
+        module, name = given, type(given).__name__
+        given = Transform(name=name, title=name, words=f"a transform {name}", fit=lambda _: module)
+    if not isinstance(given, (str, Transform)):
+        raise DTypeError(
+            "A transform is given by its name, as a `softrsa.transforms.Transform` or as a module "
+            f"from RSMs to RSMs, got {type(given).__name__}; names are {', '.join(TRANSFORMS)}."
+        )
+    parts = given.split("+") if isinstance(given, str) else [given]
+    rows = [TRANSFORMS.row(part) for part in parts]
+    return _chain(rows)
+
+
+def _chain(rows: list[Transform]) -> Chain:
+    """Put rows together: at most one on units, then at most one on RSMs."""
+    acting = [row.acts_on for row in rows]
+    if len(rows) > 1 and (acting != ["units", "rsms"] or rows[1].name == "selected"):
+        said = " and ".join(f"{row.name!r} acts on {row.acts_on}" for row in rows)
+        raise DataError(f"A chain is one transform of units, then one of RSMs; {said}.")
+    if acting[-1] == "rsms":
+        return Chain(rows[0] if len(rows) > 1 else None, rows[-1])
+    return Chain(rows[0], TRANSFORMS["identity"])

@@ -222,11 +222,11 @@ class _Step(torch.autograd.Function):
     @staticmethod
     def forward(ctx, *inputs: Tensor | bool) -> Tensor:
         s, lower, upper, transition, log = cast("Inputs", inputs)
-        ctx.save_for_backward(s, lower, upper, transition)
         ctx.log = log
         tiny = torch.finfo(s.dtype).tiny
         logit = (s - lower).clamp_min_(tiny).log_().sub_((upper - s).clamp_min_(tiny).log_())
         logit = logit.div_(transition)
+        ctx.save_for_backward(s, lower, upper, transition, logit)
         if log:
             step = F.logsigmoid(logit)
             return step.masked_fill_(s <= lower, -torch.inf).masked_fill_(s >= upper, 0.0)
@@ -234,20 +234,19 @@ class _Step(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        s, lower, upper, transition = ctx.saved_tensors
+        s, lower, upper, transition, logit = ctx.saved_tensors
         tiny = torch.finfo(s.dtype).tiny  # a smaller distance would have an infinite 1 / u
-        u, v = (s - lower).clamp_min(tiny), (upper - s).clamp_min(tiny)
-        logit = (u.log() - v.log()) / transition
         step = _exact_step(logit)
         slope = (1 - step) * ((s > lower) & (s < upper) if ctx.log else step)
-        inner = grad_outputs[0] * slope / transition
-        by_lower, by_upper = inner / u, inner / v
+        inner = slope.mul_(grad_outputs[0]).div_(transition)
+        by_lower = inner / (s - lower).clamp_min_(tiny)
+        by_upper = inner / (upper - s).clamp_min_(tiny)
         needed = ctx.needs_input_grad
         return (
             (by_lower + by_upper).sum_to_size(s.shape) if needed[0] else None,
             -by_lower.sum_to_size(lower.shape) if needed[1] else None,
             -by_upper.sum_to_size(upper.shape) if needed[2] else None,
-            -(inner * logit).sum_to_size(transition.shape) if needed[3] else None,
+            -inner.mul_(logit).sum_to_size(transition.shape) if needed[3] else None,
             None,
         )
 

@@ -18,9 +18,9 @@ from softrsa.alignment import (
     align,
     stimulus_folds,
 )
-from softrsa.alignment.fitting import TRANSFORMS
 from softrsa.alignment.held_out import degenerate_warnings, fit_all, make_runs
 from softrsa.alignment.responses import as_side
+from softrsa.alignment.settings import Options
 from softrsa.errors import (
     DataError,
     DeviceError,
@@ -31,6 +31,8 @@ from softrsa.errors import (
     UnknownNameError,
 )
 from softrsa.inference import noise_ceiling
+from softrsa.measures import get
+from softrsa.transforms.on_rsms import TRANSFORMS, as_chain
 
 CPU = torch.device("cpu")
 TABLE = [
@@ -164,10 +166,8 @@ class TestSubjectsLeftOut:
         model_side, brain = sides
         splits = [Split(torch.arange(16), torch.arange(16, 24))]
         runs = make_runs(("layer", model_side), ("region", brain), splits, "leave_one_out")
-        fit_all(
-            runs, ["global", "instance", "selected"], "centered_pearson", "correlation", quick,
-            seed=0, progress=False,
-        )  # fmt: skip
+        chains = tuple(as_chain(name) for name in ("global", "instance", "selected"))
+        fit_all(runs, Options(chains, get("centered_pearson"), settings=quick), progress=False)
         return runs
 
     @pytest.mark.parametrize("out", [0, 2])
@@ -467,14 +467,19 @@ def test_collapsed_fits_are_named():
     names = ["layer", "region", "transform", "fold"]
     degenerate = np.zeros((1, 2, 1, 3))
     degenerate[0, 1, 0, :2] = 1
+    fallback = np.full((1, 2, 1, 3), "", dtype=object)
     data = xr.Dataset(
-        {"degenerate": (names, degenerate)},
+        {"degenerate": (names, degenerate), "fallback": (names, fallback)},
         {"layer": ["fc"], "region": ["V1", "IT"], "transform": ["instance"]},
     )
     (message,) = degenerate_warnings(data)
     assert message.startswith("2 fits collapsed")
     assert "fc / IT / instance" in message
-    assert degenerate_warnings(data * 0) == []
+    data["degenerate"] *= 0
+    assert degenerate_warnings(data) == []
+    fallback[0, 0, 0, 1] = "centered"
+    (message,) = degenerate_warnings(data)
+    assert message.startswith("1 fits could not start, most of them for fc / V1 / instance")
 
 
 def test_an_intersection_names_what_it_left_out(rng):

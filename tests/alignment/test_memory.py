@@ -3,20 +3,29 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 import xarray as xr
 
-from softrsa.alignment import FitSettings, align, memory
+from softrsa.alignment import align, memory
 from softrsa.alignment.memory import MemoryEstimate, SideSize, check_memory, size_of
-from softrsa.alignment.scoring import Job
-from softrsa.alignment.settings import stimulus_folds
+from softrsa.alignment.settings import Options, stimulus_folds
 from softrsa.errors import MemoryLimitError
+from softrsa.measures import get
+from softrsa.transforms.on_rsms import as_chain
 
 CPU = torch.device("cpu")
-JOB = Job(("identity",), "pearson", "correlation", FitSettings(), 0, 0)
+
+
+def options(*names, measure="pearson", n_resamples=0, subjects="pooled"):
+    chains = tuple(as_chain(name) for name in names)
+    return Options(chains, get(measure), n_resamples=n_resamples, subjects=subjects)
+
+
+PLAIN = options("identity")
 MEASURE = """
 import json, sys, torch
 from pathlib import Path
@@ -57,18 +66,19 @@ def test_rsms_of_all_sides_in_float64():
     """Of 2 layers and a region of 3 subjects; units too where transforms are learned."""
     sides = [SideSize(1000, 1, 50)] * 2, [SideSize(1000, 3, 2000)]
     common = {"train_share": 0.8, "n_runs": 10, "cores": 1}
-    fixed = memory.estimate_memory(*sides, JOB, **common)
+    fixed = memory.estimate_memory(*sides, PLAIN, **common)
     assert fixed.sides == 5 * 8e6
-    learned = Job(("selected",), "pearson", "correlation", FitSettings(), 0, 0)
+    learned = options("selected")
     units = 2 * 1000 * 50 * 8 + 3 * 1000 * 1000 * 8
     assert memory.estimate_memory(*sides, learned, **common).sides == 5 * 8e6 + units
-    left_out = memory.estimate_memory(*sides, JOB, **common, leave_one_out=True)
+    one_out = options("identity", subjects="leave_one_out")
+    left_out = memory.estimate_memory(*sides, one_out, **common)
     assert left_out.sides == fixed.sides + 3 * 2 * 8e6
 
 
 def test_more_cores_stimuli_and_resamples_take_more():
     def work(n=2000, cores=1, n_resamples=0, names=("identity",)):
-        job = Job(names, "pearson", "correlation", FitSettings(), n_resamples, 0)
+        job = options(*names, n_resamples=n_resamples)
         sides = [SideSize(n, 1, 50)], [SideSize(n, 8, 50)]
         found = memory.estimate_memory(*sides, job, train_share=0.5, n_runs=4, cores=cores)
         return found.work
@@ -102,7 +112,7 @@ def test_pieces_the_library_may_keep_refuse_no_run(capsys):
 
 
 def test_measures_on_features_need_little():
-    job = Job(("identity",), "linear_cka", "correlation", FitSettings(), 0, 0)
+    job = options("identity", measure="linear_cka")
     sides = [SideSize(1700, 1, 20)], [SideSize(1700, 1, 20)]
     found = memory.estimate_memory(*sides, job, train_share=0.8, n_runs=5, cores=1)
     assert 0.1e9 < found.total < 0.25e9  # 0.16 were measured
@@ -135,9 +145,9 @@ def test_a_run_that_cannot_fit_does_not_start(monkeypatch, data):
 
 def test_splits_of_ones_own_count(data):
     parts = {"a": data[0]}, {"b": data[1]}
-    options = {"subject": "subject", "leave_one_out": False, "elsewhere": False}
-    five = memory.estimate_of_run(parts, JOB, folds=5, **options)
-    own = memory.estimate_of_run(parts, JOB, folds=stimulus_folds(24, 4, seed=0), **options)
+    five = memory.estimate_of_run(parts, PLAIN, elsewhere=False)
+    own_folds = replace(PLAIN, folds=tuple(stimulus_folds(24, 4, seed=0)))
+    own = memory.estimate_of_run(parts, own_folds, elsewhere=False)
     assert own.work != five.work
     assert own.sides == five.sides == 4 * 24 * 24 * 8
 

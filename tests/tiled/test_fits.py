@@ -9,11 +9,13 @@ from softrsa import Aligner
 from softrsa.alignment import FitSettings, aligner
 from softrsa.alignment.descent import is_degenerate
 from softrsa.alignment.fitting import Task, fit_transforms, make_plan
-from softrsa.alignment.responses import TILED_CHOICES, rsm_bytes
+from softrsa.alignment.responses import rsm_bytes
 from softrsa.errors import DataError, DTypeError, ShapeError, StimulusError
+from softrsa.measures import get
 from softrsa.rsm import similarity_matrix
 from softrsa.tiled import tiles
 from softrsa.tiled.scores import lay_out
+from softrsa.transforms.on_rsms import TRANSFORMS, as_chain
 
 SETTINGS = FitSettings(steps=(4, 12), inner_folds=2)
 
@@ -72,9 +74,10 @@ def test_selected_chooses_among_what_tiles_can_do(data):
     train, _ = halves(data)
     tiled = Aligner("selected", settings=SETTINGS, tiled=True).fit(*train)
     sides = Aligner("selected", tiled=False)._sides(*train)
-    plan = make_plan("centered_pearson", *sides, SETTINGS)
-    task, names = Task(*sides, torch.arange(80)), [*TILED_CHOICES, "selected"]
-    (whole,) = fit_transforms([task], names, plan, seed=0, on_step=lambda _: None)
+    plan = make_plan(get("centered_pearson"), *sides, SETTINGS, 0)
+    task, names = Task(*sides, torch.arange(80)), [n for n in TRANSFORMS if TRANSFORMS[n].tiled]
+    chains = [as_chain(name) for name in names]
+    (whole,) = fit_transforms([task], chains, plan, on_step=lambda _: None)
     assert tiled.chosen_ == whole["selected"].chosen
     assert tiled.train_score_ == pytest.approx(whole["selected"].train_score, abs=1e-4)
 
@@ -190,8 +193,9 @@ def test_collapse_is_seen_as_in_whole_matrices(data, monkeypatch):
         return tiled
 
     monkeypatch.setattr(fitting._TiledFit, "_degenerate", compare)
-    settings = FitSettings(steps=(2, 30), inner_folds=2, learning_rate=3.0, gates=("profile",))
-    Aligner("instance", settings=settings, tiled=True).fit(*train)
+    settings = FitSettings(steps=(2, 30), inner_folds=2, learning_rate=30.0, gates=("profile",))
+    # in minibatches no step is taken back
+    Aligner("instance", settings=settings, tiled=True, batch_size=20).fit(*train)
     assert all(tiled == whole for tiled, whole in seen)
     assert len({tiled for tiled, _ in seen}) == 2  # some have collapsed, some not
 
@@ -199,7 +203,7 @@ def test_collapse_is_seen_as_in_whole_matrices(data, monkeypatch):
 def test_what_cannot_be_done_is_said(data):
     model, brain = data
     cases = [
-        ({"transform": "geo_topological"}, DataError, "thresholds are ranks of all pairs"),
+        ({"transform": "geo_topological"}, DataError, "'geo_topological' needs whole matrices"),
         ({"measure": "spearman"}, DataError, "'spearman' is not made of sums over pairs"),
         ({"similarity": "rbf"}, DataError, "'rbf' needs a bandwidth"),
         ({"settings": FitSettings(scaling="rank")}, DataError, "scaling='rank' needs all pairs"),

@@ -1,0 +1,142 @@
+"""One descent: how everything learned is fitted, given a function that scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+HALF_RATE = 20  # steps after which the rate has fallen to a half, then to a third, ...
+# Added to the root mean square of gradients, which are 1e-3 to 1 where a score depends on a
+# parameter. Where it does not, a gradient is rounding, which Adam's usual 1e-8 makes a full step.
+DAMPING = 1e-5
+LARGEST_GRADIENT = 1.0  # norm, of each problem
+LOST = 0.1  # share of what was gained: whoever loses more goes back and takes smaller steps
+
+
+class Ascent:
+    """Gradient ascent of many independent problems at once: Adam with a decaying rate.
+
+    The rate at step k is ``rate / (1 + k / 20)``. The gradient of each problem is bounded in norm,
+    and one that is not finite counts as none, so that no problem can spoil another. A problem
+    that falls below where it began, or loses a tenth of what it had gained, goes back to its best
+    place and halves its rate; so none ends worse than it began.
+
+    Parameters
+    ----------
+    modules : sequence of Module
+        What is learned. All parameters have a leading dimension of problems, or there is one
+        problem and none has.
+    rate : float
+        Of the first step.
+    batched : bool
+        Whether there is a dimension of problems.
+    noisy : bool
+        Whether the objective differs from step to step, so that its values say nothing of a single
+        step and none is taken back.
+
+    Examples
+    --------
+    >>> point = nn.Module()
+    >>> point.at = nn.Parameter(torch.tensor([[0.0], [5.0]]))
+    >>> def objective():
+    ...     return -(point.at.squeeze(1) - torch.tensor([1.0, 4.0])).square()
+    >>> ascent = Ascent([point], rate=0.5)
+    >>> for _ in range(100):
+    ...     ascent.step(objective)
+    >>> ascent.settle(objective)
+    >>> [round(value, 2) for value in point.at.flatten().tolist()]
+    [1.0, 4.0]
+    """
+
+    def __init__(
+        self,
+        modules: Sequence[nn.Module],
+        rate: float,
+        *,
+        batched: bool = True,
+        noisy: bool = False,
+    ):
+        parameters = dict.fromkeys(p for module in modules for p in module.parameters())
+        self.parameters = [p for p in parameters if p.requires_grad]
+        self.rate, self.batched, self.noisy, self.n_steps = rate, batched, noisy, 0
+        self.optimizer = torch.optim.Adam(self.parameters, lr=rate, eps=DAMPING)
+        count = len(self.parameters[0]) if batched else 1
+        self.share = self.parameters[0].new_ones(count).detach()  # of the rate, of each problem
+        self.start = torch.full_like(self.share, torch.nan)
+        self.best = torch.full_like(self.share, -torch.inf)
+        self.best_places = [p.detach().clone() for p in self.parameters]
+
+    @torch.enable_grad()
+    def step(self, objective: Callable[[], Tensor]) -> None:
+        """Take one step towards a higher objective (n_problems,); the problems just add up."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate / (1 + self.n_steps / HALF_RATE)
+        self.optimizer.zero_grad()
+        value = objective()
+        (-value.sum()).backward()
+        back = self._look(value.detach(), LOST)
+        self._bound(back)
+        before = [p.detach().clone() for p in self.parameters]
+        self.optimizer.step()
+        with torch.no_grad():
+            for place, old in zip(self.parameters, before, strict=True):
+                place.copy_(old + self._each(self.share, place) * (place - old))
+        self.n_steps += 1
+
+    @torch.no_grad()
+    def settle(self, objective: Callable[[], Tensor]) -> None:
+        """Go to the best place known, if this is not it."""
+        if not self.noisy:
+            self._look(objective().detach(), 0.0)
+
+    def _look(self, value: Tensor, lost: float) -> Tensor:
+        """Note what is best; put back those that have lost too much, and say which."""
+        value = value.reshape(-1)
+        if self.noisy:
+            return torch.zeros_like(value, dtype=torch.bool)
+        if self.n_steps == 0:
+            self.start = value.clone()
+        better = value > self.best
+        self.best = torch.where(better, value, self.best)
+        kept = self.start + (1 - lost) * (self.best - self.start)
+        back = ~(value >= kept) & self.best.isfinite()
+        self.share = torch.where(back, self.share / 2, self.share)
+        with torch.no_grad():
+            for place, known in zip(self.parameters, self.best_places, strict=True):
+                known.copy_(torch.where(self._each(better, place), place, known))
+                place.copy_(torch.where(self._each(back, place), known, place))
+        return back
+
+    def _bound(self, back: Tensor) -> None:
+        """Bound each problem's gradient; none where it is not finite, or was of another place."""
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        flat = [g.flatten(1) if self.batched else g.reshape(1, -1) for g in gradients]
+        norm = torch.cat(flat, 1).norm(dim=1)
+        share = (LARGEST_GRADIENT / norm).clamp_max(1.0)
+        share = share.where(norm.isfinite() & ~back, 0.0)
+        for gradient in gradients:
+            gradient.mul_(self._each(share, gradient)).nan_to_num_(0.0, 0.0, 0.0)
+        for place in self.parameters:  # and no momentum towards where it came from
+            state = self.optimizer.state.get(place, {})
+            if "exp_avg" in state:
+                state["exp_avg"].mul_(self._each((~back).to(place), place))
+
+    def _each(self, of_problems: Tensor, like: Tensor) -> Tensor:
+        """Shape a number per problem so that it broadcasts with a parameter."""
+        return of_problems.reshape((-1, *[1] * (like.ndim - 1)) if self.batched else ())
+
+    def keep(self, problems: Tensor, modules: Sequence[nn.Module]) -> Ascent:
+        """Go on with some problems, whose parameters ``modules`` hold, from where they are."""
+        kept = Ascent(modules, self.rate, noisy=self.noisy)
+        kept.n_steps = self.n_steps
+        for name in ("share", "start", "best"):
+            setattr(kept, name, getattr(self, name)[problems])
+        kept.best_places = [place[problems] for place in self.best_places]
+        for old, new in zip(self.parameters, kept.parameters, strict=True):
+            state = self.optimizer.state[old]
+            kept.optimizer.state[new] = {
+                name: value[problems] if value.ndim else value for name, value in state.items()
+            }
+        return kept
