@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-HALF_RATE = 20  # steps after which the rate has fallen to a half, then to a third, ...
+HALF_RATE = 60  # steps after which the rate has fallen to a half, then to a third, ...
 # Added to the root mean square of gradients, which are 1e-3 to 1 where a score depends on a
 # parameter. Where it does not, a gradient is rounding, which Adam's usual 1e-8 makes a full step.
 DAMPING = 1e-5
@@ -18,7 +18,7 @@ LOST = 0.1  # share of what was gained: whoever loses more goes back and takes s
 class Ascent:
     """Gradient ascent of many independent problems at once: Adam with a decaying rate.
 
-    The rate at step k is ``rate / (1 + k / 20)``. The gradient of each problem is bounded in norm,
+    The rate at step k is ``rate / (1 + k / 60)``. The gradient of each problem is bounded in norm,
     and one that is not finite counts as none, so that no problem can spoil another. A problem
     that falls below where it began, or loses a tenth of what it had gained, goes back to its best
     place and halves its rate; so none ends worse than it began.
@@ -34,7 +34,7 @@ class Ascent:
         Whether there is a dimension of problems.
     noisy : bool
         Whether the objective differs from step to step, so that its values say nothing of a single
-        step and none is taken back.
+        step: then only `settle`, given one that does not differ, takes steps back.
 
     Examples
     --------
@@ -76,7 +76,9 @@ class Ascent:
         self.optimizer.zero_grad()
         value = objective()
         (-value.sum()).backward()
-        back = self._look(value.detach(), LOST)
+        back = torch.zeros_like(self.share, dtype=torch.bool)
+        if not self.noisy:
+            back = self._look(value.detach(), LOST)
         self._bound(back)
         before = [p.detach().clone() for p in self.parameters]
         self.optimizer.step()
@@ -87,15 +89,12 @@ class Ascent:
 
     @torch.no_grad()
     def settle(self, objective: Callable[[], Tensor]) -> None:
-        """Go to the best place known, if this is not it."""
-        if not self.noisy:
-            self._look(objective().detach(), 0.0)
+        """Go to the best place known, if this is not it; before the first step, note the start."""
+        self._look(objective().detach(), 0.0)
 
     def _look(self, value: Tensor, lost: float) -> Tensor:
         """Note what is best; put back those that have lost too much, and say which."""
         value = value.reshape(-1)
-        if self.noisy:
-            return torch.zeros_like(value, dtype=torch.bool)
         if self.n_steps == 0:
             self.start = value.clone()
         better = value > self.best

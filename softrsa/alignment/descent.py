@@ -270,8 +270,7 @@ class _Batch:
             for _ in range(stop - before):
                 ascent.step(self._objective)
                 on_step(len(active))
-            if stop:
-                ascent.settle(self._objective)
+            ascent.settle(self._whole_objective)
             now = self._standing()
             for row, i in enumerate(active.tolist()):
                 standings[i].append(tuple(value[row].cpu() for value in now))
@@ -315,12 +314,17 @@ class _Batch:
         self.validation = None if self.validation is None else self.validation.at(at)
 
     def _objective(self) -> Tensor:
-        """Score to raise, less the penalty, of every problem."""
+        """Score to raise, less the penalty, of every problem; of many stimuli, of some."""
         n = self.train.model.shape[-1]
-        block = self.train
-        if n > STEP_STIMULI:
-            drawn = torch.randperm(n, generator=self.generator)[:STEP_STIMULI]
-            block = block.of_stimuli(drawn.to(block.model.device))
+        if n <= STEP_STIMULI:
+            return self._whole_objective()
+        drawn = torch.randperm(n, generator=self.generator)[:STEP_STIMULI]
+        return self._objective_of(self.train.of_stimuli(drawn.to(self.train.model.device)))
+
+    def _whole_objective(self) -> Tensor:
+        return self._objective_of(self.train)
+
+    def _objective_of(self, block: Block) -> Tensor:
         score = self.plan.fitted.between(*self._transformed(block)).mean(-1)
         distance = sum(gate.penalty().squeeze(-1) for gate in self.gates)
         return score - self.penalty * distance
@@ -478,8 +482,7 @@ class _TiledFit:
             for _ in range(stop - before):
                 ascent.step(self._objective)
                 on_step(1)
-            if stop:
-                ascent.settle(self._objective)
+            ascent.settle(self._whole_objective)
             standings.append(self._standing())
             model, brain = (deepcopy(gate).requires_grad_(False) for gate in gates)
             kept.append((model, brain))
@@ -487,9 +490,15 @@ class _TiledFit:
         return Path(*columns, gates=tuple(kept), embeddings=self.embeddings)
 
     def _objective(self) -> Tensor:
+        return self._objective_of(self._batch())
+
+    def _whole_objective(self) -> Tensor:
+        return self._objective_of(self.training)
+
+    def _objective_of(self, block: Sequence[Placed]) -> Tensor:
         gates = [transform.step.gate for transform in self.transforms]
         distance = torch.stack([gate.penalty() for gate in gates]).sum()
-        score = self._mean_score(self._batch(), self.plan.fitted.name)
+        score = self._mean_score(block, self.plan.fitted.name)
         return score - self.problem.penalty * distance
 
     def _batch(self) -> list[Placed]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import pairwise
 from math import log
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from softrsa._descent import Ascent
 from softrsa._ranks import average_ranks
 from softrsa.errors import FitError
 from softrsa.identification.matching import Items, Rule, match_scores, products
@@ -137,6 +139,7 @@ def choose_fixed(
 
 
 START = 20.0  # inverse temperature of correlations in the cross-entropy
+TIE = 1e-9  # cross-entropies nearer than this are equal
 ROUNDING = 16  # differences of values from 0 to 1 that are none, in machine precision
 MOST_STIMULI = 24  # of a training step, drawn anew for each: quicker, and harder to overfit
 
@@ -225,11 +228,10 @@ def learned_statistic(
     rows, is what identifies most before training.
     """
     everyone = range(len(items.subjects))
-    seen = Views(*(x.float() for x in seen))
 
     def training(kept: list[int]) -> Training:
         references = items.references([s for s in everyone if s not in kept])
-        return Training(seen, items.region, references.float(), items.of(kept))
+        return Training(seen, items.region, references, items.of(kept))
 
     every = training(subjects)
     base = _best_base(transform, every, fitting.rule)
@@ -237,22 +239,20 @@ def learned_statistic(
     # a part to train on needs two subjects, each of which is matched with the other
     parts = np.array_split(order, 2 if len(order) > 3 else len(order))
     stops = sorted({0, *fitting.steps})
-    losses = torch.zeros(len(stops))
+    losses = torch.zeros(len(stops), dtype=torch.float64)
     for part in (part.tolist() for part in parts):
         data = training([s for s in subjects if s not in part])
         left_out = data._replace(items=items.of(part))
-        path = learn(transform, base, data, fitting)
-        for step, learned in zip(range(stops[-1] + 1), path, strict=False):
-            if step in stops:
-                with torch.no_grad():
-                    losses[stops.index(step)] += learned.cross_entropy(left_out)
-    n_steps = stops[int(losses.argmin())]
-    path = learn(transform, base, every, fitting)
-    learned = next(learned for step, learned in enumerate(path) if step == n_steps)
+        for k, learned in enumerate(learn(transform, base, data, fitting, stops)):
+            with torch.no_grad():
+                losses[k] += learned.cross_entropy(left_out)
+    least = int((losses <= losses.min() + TIE).int().argmax())  # the fewest steps, of a tie
+    n_steps = stops[least]
+    *_, learned = learn(transform, base, every, fitting, stops[: least + 1])
 
     @torch.no_grad()
     def function(seen: Views) -> Tensor:
-        return learned(Views(*(x.float() for x in seen))).double()
+        return learned(seen)
 
     return Statistic(f"{base.name}{n_steps} steps", function)
 
@@ -271,22 +271,31 @@ def _untrained(base: Base, seen: Views) -> Tensor:
 
 
 def learn(
-    transform: str, base: Base, data: Training, fitting: Fitting
+    transform: str, base: Base, data: Training, fitting: Fitting, stops: Sequence[int]
 ) -> Iterator[LearnedStatistic]:
-    """Give the statistic after 0, 1, 2, ... steps of training; it is always the same object."""
-    learned = LearnedStatistic(transform, base, data.seen.of_items(data.items))
-    optimizer = torch.optim.Adam(learned.parameters(), lr=fitting.learning_rate)
-    generator = torch.Generator().manual_seed(fitting.seed)
+    """Give the statistic after these numbers of steps; it is always the same object."""
+    learned = LearnedStatistic(transform, base, data.seen.of_items(data.items)).double()
     n_stimuli = data.seen.ranks.shape[-1]
-    while True:
-        yield learned
+    noisy = n_stimuli > MOST_STIMULI
+    generator = torch.Generator().manual_seed(fitting.seed)
+    ascent = Ascent([learned], fitting.learning_rate, batched=False, noisy=noisy)
+
+    def whole(part: Training = data) -> Tensor:
+        return -learned.cross_entropy(part) - fitting.penalty * learned.step.gate.penalty()
+
+    def objective() -> Tensor:
         stimuli = torch.randperm(n_stimuli, generator=generator)[:MOST_STIMULI]
-        loss = learned.cross_entropy(data._replace(seen=data.seen.of_stimuli(stimuli)))
-        if not loss.isfinite():
-            raise FitError(
-                f"The cross-entropy of the {transform} transform became {loss.item()}. "
-                "Are there constant RDMs, or is `learning_rate` too high?"
-            )
-        optimizer.zero_grad()
-        (loss + fitting.penalty * learned.step.gate.penalty()).backward()
-        optimizer.step()
+        return whole(data._replace(seen=data.seen.of_stimuli(stimuli)))
+
+    with torch.no_grad():
+        start = whole()
+    if not start.isfinite():
+        raise FitError(
+            f"The cross-entropy of the {transform} transform is {-start.item()}. Are there "
+            "constant RDMs?"
+        )
+    for before, stop in pairwise((0, *stops)):
+        for _ in range(stop - before):
+            ascent.step(objective)
+        ascent.settle(whole)
+        yield learned

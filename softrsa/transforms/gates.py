@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
+from copy import copy
 from math import log
 from typing import Literal, NamedTuple, Self, get_args
 
@@ -109,10 +109,16 @@ class Gate(nn.Module):
 
     def select(self, at: Tensor | tuple[int, ...]) -> Self:
         """Gates at these places of the batch, copied, without gradients."""
-        chosen = deepcopy(self).requires_grad_(False)
-        for name, value in [*chosen.named_parameters(), *chosen.named_buffers()]:
-            if name != "identity_logits":  # which all share
-                value.data = value.data[at].clone()
+        chosen = copy(self)  # and new parameters, as copying the old ones whole takes long
+        shared = "identity_logits"
+        chosen._parameters = {
+            name: None if value is None else nn.Parameter(value.detach()[at].clone(), False)
+            for name, value in self._parameters.items()
+        }
+        chosen._buffers = {
+            name: value if name == shared or value is None else value[at].clone()
+            for name, value in self._buffers.items()
+        }
         chosen.batch_shape = tuple(chosen.bias.shape[:-1])
         return chosen
 

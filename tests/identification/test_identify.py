@@ -244,11 +244,10 @@ def test_training_tells_regions_apart_better(transform, within_rows, centered):
         views(items.rdms), items.region, items.references([]), items.of(range(N_SUBJECTS))
     )
     fitting = Fitting("best_match", grid=4, steps=(8,), learning_rate=0.05, penalty=0.0, seed=0)
-    path = learn(transform, Base(within_rows, centered), data, fitting)
-    losses = [
-        learned.cross_entropy(data).item() for _, learned in zip(range(41), path, strict=False)
-    ]
+    path = learn(transform, Base(within_rows, centered), data, fitting, range(41))
+    losses = [learned.cross_entropy(data).item() for learned in path]
     assert losses[-1] < losses[0] - 0.01
+    assert losses == sorted(losses, reverse=True)  # no step is kept that makes it worse
 
 
 @pytest.mark.parametrize(
