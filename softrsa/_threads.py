@@ -78,7 +78,12 @@ def _prepare() -> None:
 
 
 def _forget() -> None:
-    """Forget the threads of the process this one was forked from: none of them is here."""
+    """Forget the threads of the process this one was forked from: none of them is here.
+
+    Nor are those of OpenMP, which would be waited for without end; torch's data loaders do as here.
+    """
+    if _HERE.__dict__:
+        torch.set_num_threads(1)
     _HERE.__dict__.clear()
 
 

@@ -54,6 +54,7 @@ from softrsa.errors import (
 )
 from softrsa.io import atomic_path
 from softrsa.measures import Measure, get
+from softrsa.rsm.scaling import Scaling
 from softrsa.rsm.similarity import SimilarityLike, as_similarity
 from softrsa.transforms import EmbeddingGate, Gate, GlobalGate, ProfileGate, SoftStep
 from softrsa.transforms.on_rsms import (
@@ -460,7 +461,8 @@ def _packed(transform: nn.Module) -> dict[str, Any]:
         "sizes": (gate.n_features, gate.hidden),
         "state": gate.state_dict(),
         "family": transform.step.family,
-        "scaling": transform.scaling,
+        "scaling": transform.scaling.how,
+        "numbers": list(transform.scaling.numbers),
         "symmetrize": transform.symmetrize,
     }
 
@@ -492,4 +494,5 @@ def _unpacked(content: dict[str, Any], own: Mapping[str, nn.Module]) -> nn.Modul
     gate = gate.to(content["state"]["bias"].dtype)
     gate.load_state_dict(content["state"])
     step = SoftStep(gate.requires_grad_(False), family=content["family"])
-    return SoftGate(step, content["scaling"], content["symmetrize"])
+    scaling = Scaling(content["scaling"], tuple(content.get("numbers", ())))
+    return SoftGate(step, scaling, content["symmetrize"])

@@ -20,7 +20,7 @@ from softrsa.alignment.responses import Side, TiledSide
 from softrsa.alignment.settings import FitSettings
 from softrsa.errors import DataError
 from softrsa.measures import Measure
-from softrsa.rsm import scale_similarities
+from softrsa.rsm.scaling import Scaling
 from softrsa.tiled.moments import TransformedRSM, power_sums
 from softrsa.tiled.scaling import raw_bounds
 from softrsa.tiled.scores import Placed, apply_transform, compare, place, with_first
@@ -76,10 +76,11 @@ class Plan:
     tiling: Tiling | None = None
     seed: int = 0
 
-    def soft_gate(self, gate: Gate, side: int) -> SoftGate:
-        """Make a gate the transform of the model's (0) or the brain's (1) RSMs."""
-        step = SoftStep(gate, family=self.settings.family)
-        return SoftGate(step, self.scaling[side], self.settings.symmetrize)
+    def soft_gate(self, gate: Gate, scaling: str | Scaling) -> SoftGate:
+        """Make a gate a transform of RSMs."""
+        return SoftGate(
+            SoftStep(gate, family=self.settings.family), scaling, self.settings.symmetrize
+        )
 
 
 @dataclass(frozen=True)
@@ -128,8 +129,9 @@ class Path:
     """What became of one fit at each stopping point up to that where it ended.
 
     ``gates`` holds (model, brain) gates per stopping point, ``embeddings`` what an embedding gate
-    reads. ``objective`` is the training score under the measure fitted, ``validation`` the score
-    under the measure in use, -inf where the transform degenerated.
+    reads, ``scalings`` what brings each side's similarities to [0, 1]. ``objective`` is the
+    training score under the measure fitted, ``validation`` the score under the measure in use,
+    -inf where the transform degenerated.
     """
 
     train: Tensor
@@ -137,6 +139,7 @@ class Path:
     validation: Tensor
     degenerate: Tensor
     gates: tuple[tuple[Gate, Gate], ...]
+    scalings: tuple[Scaling, Scaling]
     embeddings: tuple[Embedding, Embedding] | None
 
 
@@ -203,7 +206,8 @@ class _Batch:
         device = first.brain.rsms.device
         self.gates = [self._gate(first.gate, side).double().to(device) for side in (0, 1)]
         self.penalty = torch.tensor([p.penalty for p in problems], device=device).double()
-        self.train = self._block([p.train for p in problems], standardize=True)
+        self.scalings: list[Scaling] = []
+        self.train = self._block([p.train for p in problems], learn=True)
         validation = [p.validation for p in problems if p.validation is not None]
         self.validation = self._block(validation) if validation else None
         # a stream of its own for each batch would depend on how problems are put together
@@ -222,18 +226,21 @@ class _Batch:
             pair[side].components = F.pad(found, (0, width - found.shape[1]))
         return EmbeddingGate(width, batch_shape=shape)
 
-    def _block(self, stimuli: list[Tensor], *, standardize: bool = False) -> Block:
+    def _block(self, stimuli: list[Tensor], *, learn: bool = False) -> Block:
+        """Scale the RSMs of some stimuli; scales and units are learned on the training ones."""
         sides = [
             (p.model.take(i), p.brain.take(i)) for p, i in zip(self.problems, stimuli, strict=True)
         ]
         scaled, anchors = [], []
         for k, (gate, how) in enumerate(zip(self.gates, self.plan.scaling, strict=True)):
             rsms = torch.stack([pair[k].rsms for pair in sides])
-            scaled.append(scale_similarities(rsms, how))
+            if learn:
+                self.scalings.append(Scaling.fit(rsms, how))
+            scaled.append(self.scalings[k](rsms))
             profile = None
             if isinstance(gate, ProfileGate):
                 profile = gate.profile(scaled[-1])
-                if standardize:
+                if learn:
                     gate.standardize(profile.flatten(1, 2).unsqueeze(1))
             elif self.embeddings is not None:
                 profile = self._embedded([pair[k] for pair in sides], k)
@@ -251,7 +258,10 @@ class _Batch:
         )
 
     def _transformed(self, block: Block) -> tuple[Tensor, Tensor]:
-        model, brain = (self.plan.soft_gate(gate, k) for k, gate in enumerate(self.gates))
+        model, brain = (
+            self.plan.soft_gate(gate, how)
+            for gate, how in zip(self.gates, self.plan.scaling, strict=True)
+        )
         return (
             model.step_scaled(block.model, block.model_anchors),
             brain.step_scaled(block.brain, block.brain_anchors),
@@ -288,9 +298,12 @@ class _Batch:
         columns = [zip(*one, strict=True) for one in standings]
         pairs = embeddings or [None] * len(everyone)
         return [
-            Path(*map(torch.stack, one), gates=tuple(kept), embeddings=pair)  # type: ignore[arg-type]
-            for one, kept, pair in zip(columns, gates, pairs, strict=True)
-        ]
+            Path(
+                *map(torch.stack, one), gates=tuple(kept), embeddings=pair,
+                scalings=(self.scalings[0][i], self.scalings[1][i]),
+            )  # type: ignore[arg-type]
+            for i, (one, kept, pair) in enumerate(zip(columns, gates, pairs, strict=True))
+        ]  # fmt: skip
 
     def _going_on(self, standings: Sequence[Sequence[tuple[Tensor, ...]]], k: int) -> Tensor:
         """Which problems go on after stopping point ``k``: groups whole."""
@@ -395,9 +408,9 @@ def score_tiled(
     """Mean score over subjects of transformed RSMs."""
     kind = torch.promote_types(sides[0].dtype, sides[1].dtype)
     placed = [
-        place(rsm, transform, anchor, ranks)
+        place(rsm, transform, anchor, ranks, which=i)
         for transform, side, anchor in zip(transforms, sides, anchors, strict=True)
-        for rsm in side.rsms(kind, keep=False)
+        for i, rsm in enumerate(side.rsms(kind, keep=False))
     ]
     both = transforms[0], *[transforms[1]] * len(sides[1].units)
     return float(_score(placed, both, measure, ranks))
@@ -426,10 +439,12 @@ class _TiledFit:
         )
         device = self.sides[0].units[0].device
         gates = [self._gate(problem.gate, k).to(device) for k in (0, 1)]
-        self.transforms = [plan.soft_gate(gate, k) for k, gate in enumerate(gates)]
+        self.transforms = [
+            plan.soft_gate(gate, how) for gate, how in zip(gates, plan.scaling, strict=True)
+        ]
         self.train = problem.train
         self.training = self._block(problem.train)
-        self._standardize()
+        self._learn()
         held_out = problem.validation
         self.validation = None if held_out is None else self._block(held_out, keep=False)
         self.generator = torch.Generator().manual_seed(self.tiling.seed)
@@ -456,16 +471,20 @@ class _TiledFit:
             if self.embeddings is not None:
                 anchors = self._embedding(k).project(part.all_units()).float()
             placed += [
-                place(rsm, transform, anchors, self.tiling.ranks)
-                for rsm in part.rsms(torch.float32, keep=keep)
+                place(rsm, transform, anchors, self.tiling.ranks, which=i)
+                for i, rsm in enumerate(part.rsms(torch.float32, keep=keep))
             ]
         return placed
 
-    def _standardize(self) -> None:
-        """Let profiles of the training stimuli set the unit of a gate's features."""
+    def _learn(self) -> None:
+        """Let the training stimuli set the scales of similarities and the units of profiles."""
         for transform, block in zip(
             self.transforms, (self.training[:1], self.training[1:]), strict=True
         ):
+            if transform.scaling.how == "minmax":
+                ends = zip(*(placed.scale for placed in block if placed.scale), strict=True)
+                numbers = (torch.stack(one).unsqueeze(-1).detach() for one in ends)
+                transform.scaling = Scaling("minmax", tuple(numbers))
             profiles = [placed.anchors for placed in block if placed.anchors is not None]
             if isinstance(transform.step.gate, ProfileGate):
                 transform.step.gate.standardize(torch.cat(profiles))
@@ -487,7 +506,10 @@ class _TiledFit:
             model, brain = (deepcopy(gate).requires_grad_(False) for gate in gates)
             kept.append((model, brain))
         columns = map(torch.stack, zip(*standings, strict=True))
-        return Path(*columns, gates=tuple(kept), embeddings=self.embeddings)
+        model, brain = (transform.scaling for transform in self.transforms)
+        return Path(
+            *columns, gates=tuple(kept), scalings=(model, brain), embeddings=self.embeddings
+        )
 
     def _objective(self) -> Tensor:
         return self._objective_of(self._batch())

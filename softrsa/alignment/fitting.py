@@ -385,7 +385,10 @@ def _chosen_fit(
     """
     better = path.objective >= path.objective[0] - TIE
     used = int((better & ~path.degenerate).nonzero()[-1])
-    model, brain = (plan.soft_gate(gate, k) for k, gate in enumerate(path.gates[used]))
+    model, brain = (
+        plan.soft_gate(gate, scaling)
+        for gate, scaling in zip(path.gates[used], path.scalings, strict=True)
+    )
     return Fitted(
         name,
         name,

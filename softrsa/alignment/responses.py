@@ -21,7 +21,7 @@ from softrsa.io.schema import check_labels, is_lazy
 from softrsa.recordings import join_stimuli, split_units
 from softrsa.recordings.trials import share_or_copy
 from softrsa.rsm import build_rsms, similarity_matrix, to_rsm
-from softrsa.rsm.similarity import SIMILARITIES, SimilarityLike, as_similarity
+from softrsa.rsm.similarity import SIMILARITIES, SIMILARITY_TABLE, SimilarityLike, as_similarity
 from softrsa.tiled.scores import MEASURES, lay_out
 from softrsa.tiled.tiles import KEPT_BYTES, TiledRSM
 from softrsa.transforms.on_rsms import Chain
@@ -44,8 +44,9 @@ class Side:
     subjects : tuple of str
         Labels.
     bounded : bool
-        Whether similarities lie in [-1, 1] by their nature, so that they scale to [0, 1] without
-        looking at other stimuli.
+        Whether similarities are known to lie in [-1, 1] by their nature (correlation, cosine), so
+        that they scale to [0, 1] without looking at other stimuli. Values alone do not say so: a
+        distance may be as small in the unit it was measured in.
     similarity : str, Similarity or callable
         How units become similarities.
     """
@@ -141,6 +142,9 @@ def _listed(part: Data) -> Sequence[Tensor | np.ndarray | xr.DataArray]:
     return part if isinstance(part, (list, tuple)) else [part]  # type: ignore[list-item]
 
 
+ORIGIN = ("similarity", "dissimilarity", "dissimilarity_measure")  # attributes of stacks
+
+
 def as_side(
     data: Data,
     *,
@@ -233,8 +237,14 @@ def _from_stack(stack: xr.DataArray, name: str, subject: str, device: torch.devi
         None,
         rsms.indexes["anchor"],
         tuple(map(str, rsms[subject].values)),
-        bool((np.abs(rsms.values) <= 1).all()),
+        _is_bounded(stack),
     )
+
+
+def _is_bounded(stack: xr.DataArray) -> bool:
+    """Whether the attributes of matrices say that they are correlations or cosines."""
+    names = {str(stack.attrs[key]) for key in ORIGIN if key in stack.attrs}
+    return any(SIMILARITY_TABLE[name].bounded for name in names if name in SIMILARITY_TABLE)
 
 
 def _from_plain(
@@ -256,7 +266,7 @@ def _from_plain(
     diagonal = matrix_diagonal(stack)
     if diagonal is not None:
         rsms = 1 - stack.double() if diagonal == 0 else stack.double()
-        return Side(rsms, None, None, subjects, bool((rsms.abs() <= 1).all()))
+        return Side(rsms, None, None, subjects, False)
     rsms = similarity_matrix(stack, similarity=similarity).double()
     bounded = as_similarity(similarity).bounded
     return Side(rsms, tuple(stack), None, subjects, bounded, similarity)

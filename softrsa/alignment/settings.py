@@ -156,7 +156,8 @@ class FitSettings:
         Family of the step.
     scaling : {"auto", "affine", "minmax", "rank", "row_minmax"}
         How similarities are brought to [0, 1]; "auto" is "affine" for correlation and cosine (it
-        depends on no other stimulus) and "minmax" otherwise.
+        depends on no other stimulus) and "minmax" otherwise, as for matrices whose ``attrs`` do not
+        say what they are (``similarity`` or ``dissimilarity``: "correlation" or "cosine").
     symmetrize : bool
         Compare the mean of a transformed RSM and its transpose, or all n (n - 1) entries.
     n_quantiles : int

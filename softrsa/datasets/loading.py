@@ -240,6 +240,9 @@ Parts = tuple[
 ]
 
 
+CORRELATION = {"dissimilarity": "correlation"}  # what a card's `preprocessing` says
+
+
 def _load_netcdf(files: Files) -> Parts:
     """Load activations and recordings that come as softrsa's own files."""
     recordings = io.load(files["recordings.nc"])
@@ -251,6 +254,7 @@ def _load_netcdf(files: Files) -> Parts:
 def _load_digit_networks(files: Files) -> Parts:
     """Load the RDMs of the simulated networks' layers."""
     rdms = io.load(files["rdms.nc"])
+    rdms = rdms.assign_attrs(CORRELATION)
     return None, None, {str(name): rdms.sel(region=name) for name in rdms["region"].values}
 
 
@@ -270,8 +274,10 @@ def _load_kriegeskorte92(files: Files) -> Parts:
         images,
         _models_92(files),
         {
-            "human IT": _stack(human_it, images, subject=people, session=[1, 2]),
-            "monkey IT": _stack(monkey_it, images, subject=["monkeys"]),
+            "human IT": _stack(human_it, images, subject=people, session=[1, 2]).assign_attrs(
+                CORRELATION
+            ),
+            "monkey IT": _stack(monkey_it, images, subject=["monkeys"]).assign_attrs(CORRELATION),
         },
     )
 
@@ -339,7 +345,10 @@ def _challenge_rdms(path: Path, ids: Mapping[str | int, object]) -> dict[str, xr
         # MATLAB stores the last axis first
         rdms = {r: np.array(file[f"{r}_RDMs"], dtype=np.float64).T for r in ("EVC", "IT")}
     people = [f"{i:02d}" for i in range(1, 16)]
-    return {region: _stack(values, ids, subject=people) for region, values in rdms.items()}
+    return {
+        region: _stack(values, ids, subject=people).assign_attrs(CORRELATION)
+        for region, values in rdms.items()
+    }
 
 
 def _images_92(files: Files) -> dict[str | int, np.ndarray]:

@@ -13,6 +13,13 @@ ALL = slice(None)
 CLOSE = 1e-3  # squared distances below this share of the squared norms have lost digits
 PAIR_BYTES = 2**24
 
+
+def stretch(x: Tensor, units: slice, rows: slice = slice(None)) -> Tensor:
+    """Take some rows and units, laid out row by row: the order of sums is that of the memory."""
+    part = x[..., rows, units]
+    return part if part.stride(-1) == 1 else part.contiguous()
+
+
 Prepare = Callable[[slice, slice], Tensor]  # (rows, units) -> what enters the sum over units
 
 
@@ -39,9 +46,9 @@ def _moments(x: Tensor, units: Sequence[slice], center: bool) -> tuple[Tensor, T
     """Mean and length of each row, shape (..., n, 1); length 0 for a row with nothing to scale."""
     mean = torch.zeros_like(x[..., :1])
     if center:
-        sums = (x[..., u].sum(-1, keepdim=True) for u in units)
+        sums = (stretch(x, u).sum(-1, keepdim=True) for u in units)
         mean = reduce(torch.add, sums) / x.shape[-1]
-    squares = ((x[..., u] - mean).square().sum(-1, keepdim=True).double() for u in units)
+    squares = ((stretch(x, u) - mean).square().sum(-1, keepdim=True).double() for u in units)
     length = reduce(torch.add, squares).sqrt().to(x.dtype)
     if center:
         low, high = torch.aminmax(x.detach(), dim=-1, keepdim=True)
@@ -52,7 +59,7 @@ def _moments(x: Tensor, units: Sequence[slice], center: bool) -> tuple[Tensor, T
 def _normalized(x: Tensor, y: Tensor, units: Sequence[slice], *, center: bool) -> Plan:
     def prepare(z: Tensor) -> Prepare:
         mean, length = _moments(z, units, center)
-        return lambda rows, u: (z[..., rows, u] - mean[..., rows, :]) / length[..., rows, :]
+        return lambda rows, u: (stretch(z, u, rows) - mean[..., rows, :]) / length[..., rows, :]
 
     left = prepare(x)
     right = left if y is x else prepare(y)
@@ -73,8 +80,8 @@ def dot(x: Tensor, y: Tensor, _units: Sequence[slice], precision: Tensor | None)
     """Inner product per unit."""
     n_units = x.shape[-1]
     return Plan(
-        lambda rows, u: x[..., rows, u],
-        lambda rows, u: y[..., rows, u],
+        lambda rows, u: stretch(x, u, rows),
+        lambda rows, u: stretch(y, u, rows),
         _gram,
         lambda total, _rows, _columns: total / n_units,
         None,
@@ -85,8 +92,8 @@ def dot(x: Tensor, y: Tensor, _units: Sequence[slice], precision: Tensor | None)
 def l1(x: Tensor, y: Tensor, _units: Sequence[slice], precision: Tensor | None) -> Plan:
     """City-block distance, negative; summed in float64."""
     return Plan(
-        lambda rows, u: x[..., rows, u].double(),
-        lambda rows, u: y[..., rows, u].double(),
+        lambda rows, u: stretch(x, u, rows).double(),
+        lambda rows, u: stretch(y, u, rows).double(),
         _city_block,
         lambda total, _rows, _columns: -total,
         0.0,
@@ -102,11 +109,12 @@ def _quadratic(
     to_similarity: Callable[[Tensor], Tensor],
 ) -> Plan:
     """Similarities made from (x - y)' P (x - y), summed in float64; P is 1 by default."""
-    middle = x.mean(-2, keepdim=True)  # leaves distances as they are, spares their digits
+    # taken off, it leaves distances as they are and spares their digits
+    middle = torch.cat([stretch(x, u).mean(-2, keepdim=True) for u in units], -1)
     weights = None if precision is None else (precision + precision.mT).double() / 2
 
     def centered(z: Tensor) -> Prepare:
-        return lambda rows, u: z[..., rows, u].double() - middle[..., u]
+        return lambda rows, u: stretch(z, u, rows).double() - middle[..., u]
 
     def weighted(z: Tensor) -> Prepare:
         plain, matrix = centered(z), weights

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from softrsa._checks import check_floating
-from softrsa._ranks import average_ranks
+from softrsa._ranks import average_ranks, in_order
 from softrsa.errors import DataError, ShapeError, unknown_name
 from softrsa.pairs import condense, expand, off_diagonal
 
@@ -36,8 +37,10 @@ def scale_similarities(s: Tensor, how: str, *, exclude_self: bool = True) -> Ten
     Returns
     -------
     Tensor, shape (..., n_anchors, n_neighbors)
-        Values in [0, 1]. A row (`row_minmax`) or matrix (`minmax`, `rank`) with a NaN off the
-        diagonal is NaN off the diagonal.
+        Values in [0, 1]. The least and the largest entry of a row (`row_minmax`) or matrix
+        (`minmax`, `rank`), and -1 and 1 under `affine`, become exactly 0 and 1; so does what is
+        within rounding of them. A row or matrix with a NaN off the diagonal is NaN off the
+        diagonal.
 
     Raises
     ------
@@ -48,11 +51,16 @@ def scale_similarities(s: Tensor, how: str, *, exclude_self: bool = True) -> Ten
     ShapeError
         If ``s`` has less than two dimensions, or no pair.
     DataError
-        If all entries of a row (`row_minmax`) or matrix (`minmax`, `rank`) are equal, or
-        `affine` meets a value outside [-1, 1]; the message names the first.
+        If all entries of a row (`row_minmax`) or matrix (`minmax`, `rank`) are equal, within
+        rounding for the first two, or `affine` meets a value outside [-1, 1]; the message names
+        the first.
 
     Notes
     -----
+    Within rounding of an end is what differs from it by at most `ROUNDING_ULPS` units in the last
+    place of the largest of both ends and the self-similarity: which of several equal pairs comes
+    out least depends on the processor, and a SoftStep may be infinitely steep at 0.
+
     Differentiable except for `rank`, which passes no gradient. The diagonal never passes any.
 
     Examples
@@ -67,6 +75,84 @@ def scale_similarities(s: Tensor, how: str, *, exclude_self: bool = True) -> Ten
             [1.0000, 1.0000, 0.5000],
             [0.0000, 0.5000, 1.0000]])
     """
+    itself = _checked(s, how, exclude_self)
+    scaled = SCALINGS[how](s, itself)
+    return scaled if itself is None else scaled.masked_fill(itself, 1.0)
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Scaling to [0, 1] by numbers that were learned on other similarities of the same kind.
+
+    A held-out block is in the unit of the training stimuli, so that bounds learned on these mean
+    the same for it, and a matrix times any positive factor is scaled alike. What lies beyond the
+    similarities learned on becomes 0 or 1.
+
+    Attributes
+    ----------
+    how : str
+        A name of the table of `scale_similarities`.
+    numbers : tuple of Tensor
+        What was learned, with the leading dimensions of the similarities learned on. `minmax`: the
+        least and the largest and what differs by rounding, (..., 1, 1) each. `rank`: all pairs in
+        order, (..., n_pairs). Nothing for `affine`, which is the same everywhere, and `row_minmax`:
+        a new anchor has a row of its own, so it is scaled by that.
+
+    Notes
+    -----
+    Self-similarities are left out of what is learned as they are in `scale_similarities`. A rank is
+    the average rank that a similarity has, or would have, among those learned on.
+
+    Examples
+    --------
+    >>> train = torch.tensor([[1.0, 0.5, 0.1], [0.5, 1.0, 0.3], [0.1, 0.3, 1.0]])
+    >>> test = torch.tensor([[1.0, 0.2], [0.9, 1.0]])
+    >>> Scaling.fit(train, "minmax")(test)
+    tensor([[1.0000, 0.2500],
+            [1.0000, 1.0000]])
+    """
+
+    how: str
+    numbers: tuple[Tensor, ...] = ()
+
+    @classmethod
+    def fit(cls, s: Tensor, how: str, *, exclude_self: bool = True) -> Scaling:
+        """Learn from similarities (..., n_anchors, n_neighbors); errors of `scale_similarities`."""
+        itself = _checked(s, how, exclude_self)
+        if how == "minmax":
+            return cls(how, _ends(s, itself, (-2, -1)))
+        if how == "rank":
+            pairs = s.detach().flatten(-2) if itself is None else _pairs(s.detach())
+            low, high = pairs.amin(-1), pairs.amax(-1)
+            _refuse_constant(low[..., None, None], (low == high)[..., None, None], 2)
+            return cls(how, (in_order(pairs.contiguous()),))
+        return cls(how)
+
+    def __call__(self, s: Tensor, *, exclude_self: bool = True) -> Tensor:
+        """Scale similarities (..., n_anchors, n_neighbors) of any stimuli."""
+        if not self.numbers:
+            return scale_similarities(s, self.how, exclude_self=exclude_self)
+        itself = _checked(s, self.how, exclude_self)
+        numbers = [number.to(s) for number in self.numbers]
+        if self.how == "rank":
+            scaled = _ranks_among(numbers[0], s.detach())
+        else:
+            low, high, rounding = numbers
+            scaled = between(s, low, high, rounding)
+        return scaled if itself is None else scaled.masked_fill(itself, 1.0)
+
+    def fits(self, s: Tensor) -> bool:
+        """Whether there are numbers for each of so many similarities, or none are needed."""
+        n_own = 1 if self.how == "rank" else 2  # dimensions of what was learned of one matrix
+        return not self.numbers or self.numbers[0].shape[:-n_own] == s.shape[:-2]
+
+    def __getitem__(self, index: int | slice | Sequence[int]) -> Scaling:
+        """Take members of the first leading dimension, such as one fit or some subjects."""
+        return Scaling(self.how, tuple(number[index] for number in self.numbers))
+
+
+def _checked(s: Tensor, how: str, exclude_self: bool) -> Tensor | None:
+    """Check the arguments; where similarities of stimuli with themselves are, if anywhere."""
     check_floating(s=s)
     if how not in SCALINGS:
         raise unknown_name("scaling", how, SCALINGS)
@@ -76,11 +162,10 @@ def scale_similarities(s: Tensor, how: str, *, exclude_self: bool = True) -> Ten
         )
     n = s.shape[-1]
     if not exclude_self or s.shape[-2] != n:
-        return SCALINGS[how](s, None)
+        return None
     if n < 2:
         raise ShapeError("`s` needs at least 2 stimuli when self-similarities are left out, got 1.")
-    itself = torch.eye(n, dtype=torch.bool, device=s.device)
-    return SCALINGS[how](s, itself).masked_fill(itself, 1.0)
+    return torch.eye(n, dtype=torch.bool, device=s.device)
 
 
 def _row_minmax(s: Tensor, itself: Tensor | None) -> Tensor:
@@ -92,11 +177,43 @@ def _minmax(s: Tensor, itself: Tensor | None) -> Tensor:
 
 
 def _minmax_over(s: Tensor, itself: Tensor | None, axes: tuple[int, ...]) -> Tensor:
+    return between(s, *_ends(s, itself, axes))
+
+
+def _ends(s: Tensor, itself: Tensor | None, axes: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
+    """Least and largest similarity off the diagonal, and what differs by rounding only."""
     low = s if itself is None else s.masked_fill(itself, torch.inf)
     high = s if itself is None else s.masked_fill(itself, -torch.inf)
     low, high = low.amin(axes, keepdim=True), high.amax(axes, keepdim=True)
-    _refuse_constant(low, low == high, len(axes))
-    return (s - low) / (high - low)
+    rounding = rounding_between(low, high)
+    if itself is not None:  # what is summed up is as large as this, even where the sum is not
+        own = s.detach().diagonal(dim1=-2, dim2=-1).abs().unsqueeze(-1)
+        own = own.masked_fill(~own.isfinite(), 0.0)
+        own = own if axes == (-1,) else own.amax(-2, keepdim=True)
+        rounding = torch.maximum(rounding, rounding_between(own, own))
+    _refuse_constant(low, is_rounding(low, high, rounding), len(axes))
+    return low, high, rounding
+
+
+ROUNDING_ULPS = 16  # sums of products differ by about 4 in another order of their terms
+
+
+def between(s: Tensor, low: Tensor, high: Tensor, rounding: Tensor) -> Tensor:
+    """Share of the way from ``low`` to ``high``: exactly 0 and 1 there, within rounding, beyond."""
+    share = (s - low) / (high - low)
+    return share.masked_fill(s <= low + rounding, 0.0).masked_fill(s >= high - rounding, 1.0)
+
+
+def rounding_between(low: Tensor, high: Tensor) -> Tensor:
+    """Difference that says nothing about values from ``low`` to ``high``."""
+    largest = torch.maximum(low.detach().abs(), high.detach().abs())
+    return ROUNDING_ULPS * torch.finfo(low.dtype).eps * largest
+
+
+def is_rounding(low: Tensor, high: Tensor, rounding: Tensor) -> Tensor:
+    """Whether there is nothing but rounding between two ends."""
+    width = (high - low).detach()
+    return (width <= rounding) & width.isfinite()
 
 
 def _refuse_constant(value: Tensor, constant: Tensor, n_axes: int) -> None:
@@ -135,6 +252,27 @@ def _scaled_ranks(values: Tensor) -> Tensor:
     return ((ranks - low) / (high - low)).to(values.dtype).masked_fill(undefined, torch.nan)
 
 
+def _pairs(s: Tensor) -> Tensor:
+    """Off-diagonal entries, each pair once where the matrices are symmetric."""
+    return condense(s) if torch.equal(s, s.mT) else off_diagonal(s)
+
+
+def _ranks_among(ordered: Tensor, s: Tensor) -> Tensor:
+    """Min-max scaled average ranks that entries have, or would have, among values in order."""
+    shape = torch.broadcast_shapes(ordered.shape[:-1], s.shape[:-2])
+    ordered = ordered.expand(*shape, -1).contiguous()
+    values = s.expand(*shape, -1, -1).flatten(-2).contiguous()
+    ends = torch.stack([ordered[..., 0], ordered[..., -1]], -1)
+    ranks, limits = (
+        (torch.searchsorted(ordered, x) + torch.searchsorted(ordered, x, right=True)).double() / 2
+        for x in (values, ends)
+    )
+    low, high = limits.split(1, -1)
+    scaled = ((ranks - low) / (high - low)).clamp(0.0, 1.0).to(s.dtype)
+    undefined = ordered[..., -1:].isnan() | values.isnan()
+    return scaled.masked_fill(undefined, torch.nan).unflatten(-1, s.shape[-2:])
+
+
 def _affine(s: Tensor, itself: Tensor | None) -> Tensor:
     beyond = s.detach().abs() > 1 + torch.finfo(s.dtype).eps ** 0.75  # rounding of long sums
     if itself is not None:
@@ -145,7 +283,8 @@ def _affine(s: Tensor, itself: Tensor | None) -> Tensor:
             f"`affine` needs similarities in [-1, 1], got {s[index].item():.6g} at {index} and "
             f"{int(beyond.sum()) - 1} more outside. Use 'minmax', 'row_minmax' or 'rank'."
         )
-    return ((1 + s) / 2).clamp(0.0, 1.0)
+    one = torch.ones((), dtype=s.dtype, device=s.device)
+    return between(s, -one, one, rounding_between(-one, one))
 
 
 SCALINGS: dict[str, Callable[[Tensor, Tensor | None], Tensor]] = {

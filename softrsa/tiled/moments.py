@@ -16,6 +16,7 @@ from torch import Tensor
 
 from softrsa._processes import ALONE, Ranks
 from softrsa.measures._features import first_order
+from softrsa.rsm.scaling import between
 from softrsa.tiled.tiles import Tile, TiledRSM, scratch, share_tiles, tile_size
 from softrsa.transforms import log_soft_step_s2
 
@@ -121,7 +122,7 @@ class S1:
 class S2:
     """The second family, see `soft_step_s2`, differentiated by autograd.
 
-    Its parameters are the lowest similarity, the range of similarities, upper and transition.
+    Its parameters are the similarities that become 0 and 1, their rounding, upper and transition.
     """
 
     def forward(
@@ -154,7 +155,9 @@ class S2:
         inputs = [given.detach().requires_grad_() for given in (s, *parameters)]
         with torch.enable_grad():
             found = _second(*inputs)
-        by_tile, *by_parameters = torch.autograd.grad(found, inputs, by_value)
+        by_tile, *by_parameters = torch.autograd.grad(
+            found, inputs, by_value, materialize_grads=True
+        )
         if by_s is not None:
             by_s.add_(by_tile)
         return [by.flatten() for by in by_parameters]
@@ -166,8 +169,9 @@ def smallest_distance(unit: float, dtype: torch.dtype) -> float:
     return max(unit * kind.tiny / kind.eps, 8 * kind.tiny)
 
 
-def _second(s: Tensor, low: Tensor, width: Tensor, upper: Tensor, transition: Tensor) -> Tensor:
-    return log_soft_step_s2((s - low) / width, upper, transition).exp()
+def _second(s: Tensor, *parameters: Tensor) -> Tensor:
+    low, high, rounding, upper, transition = parameters
+    return log_soft_step_s2(between(s, low, high, rounding), upper, transition).exp()
 
 
 FAMILIES: dict[str, Step] = {"s1": S1(), "s2": S2()}
@@ -369,7 +373,7 @@ class _Worker:
                 _add_sums(tile, seen.values, rows[k], columns[k])
             products += [_inner(planes[k], planes[m]) for k, m in self.job.pairs]
         shares = torch.tensor([_share(tile) for tile in tiles], dtype=torch.float64)
-        table = torch.stack(products).double().view(len(tiles), -1)
+        table = torch.stack([product.double() for product in products]).view(len(tiles), -1)
         return [ends[0], ends[1], shares.to(first.device) @ table]
 
     def powers(self, tiles: list[Tile]) -> Tensor:
@@ -519,5 +523,13 @@ def _inner(a: _Planes, b: _Planes) -> Tensor:
     return _dot(first[0], second[0]) + _dot(first[1], second[1])
 
 
+DOT_ENTRIES = 2**15  # float32 sums of more than twice as many lose the seventh digit
+
+
 def _dot(x: Tensor, y: Tensor) -> Tensor:
-    return torch.dot(x.view(-1), y.view(-1))
+    """Sum of products; of float32 on a CPU, stretches of it are added up in float64."""
+    x, y = x.view(-1), y.view(-1)
+    if x.device.type != "cpu" or x.dtype == torch.float64 or len(x) <= 2 * DOT_ENTRIES:
+        return torch.dot(x, y)
+    parts = zip(x.split(DOT_ENTRIES), y.split(DOT_ENTRIES), strict=True)
+    return torch.stack([torch.dot(*part) for part in parts]).double().sum()

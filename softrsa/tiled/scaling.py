@@ -13,6 +13,7 @@ from softrsa._processes import ALONE, Ranks
 from softrsa._ranks import ascending, in_order, sorted_quantile
 from softrsa._threads import map_on_cores
 from softrsa.errors import DataError
+from softrsa.rsm.scaling import is_rounding, rounding_between
 from softrsa.tiled.tiles import Tile, TiledRSM, scratch, share_tiles, tile_size
 from softrsa.transforms import StepParameters
 
@@ -20,10 +21,16 @@ BLOCK_ENTRIES = 2**22  # of a stretch of rows whose quantiles are taken
 
 
 class Scale(NamedTuple):
-    """Similarity that becomes 0, and the range that becomes 1: shape (n,) or (1,)."""
+    """Similarities that become 0 and 1, and what differs by rounding only: shape (n,) or (1,)."""
 
     low: Tensor
-    width: Tensor
+    high: Tensor
+    rounding: Tensor
+
+    @property
+    def width(self) -> Tensor:
+        """Range that becomes 1."""
+        return self.high - self.low
 
 
 def scale_of(rsm: TiledRSM, how: str, ranks: Ranks = ALONE) -> Scale:
@@ -38,7 +45,7 @@ def scale_of(rsm: TiledRSM, how: str, ranks: Ranks = ALONE) -> Scale:
             "'row_minmax', 'minmax' or, for correlation and cosine, 'affine'."
         )
     if how == "affine" and rsm.bounded:
-        return Scale(-one, 2 * one)
+        return Scale(-one, one, rounding_between(-one, one))
     low, high = row_extremes(rsm, ranks)
     if how == "affine":
         beyond = float(torch.maximum(high, -low).detach().max())
@@ -47,11 +54,12 @@ def scale_of(rsm: TiledRSM, how: str, ranks: Ranks = ALONE) -> Scale:
                 f"`affine` needs similarities in [-1, 1], got one of size {beyond:.6g}. "
                 "Use 'minmax' or 'row_minmax'."
             )
-        return Scale(-one, 2 * one)
+        return Scale(-one, one, rounding_between(-one, one))
     if how == "minmax":
         low, high = low.min().unsqueeze(0), high.max().unsqueeze(0)
-    width = high - low
-    constant = (width.detach() == 0).nonzero().flatten().tolist()
+    own = one * (rsm.source.self_similarity or 0.0)
+    rounding = torch.maximum(rounding_between(low, high), rounding_between(own, own))
+    constant = is_rounding(low, high, rounding).nonzero().flatten().tolist()
     if constant:
         place = "the matrix" if how == "minmax" else f"row {constant[0]}"
         value = float(low.detach()[constant[0]])
@@ -59,7 +67,7 @@ def scale_of(rsm: TiledRSM, how: str, ranks: Ranks = ALONE) -> Scale:
             f"All similarities of {place} are {value:.6g}, so they have no scale "
             f"from 0 to 1 ({len(constant)} such in all). Leave out stimuli that do not differ."
         )
-    return Scale(low, width)
+    return Scale(low, high, rounding)
 
 
 def row_extremes(rsm: TiledRSM, ranks: Ranks = ALONE) -> tuple[Tensor, Tensor]:
@@ -143,7 +151,10 @@ def _off_diagonal(tile: Tile, s: Tensor, instead: float) -> Tensor:
 
 def raw_bounds(scale: Scale, gates: StepParameters) -> tuple[Tensor, ...]:
     """Parameters of the first family: bounds of raw similarities, and 1 / transition."""
-    lower, upper = (scale.low + bound * scale.width for bound in (gates.lower, gates.upper))
+    # not low + bound * width, which may miss the upper end by a digit
+    lower, upper = (
+        torch.lerp(scale.low, scale.high, bound) for bound in (gates.lower, gates.upper)
+    )
     # where the bounds coincide the upper one decides, as in `soft_step`
     bound = upper.detach()
     gap = bound - torch.nextafter(bound, torch.full_like(bound, -torch.inf))
@@ -153,7 +164,7 @@ def raw_bounds(scale: Scale, gates: StepParameters) -> tuple[Tensor, ...]:
 
 def second_family(scale: Scale, gates: StepParameters) -> tuple[Tensor, ...]:
     """Parameters of the second family: scale, upper and transition."""
-    return scale.low, scale.width, gates.upper, gates.transition
+    return *scale, gates.upper, gates.transition
 
 
 def profile(rsm: TiledRSM, scale: Scale, n_quantiles: int, ranks: Ranks = ALONE) -> Tensor:

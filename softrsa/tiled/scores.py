@@ -299,14 +299,26 @@ class Placed:
 
 
 def place(
-    rsm: TiledRSM, transform: nn.Module | None, anchors: Tensor | None, ranks: Ranks = ALONE
+    rsm: TiledRSM,
+    transform: nn.Module | None,
+    anchors: Tensor | None,
+    ranks: Ranks = ALONE,
+    *,
+    which: int = 0,
 ) -> Placed:
-    """Find the scale and, where a `ProfileGate` reads them, the profiles of an RSM."""
+    """Find the scale and, where a `ProfileGate` reads them, the profiles of an RSM.
+
+    ``which`` of the RSMs that a transform has learned the scale of it is.
+    """
     if anchors is not None and len(anchors) != rsm.n:
         raise ShapeError(f"There must be {rsm.n} anchors, one per stimulus, got {len(anchors)}.")
     if not isinstance(transform, SoftGate):
         return Placed(rsm)
-    scale = scale_of(rsm, transform.scaling, ranks)
+    numbers = transform.scaling.numbers
+    if numbers and which < len(numbers[0]):
+        scale = Scale(*(number[which].flatten().to(rsm.device, rsm.dtype) for number in numbers))
+    else:
+        scale = scale_of(rsm, transform.scaling.how, ranks)
     gate = transform.step.gate
     if isinstance(gate, ProfileGate) and anchors is None:
         anchors = profile(rsm, scale, gate.n_features, ranks)

@@ -216,7 +216,10 @@ class TiledRSM:
         return torch.is_grad_enabled() and self.source.tensor.requires_grad
 
     def read(self, tile: Tile, out: Tensor) -> Tensor:
-        """Similarities of a tile with zeros on the diagonal; not to be written to."""
+        """Similarities of a tile; one on the diagonal is symmetric, with zeros on the diagonal.
+
+        Not to be written to.
+        """
         key = (tile.rows.start, tile.rows.stop, tile.columns.start, tile.columns.stop)
         found = self._kept.get(key)
         if found is not None:
@@ -227,8 +230,9 @@ class TiledRSM:
             self._room -= size
             out = SPARE.take(out)
         found = self.source.compute(tile.rows, tile.columns, out)
-        if tile.on_diagonal:
-            found.diagonal().zero_()
+        if tile.on_diagonal:  # a product of a matrix with itself differs from its mirror image
+            above = found.triu(1)
+            torch.add(above, above.mT, out=found)
         if keep:
             self._kept[key] = found
         return found

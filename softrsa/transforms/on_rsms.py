@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from softrsa._table import Table
 from softrsa.errors import DataError, DTypeError
 from softrsa.pairs import expand
-from softrsa.rsm import scale_similarities
+from softrsa.rsm.scaling import Scaling, scale_similarities
 from softrsa.transforms.center import double_center
 from softrsa.transforms.gates import SoftStep, StepParameters
 from softrsa.transforms.geo_topological import GeoTopological, geo_topological_grid
@@ -54,17 +54,23 @@ class HardGT(nn.Module):
 
 
 class SoftGate(nn.Module):
-    """Similarities scaled to [0, 1], through a SoftStep, symmetrized if asked for."""
+    """Similarities scaled to [0, 1], through a SoftStep, symmetrized if asked for.
 
-    def __init__(self, step: SoftStep, scaling: str, symmetrize: bool):
+    With a `Scaling` learned on as many RSMs as there are, each is scaled by its own numbers; where
+    there are more or fewer, as for other subjects, by those of the RSMs themselves.
+    """
+
+    def __init__(self, step: SoftStep, scaling: str | Scaling, symmetrize: bool):
         super().__init__()
         self.step = step
-        self.scaling = scaling
+        self.scaling = Scaling(scaling) if isinstance(scaling, str) else scaling
         self.symmetrize = symmetrize
 
     def scale(self, rsms: Tensor) -> Tensor:
         """Bring similarities (..., n, n) to [0, 1]."""
-        return scale_similarities(rsms, self.scaling)
+        if self.scaling.fits(rsms):
+            return self.scaling(rsms)
+        return scale_similarities(rsms, self.scaling.how)
 
     def forward(self, rsms: Tensor, anchors: Tensor | None = None) -> Tensor:
         """Return the transformed ``rsms`` (..., n, n)."""

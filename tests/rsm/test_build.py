@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from hypothesis import given
+from hypothesis import strategies as st
 
 from softrsa.errors import DataError, DeviceError, DTypeError, ShapeError, UnknownNameError
 from softrsa.io import check_rdms
-from softrsa.rsm import build_rsms, similarity_matrix, to_rsm
+from softrsa.rsm import SIMILARITIES, build_rsms, similarity_matrix, to_rsm
 
 STIMULI = ["face", "house", "tree", "dog", "car"]
 
@@ -47,6 +49,15 @@ def test_one_rsm_per_combination(recording, similarity):
     )
     assert rsms.sel(region="IT", subject="b").isnull().all()
     check_rdms(rsms)
+
+
+@pytest.mark.parametrize("similarity", SIMILARITIES[:-1])
+@given(n=st.integers(2, 9), n_units=st.integers(2, 300), seed=st.integers(0, 2**32 - 1))
+def test_the_layout_in_memory_does_not_matter(similarity, n, n_units, seed):
+    x = torch.randn(n, n_units, generator=torch.Generator().manual_seed(seed))
+    by_columns = x.T.contiguous().T
+    found = similarity_matrix(by_columns, similarity=similarity)
+    assert torch.equal(found, similarity_matrix(x, similarity=similarity))
 
 
 def test_by_one_coordinate_and_by_none(recording):

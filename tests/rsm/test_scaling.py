@@ -11,6 +11,8 @@ from scipy.stats import rankdata
 from softrsa.errors import DataError, DTypeError, ShapeError, UnknownNameError
 from softrsa.pairs import off_diagonal
 from softrsa.rsm import SCALINGS, scale_similarities, similarity_matrix
+from softrsa.rsm.scaling import Scaling
+from softrsa.transforms import soft_step_s2
 
 # few distinct values, so that ties abound; the first row and column keep every row from being flat
 tied = arrays(np.float64, (2, 5, 5), elements=st.integers(-3, 3).map(lambda i: i / 4))
@@ -137,6 +139,128 @@ def test_ranks_stay_exact_beyond_the_digits_of_float32():
     expected = (ranks - ranks.min()) / (ranks.max() - ranks.min())
     found = off_diagonal(scale_similarities(s, "rank")).numpy()
     np.testing.assert_array_equal(found, expected.astype(np.float32))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("how", ["row_minmax", "minmax", "affine"])
+@given(stack=tied, ulps=arrays(np.int64, (2, 5, 5), elements=st.integers(-4, 4)))
+def test_rounding_is_not_information(how, dtype, stack, ulps):
+    """Equal pairs that differ by what another processor rounds stay at the same end."""
+    s = not_constant(stack).to(dtype)
+    s.diagonal(dim1=-2, dim2=-1).fill_(1.0)
+    if how == "affine":
+        s = torch.where(s.abs() == 0.9, s.sign(), s)
+    noise = torch.from_numpy(ulps).to(dtype) * torch.finfo(dtype).eps
+    exact, rough = scale_similarities(s, how), scale_similarities(s + noise, how)
+    for end in (0.0, 1.0):
+        assert torch.equal(exact == end, rough == end)
+    torch.testing.assert_close(exact, rough, rtol=0, atol=40 * torch.finfo(dtype).eps)
+    half = torch.full((), 0.5, dtype=dtype)
+    steep = soft_step_s2(rough, half, half / 20)  # 1e-16 would become .4
+    torch.testing.assert_close(
+        steep, soft_step_s2(exact, half, half / 20), rtol=0, atol=40 * torch.finfo(dtype).eps
+    )
+
+
+@given(st.integers(3, 12), st.integers(2, 40), st.integers(0, 2**32 - 1), st.booleans())
+def test_the_ends_of_similarities_are_exactly_zero_and_one(n, n_units, seed, wide):
+    generator = torch.Generator().manual_seed(seed)
+    dtype = torch.float64 if wide else torch.float32
+    x = torch.randn(n, n_units, generator=generator, dtype=dtype)
+    for similarity in ("cosine", "l2", "dot"):
+        s = similarity_matrix(x, similarity=similarity)
+        itself = torch.eye(n, dtype=torch.bool)
+        for how, axes in (("row_minmax", -1), ("minmax", (-2, -1)), ("rank", (-2, -1))):
+            if similarity == "cosine" and n_units == 2:
+                continue  # of few angles some may be equal
+            low = s.masked_fill(itself, torch.inf).amin(axes, keepdim=True)
+            high = s.masked_fill(itself, -torch.inf).amax(axes, keepdim=True)
+            found = scale_similarities(s, how)
+            assert (found[(s == low) & ~itself] == 0).all()
+            assert (found[(s == high) & ~itself] == 1).all()
+            assert ((found == 0) & ~itself).any(axes if how != "row_minmax" else -1).all()
+
+
+def test_steps_at_the_ends_pass_their_gradient_to_the_others(rng):
+    """Of an end that moves, the value stays 0 or 1 and all others move the other way."""
+    s = torch.tensor([[1.0, 0.2, 0.5, 0.8]], dtype=torch.float64, requires_grad=True)
+    found = scale_similarities(s, "row_minmax")
+    for j, expected in ((0, [0, 0, 0, 0]), (1, [0, 0, 0, 0])):
+        (by,) = torch.autograd.grad(found[0, j], s, retain_graph=True)
+        assert by.tolist() == [expected]
+    (by,) = torch.autograd.grad(found[0, 2], s)
+    # of (s - a) / (b - a) at s = .5, a = .2, b = 1
+    torch.testing.assert_close(
+        by, torch.tensor([[-0.3 / 0.64, -0.5 / 0.64, 1 / 0.8, 0.0]], dtype=torch.float64)
+    )
+
+
+@pytest.mark.parametrize("how", SCALINGS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+class TestLearnedScaling:
+    @given(stack=tied)
+    def test_what_it_learned_on_is_scaled_as_ever(self, how, dtype, stack):
+        s = not_constant(stack).to(dtype)
+        symmetric = similarity_matrix(s[..., :2, :].mT, similarity="l1")
+        symmetric[..., 0, 1] = symmetric[..., 1, 0] = 1.0
+        blocks = (s, s[..., :4]) if how in ("row_minmax", "affine") else (s, s[..., :4], symmetric)
+        for given_s in blocks:
+            found = Scaling.fit(given_s, how)(given_s)
+            assert found.dtype == dtype
+            assert torch.equal(found, scale_similarities(given_s, how))
+
+    @given(factor=st.floats(1e-9, 1e9), seed=st.integers(0, 2**32 - 1))
+    def test_the_unit_of_distances_does_not_matter(self, how, dtype, factor, seed):
+        if how == "affine":
+            return  # is of similarities that have no unit
+        x = torch.rand(12, 4, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+        s = similarity_matrix(x, similarity="l2")
+        train, test = slice(0, 8), slice(8, 12)
+        found, scaled = (
+            Scaling.fit(block[train, train], how)(block[test, test]) for block in (s, factor * s)
+        )
+        torch.testing.assert_close(found, scaled, rtol=0, atol=40 * torch.finfo(dtype).eps)
+
+    def test_members_are_scaled_by_their_own_numbers(self, how, dtype, rng):
+        train, test = bounded(rng, 3, 2, 6, 6, dtype=dtype), bounded(rng, 3, 2, 4, 4, dtype=dtype)
+        scaling = Scaling.fit(train, how)
+        for i in range(3):
+            alone = Scaling.fit(train[i], how)(test[i])
+            assert torch.equal(scaling(test)[i], alone)
+            assert torch.equal(scaling[i](test[i]), alone)
+        rectangle = scaling(test[..., :3])
+        assert rectangle.shape == (3, 2, 4, 3)
+
+
+def test_held_out_similarities_are_in_the_unit_of_those_learned_on():
+    train = torch.tensor([[9.0, 1.0, 2.0], [1.0, 9.0, 5.0], [2.0, 5.0, 9.0]])
+    test = torch.tensor([[9.0, 0.0, 1.0, 1.5, 2.0, 3.0, 5.0, 7.0]])
+    # (s - 1) / 4, and of the ranks 1, 2, 3 minus 1, half: between two of them half way
+    expected = {
+        "minmax": [1.0, 0.0, 0.0, 0.125, 0.25, 0.5, 1.0, 1.0],
+        "rank": [1.0, 0.0, 0.0, 0.25, 0.5, 0.75, 1.0, 1.0],
+    }
+    for how, values in expected.items():
+        assert Scaling.fit(train, how)(test).tolist() == [values]
+    square = Scaling.fit(train, "minmax")(torch.tensor([[7.0, 0.0], [4.0, 7.0]]))
+    assert square.tolist() == [[1.0, 0.0], [0.75, 1.0]]
+
+
+def test_nothing_is_learned_from_a_constant_matrix():
+    for how in ("minmax", "rank"):
+        with pytest.raises(DataError, match=r"of the matrix are 0\.125"):
+            Scaling.fit(0.125 + torch.eye(3), how)
+    with pytest.raises(UnknownNameError, match=r"'min_max'\. Did you mean 'minmax'"):
+        Scaling.fit(torch.eye(3), "min_max")
+
+
+def test_missing_values_stay_missing_in_what_was_learned():
+    s = torch.tensor([[1.0, torch.nan, 0.1], [torch.nan, 1.0, 0.3], [0.1, 0.3, 1.0]])
+    whole = torch.tensor([[1.0, 0.2, 0.1], [0.2, 1.0, 0.3], [0.1, 0.3, 1.0]])
+    for how in ("minmax", "rank"):
+        assert off_diagonal(Scaling.fit(s, how)(whole)).isnan().all()
+        found = off_diagonal(Scaling.fit(whole, how)(s))
+        assert torch.equal(found.isnan(), off_diagonal(s).isnan())
 
 
 def test_rounding_beyond_one_is_clamped():

@@ -23,6 +23,7 @@ SETTINGS = FitSettings(steps=(4, 12), inner_folds=2)
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch):
     monkeypatch.setitem(tiles.TILE_SIZE, "cpu", 32)
+    monkeypatch.setattr(tiles, "TILE_SIZE_OF_THREADS", 1)
 
 
 @pytest.fixture(scope="module")

@@ -20,9 +20,11 @@ from softrsa.errors import (
 )
 from softrsa.inference import noise_ceiling
 from softrsa.measures import get
-from softrsa.rsm import similarity_matrix
+from softrsa.rsm import scale_similarities, similarity_matrix
+from softrsa.rsm.scaling import between
 from softrsa.tiled import tiles
 from softrsa.tiled.moments import moments
+from softrsa.tiled.scaling import scale_of
 from softrsa.tiled.scores import MEASURES, lay_out, prepare
 from softrsa.tiled.tiles import TiledRSM, upper_tiles
 from softrsa.transforms import EmbeddingGate, GlobalGate, ProfileGate, SoftStep
@@ -41,6 +43,7 @@ GATES = ("global", "embedding", "profile")
 def small_tiles(monkeypatch):
     """Several tiles, the last of them narrower, from few stimuli."""
     monkeypatch.setitem(tiles.TILE_SIZE, "cpu", 8)
+    monkeypatch.setattr(tiles, "TILE_SIZE_OF_THREADS", 1)
 
 
 @pytest.fixture
@@ -123,6 +126,34 @@ def test_every_similarity(features, similarity):
     scaling = "affine" if similarity in ("correlation", "cosine", "rbf") else "row_minmax"
     assert_same(*both(features, "centered_pearson", "profile", options, scaling=scaling))
     assert_same(*both(features, "pearson", None, options))
+
+
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@given(n=st.integers(4, 30), size=st.integers(2, 33), seed=st.integers(0, 2**32 - 1))
+def test_tiles_are_symmetric_and_their_ends_exact(similarity, dtype, n, size, seed):
+    """Whatever is a row's least or largest similarity there is scaled to exactly 0 or 1."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, 5, generator=generator, dtype=dtype)
+    rsm = lay_out(x, similarity=similarity, bandwidth=SIMILARITIES[similarity], kept_bytes=0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(tiles.TILE_SIZE, "cpu", size)
+        scale = scale_of(rsm, "row_minmax")
+        square = torch.full((n, n), torch.nan, dtype=dtype)
+        for tile in upper_tiles(n, size):
+            s = rsm.read(tile, x.new_empty(tile.shape))
+            assert not tile.on_diagonal or torch.equal(s, s.mT)
+            square[tile.rows, tile.columns] = s
+            square[tile.columns, tile.rows] = s.mT
+    columns = (end.unsqueeze(-1) for end in scale)
+    scaled = between(square, *columns)
+    itself = torch.eye(n, dtype=torch.bool)
+    whole = similarity_matrix(x, similarity=similarity, bandwidth=SIMILARITIES[similarity])
+    wanted = scale_similarities(whole, "row_minmax")
+    for end in (0.0, 1.0):
+        at_end = (scaled == end) & ~itself
+        assert at_end.any(1).all()
+        assert torch.equal(at_end, (wanted == end) & ~itself)
 
 
 @pytest.mark.parametrize("symmetrize", [True, False])
