@@ -20,7 +20,7 @@ from softrsa.alignment.responses import Side, TiledSide
 from softrsa.alignment.settings import FitSettings
 from softrsa.errors import DataError
 from softrsa.measures import Measure
-from softrsa.rsm.scaling import Scaling
+from softrsa.rsm.scaling import Scaling, undefined_where_constant
 from softrsa.tiled.moments import TransformedRSM, power_sums
 from softrsa.tiled.scaling import raw_bounds
 from softrsa.tiled.scores import Placed, apply_transform, compare, place, with_first
@@ -234,6 +234,7 @@ class _Batch:
         scaled, anchors = [], []
         for k, (gate, how) in enumerate(zip(self.gates, self.plan.scaling, strict=True)):
             rsms = torch.stack([pair[k].rsms for pair in sides])
+            rsms = undefined_where_constant(rsms, how)
             if learn:
                 self.scalings.append(Scaling.fit(rsms, how))
             scaled.append(self.scalings[k](rsms))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import combinations, product
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -19,8 +19,17 @@ from softrsa.inference.comparing import CORRECTIONS, adjusted
 from softrsa.inference.matched import MEASURES, influences, permuted_scores
 from softrsa.measures import Measure
 
-if TYPE_CHECKING:
-    from softrsa.alignment.held_out import Run
+
+class Scored(Protocol):
+    """What is to be known of a run: names, its test stimuli, subjects, and those scored."""
+
+    layer: str
+    region: str
+    fold: int
+    brain: Any
+    split: Any
+    score: tuple[int, ...]
+
 
 KINDS = ("both", "subjects", "stimuli", "pairs")
 SLOW = 200  # permutations of a measure that has no faster way than to score each
@@ -57,7 +66,7 @@ class OfRun(NamedTuple):
 
 
 def resampled(
-    runs: Sequence[Run], sums: Sequence[list[Tensor]], names: Sequence[str], draws: Draws
+    runs: Sequence[Scored], sums: Sequence[list[Tensor]], names: Sequence[str], draws: Draws
 ) -> xr.Dataset:
     """Put the resampled scores of runs together, their transforms fixed.
 
@@ -100,15 +109,18 @@ def make_draws(n_resamples: int, n_stimuli: int, seed: int) -> Draws:
     )
 
 
-def by_group(runs: Sequence[Run]) -> dict[tuple[str, str], list[Run]]:
+OneRun = TypeVar("OneRun", bound=Scored)
+
+
+def by_group(runs: Sequence[OneRun]) -> dict[tuple[str, str], list[OneRun]]:
     """Put the runs of each layer with each region together."""
-    groups: dict[tuple[str, str], list[Run]] = {}
+    groups: dict[tuple[str, str], list[OneRun]] = {}
     for run in runs:
         groups.setdefault((run.layer, run.region), []).append(run)
     return groups
 
 
-def _disjoint(runs: Sequence[Run]) -> bool:
+def _disjoint(runs: Sequence[Scored]) -> bool:
     """Tell whether no stimulus is tested in two folds."""
     tests = {tuple(run.split.test.tolist()) for run in runs}
     tested = [stimulus for test in tests for stimulus in test]
@@ -116,7 +128,7 @@ def _disjoint(runs: Sequence[Run]) -> bool:
 
 
 def resample_scores(
-    run: Run, measure: Measure, models: Tensor, brains: Tensor, draws: Draws | None
+    run: Scored, measure: Measure, models: Tensor, brains: Tensor, draws: Draws | None
 ) -> OfRun:
     """Resample the scores of one run by stimuli and by pairs, and permute its stimuli.
 
@@ -232,7 +244,7 @@ def _by_kind(score: Tensor, stimuli: Tensor, pairs: Tensor, subject_counts: Tens
 
 
 def labelled(
-    found: dict[tuple[str, str], Resampled], names: Sequence[str], runs: Sequence[Run]
+    found: dict[tuple[str, str], Resampled], names: Sequence[str], runs: Sequence[Scored]
 ) -> xr.Dataset:
     """Put what was found for layers with regions into one data set: see `resample`."""
     subjects = {run.region: run.brain.subjects for run in runs}

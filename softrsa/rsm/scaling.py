@@ -195,6 +195,23 @@ def _ends(s: Tensor, itself: Tensor | None, axes: tuple[int, ...]) -> tuple[Tens
     return low, high, rounding
 
 
+def undefined_where_constant(s: Tensor, how: str) -> Tensor:
+    """Put NaN into square matrices (..., n, n) that have no scale, or a row that has none.
+
+    Among many, one that cannot be scaled then says so for itself, and the others go on.
+    """
+    if how == "affine":
+        return s
+    itself = torch.eye(s.shape[-1], dtype=torch.bool, device=s.device)
+    axes = (-1,) if how == "row_minmax" else (-2, -1)
+    low = s.masked_fill(itself, torch.inf).amin(axes, keepdim=True)
+    high = s.masked_fill(itself, -torch.inf).amax(axes, keepdim=True)
+    own = s.diagonal(dim1=-2, dim2=-1).abs().amax(-1)[..., None, None]
+    rounding = torch.maximum(rounding_between(low, high), rounding_between(own, own))
+    constant = is_rounding(low, high, rounding).any(-2, keepdim=True)
+    return s.masked_fill(constant, torch.nan)
+
+
 ROUNDING_ULPS = 16  # sums of products differ by about 4 in another order of their terms
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +18,22 @@ from softrsa.transforms.center import double_center
 from softrsa.transforms.gates import SoftStep, StepParameters
 from softrsa.transforms.geo_topological import GeoTopological, geo_topological_grid
 
-if TYPE_CHECKING:
-    from softrsa.measures import Measure
+
+class Scoring(Protocol):
+    """A measure, as `softrsa.measures.Measure`: what scores of square RSMs are made with."""
+
+    @property
+    def takes(self) -> str:
+        """The kind of inputs."""
+        ...
+
+    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+        """Score what the measure takes."""
+        ...
+
+    def between(self, x: Tensor, y: Tensor) -> Tensor:
+        """Score square RSMs (..., n, n)."""
+        ...
 
 
 class Identity(nn.Module):
@@ -100,7 +114,7 @@ def threshold_grid(steps: int) -> list[tuple[float, float]]:
 
 
 def best_threshold(
-    model: Tensor, brain: Tensor, measure: Measure, steps: int
+    model: Tensor, brain: Tensor, measure: Scoring, steps: int
 ) -> tuple[float, float]:
     """Thresholds (l, u), the same for both sides, with the highest training score.
 
@@ -139,7 +153,7 @@ class Training(NamedTuple):
     model: Tensor
     brain: Tensor
     units: Tensor | None
-    measure: Measure
+    measure: Scoring
     grid: int
 
 

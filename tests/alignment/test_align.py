@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
 import softrsa
@@ -32,6 +34,7 @@ from softrsa.errors import (
 )
 from softrsa.inference import noise_ceiling
 from softrsa.measures import get
+from softrsa.rsm import similarity_matrix
 from softrsa.transforms.on_rsms import TRANSFORMS, as_chain
 
 CPU = torch.device("cpu")
@@ -504,7 +507,13 @@ def test_a_layer_with_several_subjects_is_the_mean_of_their_rsms():
     found = softrsa.align({"others": people}, {"V4": region}, **options)
     mean = np.mean([np.corrcoef(x) for x in people], axis=0)
     np.fill_diagonal(mean, 1.0)
-    wanted = softrsa.align({"others": mean}, {"V4": region}, **options)
+    stack = xr.DataArray(
+        mean,
+        dims=("anchor", "neighbor"),
+        coords={name: [f"s{i:02}" for i in range(30)] for name in ("anchor", "neighbor")},
+        attrs={"kind": "rsm", "similarity": "correlation"},
+    )
+    wanted = softrsa.align({"others": stack}, {"V4": region}, **options)
     assert [each.data.attrs["layers_averaged"] for each in (found, wanted)] == [1, 0]
     scores = (each.table.set_index("transform")["score"] for each in (found, wanted))
     for one, other in zip(*scores, strict=True):
@@ -516,6 +525,66 @@ def test_a_layer_with_several_subjects_is_the_mean_of_their_rsms():
     np.testing.assert_allclose(
         aligner.transform_model(people), aligner.transform_model(mean), atol=1e-9
     )
+
+
+def distances(n, seed=0):
+    """Euclidean distances between points and between the same points, moved a little."""
+    generator = torch.Generator().manual_seed(seed)
+    x, e = torch.randn(2, n, 4, generator=generator, dtype=torch.float64)
+    return [-similarity_matrix(y, similarity="l2") for y in (x, torch.tanh(x) + 0.3 * e)]
+
+
+QUICK = FitSettings(gates=("profile",), steps=(4,), inner_folds=2)
+
+
+def test_small_distances_are_no_correlations():
+    """Learned transforms start from distances of .001 to .03, and gain as from large ones."""
+    model, brain = distances(30)
+    options = {"transforms": ["identity", "global", "instance"], "folds": 3, "n_resamples": 0}
+    scores = [
+        softrsa.align(
+            model * size / model.max(), brain * size / brain.max(), settings=QUICK, **options
+        ).table["score"]
+        for size in (0.03, 30.0)
+    ]
+    np.testing.assert_allclose(*scores, rtol=0, atol=1e-6)
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.floats(1e-4, 1e6), st.floats(1e-4, 1e6))
+def test_the_unit_of_distances_does_not_matter(a, b):
+    model, brain = distances(24)
+    options = {"folds": 2, "n_resamples": 0, "settings": QUICK}
+    found, wanted = (
+        softrsa.align(x, y, **options).table for x, y in ((a * model, b * brain), (model, brain))
+    )
+    assert found["transform"].tolist() == wanted["transform"].tolist()
+    np.testing.assert_allclose(found["score"], wanted["score"], rtol=0, atol=1e-6)
+    fitted, other = (
+        softrsa.Aligner("instance", settings=QUICK).fit(x, y)
+        for x, y in ((a * model, b * brain), (model, brain))
+    )
+    assert fitted.train_score_ == pytest.approx(other.train_score_, abs=1e-6)
+    np.testing.assert_allclose(
+        fitted.transform_model(a * model), other.transform_model(model), rtol=0, atol=1e-6
+    )
+
+
+def test_a_stack_says_whether_it_holds_correlations():
+    rsm = np.corrcoef(np.random.default_rng(0).normal(size=(6, 5)))
+    np.fill_diagonal(rsm, 1.0)
+    coords = {name: [f"s{i}" for i in range(6)] for name in ("anchor", "neighbor")}
+    for attrs, bounded in (
+        ({"kind": "rsm", "similarity": "cosine"}, True),
+        ({"kind": "rsm", "similarity": "rbf"}, False),
+        ({"kind": "rdm", "dissimilarity": "correlation"}, True),
+        ({"kind": "rdm", "dissimilarity_measure": "euclidean"}, False),
+        ({"kind": "rdm"}, False),
+    ):
+        values = rsm if attrs["kind"] == "rsm" else 1 - rsm
+        stack = xr.DataArray(values, dims=("anchor", "neighbor"), coords=coords, attrs=attrs)
+        side = as_side(stack, similarity="correlation", name="x", device=CPU)
+        assert side.bounded == bounded
 
 
 def test_a_result_says_what_it_is():

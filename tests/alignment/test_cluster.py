@@ -21,11 +21,13 @@ from softrsa.alignment.responses import as_side
 from softrsa.alignment.settings import stimulus_folds
 from softrsa.cli import main
 from softrsa.errors import (
+    DataError,
     DTypeError,
     FileFormatError,
     FileMissingError,
     FitError,
 )
+from softrsa.transforms import Transform
 
 QUICK = FitSettings(
     gates=("profile",), steps=(2, 4), inner_folds=2, n_quantiles=3, penalties=(1e-2,), grid=3
@@ -184,9 +186,16 @@ def test_workers_that_always_die_end_the_run(sides, client, monkeypatch):
 def test_an_error_of_a_unit_is_itself_and_named(sides, client):
     constant = torch.full((24, 24), 0.5, dtype=torch.float64).fill_diagonal_(1.0)
     layers = {"good": sides[0]["fc"], "flat": constant}
-    message = r"^In layer 'flat', region 'IT', fold \d, .*global fit .* cannot start"
-    with pytest.raises(FitError, match=message):
-        align(layers, {"IT": sides[1]["IT"]}, **OPTIONS, client=client)
+
+    def picky(training):
+        if training().model.std() < 0.2:
+            raise DataError("The layer is flat.")
+        return torch.nn.Identity()
+
+    row = Transform(name="picky", title="picky", words="a picky transform", fit=picky)
+    message = r"^In layer 'flat', region 'IT', fold \d, .*: The layer is flat\.$"
+    with pytest.raises(DataError, match=message):
+        align(layers, {"IT": sides[1]["IT"]}, **OPTIONS | {"transforms": [row]}, client=client)
 
 
 def test_a_resumed_run_computes_what_is_missing(sides, stored, copied, scored):

@@ -7,9 +7,9 @@ import xarray as xr
 
 from softrsa import Aligner
 from softrsa.alignment import FitSettings, aligner
-from softrsa.alignment.descent import is_degenerate
+from softrsa.alignment.descent import Problem, _TiledFit, is_degenerate
 from softrsa.alignment.fitting import Task, fit_transforms, make_plan
-from softrsa.alignment.responses import rsm_bytes
+from softrsa.alignment.responses import as_tiled_side, rsm_bytes
 from softrsa.errors import DataError, DTypeError, ShapeError, StimulusError
 from softrsa.measures import get
 from softrsa.rsm import similarity_matrix
@@ -17,6 +17,7 @@ from softrsa.tiled import tiles
 from softrsa.tiled.scores import lay_out
 from softrsa.transforms.on_rsms import TRANSFORMS, as_chain
 
+CPU = torch.device("cpu")
 SETTINGS = FitSettings(steps=(4, 12), inner_folds=2)
 
 
@@ -173,32 +174,23 @@ def test_stimuli_without_a_similarity_are_named_as_given(data):
         Aligner("instance", settings=SETTINGS, tiled=True).fit(model, data[1])
 
 
-def test_collapse_is_seen_as_in_whole_matrices(data, monkeypatch):
-    from softrsa.alignment import descent as fitting
-
+@pytest.mark.parametrize("upper", [4.0, -3.0, -8.0])
+def test_collapse_is_seen_as_in_whole_matrices(data, upper):
+    """With an upper bound far below all similarities everything becomes 1."""
     train, _ = halves(data)
-    seen = []
-    original = fitting._TiledFit._degenerate
-
-    def compare(self):
-        tiled = original(self)
-        transforms = [self.transforms[0], *[self.transforms[1]] * 2]
-        whole = []
-        for placed, transform, x in zip(
-            self.training, transforms, [train[0], *train[1]], strict=True
-        ):
-            rsm = similarity_matrix(x[self.train])
-            assert len(rsm) == placed.rsm.n
-            whole.append(is_degenerate(transform.scale(rsm), transform(rsm, placed.anchors)))
-        seen.append((bool(tiled), bool(torch.stack(whole).any())))
-        return tiled
-
-    monkeypatch.setattr(fitting._TiledFit, "_degenerate", compare)
-    settings = FitSettings(steps=(2, 30), inner_folds=2, learning_rate=30.0, gates=("profile",))
-    # in minibatches no step is taken back
-    Aligner("instance", settings=settings, tiled=True, batch_size=20).fit(*train)
-    assert all(tiled == whole for tiled, whole in seen)
-    assert len({tiled for tiled, _ in seen}) == 2  # some have collapsed, some not
+    sides = [as_tiled_side(x, similarity="correlation", name="x", device=CPU) for x in train]
+    plan = make_plan(get("centered_pearson"), *sides, SETTINGS, 0)
+    n = sides[0].n_stimuli
+    fit = _TiledFit(Problem(*sides, torch.arange(n), None, "profile", 0.0, 1), plan)
+    with torch.no_grad():
+        for transform in fit.transforms:
+            transform.step.gate.bias.copy_(torch.tensor([-4.0, upper - 4.0, 0.0]))
+    transforms = [fit.transforms[0], *[fit.transforms[1]] * (len(fit.training) - 1)]
+    whole = []
+    for placed, transform, x in zip(fit.training, transforms, [train[0], *train[1]], strict=True):
+        rsm = similarity_matrix(x).float()
+        whole.append(is_degenerate(transform.scale(rsm), transform(rsm, placed.anchors)))
+    assert bool(fit._degenerate()) == bool(torch.stack(whole).any()) == (upper == -8.0)
 
 
 def test_what_cannot_be_done_is_said(data):
