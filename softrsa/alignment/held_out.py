@@ -149,9 +149,11 @@ def evaluate(run: Run, options: Options, draws: Draws | None) -> Judged:
     resampled = resample_scores(run, measure, models, brains, draws)
     scores = measure.between(models[:, None], brains).mean(-1)
     shares = row_offset_share(models[:, None], brains).mean(-1)
+    # a measure that does not say how it normalizes: the mean RSM as it is
+    pool = "normalized" if measure.normalize else "raw"
     records = {}
     for k, (name, fitted) in enumerate(run.fitted.items()):
-        ceiling = noise_ceiling(pairs[name][1], measure)
+        ceiling = noise_ceiling(pairs[name][1], measure, pool=pool)
         records[name] = {
             "score": float(scores[k]),
             "row_offset_share": float(shares[k]),

@@ -24,7 +24,7 @@ COPIES_LEARNED = 14  # of both sides' RSMs over training stimuli, with the gradi
 COPIES_TESTED = 10  # of both sides' RSMs over test stimuli and each transform, when resampled
 # The C library keeps freed pieces of less than 32 MB for later. Of glibc this is most of what a
 # process of a few thousand stimuli holds; MALLOC_MMAP_THRESHOLD_=1000000 ends it, at some speed.
-COPIES_KEPT, KEPT_BYTES = 150, 2e9  # of a model's RSM over training stimuli, at most so much
+COPIES_KEPT, KEPT_BYTES = 150, 2e9  # per core of a model's RSM over training stimuli; at most
 COPIES_DRAWN, DRAWN_BYTES = 150, 1e9  # pieces of resamples: of a model's RSM, at most so much
 WORTH_SAYING = 1e9
 CGROUP = Path("/sys/fs/cgroup")
@@ -138,7 +138,9 @@ def estimate_memory(
         (COPIES_FEATURES if options.of_features else COPIES_ALL) * square,
         at_once * COPIES_TESTED * tested + draws if options.resamples else 0.0,
     )
-    kept = 0.0 if options.of_features else min(KEPT_BYTES, COPIES_KEPT * train_share**2 * square)
+    kept = (
+        0.0 if options.of_features else min(KEPT_BYTES, at_once * COPIES_KEPT * train_share**2 * square)
+    )
     return MemoryEstimate(sides, work + BASE_BYTES, kept + drawn)
 
 

@@ -33,6 +33,7 @@ def launch(n_ranks: int, mode: str, folder: Path) -> subprocess.CompletedProcess
 def alone():
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(tiles.TILE_SIZE, "cpu", 16)
+        patch.setattr(tiles, "TILE_SIZE_OF_THREADS", 1)
         return {kind: tiled_ranks.compute(kind, distributed=False) for kind in TOLERANCE}
 
 
