@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-HALF_RATE = 60  # steps after which the rate has fallen to a half, then to a third, ...
+HALF_RATE = 160  # steps after which the rate has fallen to a half, then to a third, ...
 # Added to the root mean square of gradients, which are 1e-3 to 1 where a score depends on a
 # parameter. Where it does not, a gradient is rounding, which Adam's usual 1e-8 makes a full step.
-DAMPING = 1e-5
+DAMPING = 1e-7
 LARGEST_GRADIENT = 1.0  # norm, of each problem
 LOST = 0.1  # share of what was gained: whoever loses more goes back and takes smaller steps
 
@@ -18,7 +18,7 @@ LOST = 0.1  # share of what was gained: whoever loses more goes back and takes s
 class Ascent:
     """Gradient ascent of many independent problems at once: Adam with a decaying rate.
 
-    The rate at step k is ``rate / (1 + k / 60)``. The gradient of each problem is bounded in norm,
+    The rate at step k is ``rate / (1 + k / 160)``. The gradient of each problem is bounded in norm,
     and one that is not finite counts as none, so that no problem can spoil another. A problem
     that falls below where it began, or loses a tenth of what it had gained, goes back to its best
     place and halves its rate; so none ends worse than it began.

@@ -211,7 +211,9 @@ def _inner_splits(task: Task, plan: Plan) -> list[Split]:
             f"({', '.join(one.name for one in baselines())})."
         )
     inner = stimulus_folds(len(task.train), n_inner, seed=plan.seed)
-    return [Split(task.train[split.train], task.train[split.test]) for split in inner]
+    # equal sizes, at the cost of one stimulus: folds are then fitted side by side, and end together
+    n_train, n_test = (min(map(len, part)) for part in zip(*inner, strict=True))
+    return [Split(task.train[train[:n_train]], task.train[test[:n_test]]) for train, test in inner]
 
 
 def _gates(one: Chain, task: Task, settings: FitSettings) -> list[str]:

@@ -138,9 +138,8 @@ def estimate_memory(
         (COPIES_FEATURES if options.of_features else COPIES_ALL) * square,
         at_once * COPIES_TESTED * tested + draws if options.resamples else 0.0,
     )
-    kept = (
-        0.0 if options.of_features else min(KEPT_BYTES, at_once * COPIES_KEPT * train_share**2 * square)
-    )
+    freed = at_once * COPIES_KEPT * train_share**2 * square
+    kept = 0.0 if options.of_features else min(KEPT_BYTES, freed)
     return MemoryEstimate(sides, work + BASE_BYTES, kept + drawn)
 
 

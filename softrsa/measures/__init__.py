@@ -10,11 +10,12 @@ from softrsa.measures.correlation import (
 )
 from softrsa.measures.predictivity import linear_predictivity, ridge_predictivity
 from softrsa.measures.rank import kendall_tau_a, kendall_tau_b, rho_a, soft_spearman
-from softrsa.measures.registry import Measure, available, get
+from softrsa.measures.registry import MEASURES, Measure, available, get
 from softrsa.measures.shape import angular_procrustes, cca, nbs, procrustes_distance, svcca
 from softrsa.measures.whitened import whitened_cosine, whitened_pearson
 
 __all__ = [
+    "MEASURES",
     "Measure",
     "angular_cka",
     "angular_procrustes",

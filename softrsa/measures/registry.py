@@ -11,6 +11,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from softrsa._ranks import average_ranks
+from softrsa._table import Table
 from softrsa.errors import DataError, DTypeError, unknown_name
 from softrsa.measures.cka import angular_cka, debiased_cka, linear_cka, rbf_cka
 from softrsa.measures.correlation import centered_pearson, cosine, pearson, spearman
@@ -247,7 +248,9 @@ _ROWS = (
         reference="Golub, Heath & Wahba (1979), doi:10.1080/00401706.1979.10489751",
     ),
 )  # fmt: skip
-_TABLE = {row.name: row for row in sorted(_ROWS, key=lambda row: row.name)}
+MEASURES: Table[Measure] = Table("measure", Measure, "softrsa.measures")
+for _row in _ROWS:
+    MEASURES.add(_row)
 
 
 def properties(measure: Measure) -> str:
@@ -260,7 +263,7 @@ def properties(measure: Measure) -> str:
 def measure_of(attrs: Mapping[Any, Any]) -> Measure:
     """Give the measure of a result; one of the user's own as described, not to be called."""
     name = attrs["measure"]
-    if name in _TABLE or "measure_properties" not in attrs:
+    if name in MEASURES or "measure_properties" not in attrs:
         return get(name)
     described = json.loads(attrs["measure_properties"])
     low, high = described["range"]
@@ -286,7 +289,7 @@ def available() -> dict[str, Measure]:
     >>> available()["spearman"].differentiable
     False
     """
-    return dict(_TABLE)
+    return dict(sorted(MEASURES.items()))
 
 
 def get(name: str | Measure) -> Measure:
@@ -324,6 +327,6 @@ def get(name: str | Measure) -> Measure:
             "A measure is given by its name, such as 'centered_pearson', or as a `Measure`, got "
             f"{type(name).__name__}; `softrsa.measures.available()` has the names."
         )
-    if name not in _TABLE:
-        raise unknown_name("measure", name, _TABLE)
-    return _TABLE[name]
+    if name not in MEASURES:
+        raise unknown_name("measure", name, available())
+    return MEASURES[name]

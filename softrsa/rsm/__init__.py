@@ -8,6 +8,7 @@ from softrsa.rsm.scaling import SCALINGS, scale_similarities
 from softrsa.rsm.searchlight import searchlight
 from softrsa.rsm.similarity import (
     SIMILARITIES,
+    SIMILARITY_TABLE,
     Similarity,
     condensed_similarity,
     similarity_matrix,
@@ -16,6 +17,7 @@ from softrsa.rsm.similarity import (
 __all__ = [
     "SCALINGS",
     "SIMILARITIES",
+    "SIMILARITY_TABLE",
     "Similarity",
     "build_rdms",
     "build_rsms",
