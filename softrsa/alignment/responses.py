@@ -203,7 +203,10 @@ def _from_labelled(
     lazy = is_lazy(data)  # `build_rsms` checks values too, and they are read from disk each time
     data = check_labels(data, name=name) if lazy else check_recording(data, name=name)
     has_subjects = subject in data.coords and data[subject].dims == ("unit",)
-    rsms = build_rsms(data, by=subject if has_subjects else None, similarity=similarity)
+    # in float64: sums of float32 differ between processors in the eighth digit
+    rsms = build_rsms(
+        data, by=subject if has_subjects else None, similarity=similarity, dtype=torch.float64
+    )
     # in the order of the RSMs, so that positions mean the same in both
     parts = split_units(data, subject) if has_subjects else {"": data}
     return Side(
@@ -267,7 +270,7 @@ def _from_plain(
     if diagonal is not None:
         rsms = 1 - stack.double() if diagonal == 0 else stack.double()
         return Side(rsms, None, None, subjects, False)
-    rsms = similarity_matrix(stack, similarity=similarity).double()
+    rsms = similarity_matrix(stack.double(), similarity=similarity)
     bounded = as_similarity(similarity).bounded
     return Side(rsms, tuple(stack), None, subjects, bounded, similarity)
 
