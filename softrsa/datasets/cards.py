@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 
+from softrsa._files import cache_folder
 from softrsa.errors import FileMissingError, unknown_name
-from softrsa.io import cache_folder
 
 __all__ = ["Card", "DataFile", "PlacedFile", "Published", "available", "card"]
 

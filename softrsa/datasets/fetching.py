@@ -13,9 +13,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from softrsa._files import atomic_path, cache_folder
 from softrsa.datasets.cards import Card, DataFile, card, catalogue, find_placed, local_folder
 from softrsa.errors import DataError, FileMissingError
-from softrsa.io import atomic_path, cache_folder
 
 if TYPE_CHECKING:
     from requests import Response

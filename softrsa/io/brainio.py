@@ -10,9 +10,9 @@ import pandas as pd
 import xarray as xr
 from xarray.indexes import PandasMultiIndex
 
+from softrsa._files import atomic_path
 from softrsa._wording import listed
 from softrsa.errors import DTypeError, ShapeError, SoftRSAError, StimulusError, unknown_name
-from softrsa.io.files import atomic_path
 from softrsa.io.labelling import Options
 from softrsa.io.looking import Look, look
 from softrsa.io.netcdf import holds_netcdf, open_array

@@ -10,9 +10,9 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from softrsa._files import OutputError
 from softrsa.errors import FileFormatError, FileMissingError
 from softrsa.io import atomic_path
-from softrsa.io.files import OutputError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

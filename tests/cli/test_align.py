@@ -22,7 +22,7 @@ from softrsa.alignment import AlignmentResult
 from softrsa.alignment.align import RowOffsetWarning
 from softrsa.cli import main
 from softrsa.cli.align import FILES, LEARNED_FILES
-from softrsa.cli.examples import EXAMPLES
+from softrsa.cli.parser import COMMANDS, EXAMPLES, build_parser
 from softrsa.errors import DTypeError
 from softrsa.rsm import build_rsms
 
@@ -527,13 +527,13 @@ def test_help_has_an_example_that_the_command_takes(name, capsys):
     ]
     for line in found:
         if "COMMAND" not in line:
-            arguments = softrsa.cli._parser().parse_args(shlex.split(line))
+            arguments = build_parser().parse_args(shlex.split(line))
             assert callable(arguments.run)
     assert found or name == "completion"
 
 
 def test_every_command_has_an_example():
-    assert {*EXAMPLES} == {"softrsa", *softrsa.cli.COMMANDS}
+    assert {*EXAMPLES} == {"softrsa", *COMMANDS}
 
 
 def test_json_is_the_table_and_nothing_else(command, files, tmp_path):

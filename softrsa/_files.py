@@ -81,9 +81,9 @@ def cache_folder() -> Path:
     chosen = os.environ.get("SOFTRSA_CACHE")
     if chosen:
         return Path(chosen).expanduser()
-    import pooch
+    import platformdirs
 
-    return Path(pooch.os_cache("softrsa"))
+    return Path(platformdirs.user_cache_dir("softrsa"))
 
 
 def _make_folder(folder: Path) -> None:
