@@ -18,15 +18,17 @@ from softrsa.datasets.fetching import fetch
 from softrsa.datasets.verifying import FileCheck, presence, verify
 
 if TYPE_CHECKING:
-    from softrsa.datasets.loading import DataSet, load
+    from softrsa.datasets.loading import DataSet, Parts, add, load
 
 __all__ = [
     "Card",
     "DataFile",
     "DataSet",
     "FileCheck",
+    "Parts",
     "PlacedFile",
     "Published",
+    "add",
     "available",
     "card",
     "fetch",
@@ -39,7 +41,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import what needs labelled arrays when it is first used: cards are read without."""
-    if name not in ("DataSet", "load"):
+    if name not in ("DataSet", "Parts", "add", "load"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = getattr(import_module("softrsa.datasets.loading"), name)
     return globals()[name]
