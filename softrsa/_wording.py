@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import numpy as np
-
 ON_COMMAND_LINE = (
     "On the command line: load it so in Python, save it with `softrsa.io.save(array, 'x.nc')`, and "
     "give that file."
@@ -22,7 +20,7 @@ def listed(labels: Iterable[object], limit: int = 5) -> str:
     >>> listed(range(8))
     '0, 1, 2, 3, 4, ... (8 in all)'
     """
-    plain = [label.item() if isinstance(label, np.generic) else label for label in labels]
+    plain = [getattr(label, "item", lambda label=label: label)() for label in labels]  # NumPy's too
     shown = ", ".join(map(repr, plain[:limit]))
     return f"{shown}, ... ({len(plain)} in all)" if len(plain) > limit else shown
 

@@ -22,17 +22,14 @@ from softrsa.alignment.cluster import import_distributed
 from softrsa.alignment.responses import Data
 from softrsa.cli.common import (
     DPI,
-    add_output,
     check_one_source,
-    names,
     note,
     outputs,
     read,
-    seed,
     show,
 )
 from softrsa.errors import DataError, unknown_name
-from softrsa.measures import available, get
+from softrsa.measures import get
 from softrsa.recordings import select
 from softrsa.reports import format_best, format_table
 from softrsa.reports.page_content import same_data
@@ -47,79 +44,7 @@ FILES = ("scores.csv", "result.nc", "report.html", "alignment.png")
 LEARNED_FILES = ("transforms.png",)  # where something is learned
 
 
-def add_align(parser: argparse.ArgumentParser) -> None:
-    """Give the parser its options."""
-    add = parser.add_argument
-    add(
-        "files",
-        nargs="*",
-        metavar="FILE",
-        type=Path,
-        help="LAYERS RECORDINGS: activations, and recordings or RDMs, in any format that "
-        "softrsa.load reads: netCDF, zarr, MATLAB, CSV, NumPy, rsatoolbox, BrainIO, ...",
-    )
-    add("--demo", action="store_true", help="use the simulated data set that softrsa carries")
-    add("--dataset", help=f"one of: {', '.join(datasets.available())}")
-    add("--model", help="a pretrained network to show the data set's images (efficientnet-lite0)")
-    add("--untrained", action="store_true", help="use the network with random weights")
-    add("--out", type=Path, required=True, metavar="DIR", help="where results are written")
-    add("--by", default="layer", help="coordinate that holds layers (%(default)s)")
-    add("--region", default="region", help="coordinate that holds regions (%(default)s)")
-    add("--subject", default="subject", help="coordinate that holds subjects (%(default)s)")
-    add("--layers", type=names, help="only these layers, comma-separated")
-    add("--regions", type=names, help="only these regions, comma-separated")
-    add("--similarity", default="correlation", help="between stimuli (%(default)s)")
-    add(
-        "--measure", default="centered_pearson", metavar="NAME",
-        help=f"between RSMs or features (%(default)s), of: {', '.join(available())}",
-    )  # fmt: skip
-    add(
-        "--transform",
-        type=names,
-        metavar="A,B,...",
-        help=f"of: {','.join(TRANSFORMS)} (all that suit the measure)",
-    )
-    add("--folds", type=int, default=5, help="over stimuli (%(default)s)")
-    add(
-        "--leave-one-subject-out",
-        action="store_true",
-        help="score each subject under transforms fitted on the others",
-    )
-    add(
-        "--join",
-        choices=("exact", "intersection"),
-        default="exact",
-        help="whether both files must have the same stimuli (%(default)s)",
-    )
-    add(
-        "--permute",
-        action="store_true",
-        help="a control: shuffle the brain's stimuli, so every gain must vanish",
-    )
-    add(
-        "--seed", type=seed, default=0, metavar="N",
-        help="of folds, inner folds and --permute (%(default)s)",
-    )  # fmt: skip
-    add(
-        "--resamples",
-        type=int,
-        default=1000,
-        metavar="N",
-        help="for intervals and p; 0 for none (%(default)s)",
-    )
-    add(
-        "--store",
-        type=Path,
-        metavar="DIR",
-        help="keep each layer, region and fold here once it is done, to go on after a stop",
-    )
-    add("--workers", type=int, metavar="N", help="share the work among N processes, with dask")
-    add("--device", default="auto", help="auto, cpu, cuda or cuda:0 (%(default)s)")
-    add_output(parser)
-    parser.set_defaults(run=_align)  # fmt: skip
-
-
-def _align(arguments: argparse.Namespace) -> None:
+def run(arguments: argparse.Namespace) -> None:
     """Load, align, write, show."""
     asked = [as_chain(name).rsms for name in arguments.transform or TRANSFORMS]
     learned = any(row.is_learned or row.name == "selected" for row in asked)

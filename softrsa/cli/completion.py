@@ -5,17 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 
-SHELLS = ("bash", "zsh", "fish", "tcsh")
+import shtab
+
+from softrsa.cli.parser import build_parser
 
 
-def add_completion(parser: argparse.ArgumentParser) -> None:
-    """Give the parser its options."""
-    parser.add_argument("shell", choices=SHELLS, help="your shell")
-    parser.set_defaults(run=_complete)
-
-
-def _complete(arguments: argparse.Namespace) -> None:
+def run(arguments: argparse.Namespace) -> None:
     """Write the script to stdout."""
-    import shtab
-
-    sys.stdout.write(shtab.complete(arguments.parser, shell=arguments.shell))
+    sys.stdout.write(shtab.complete(build_parser(), shell=arguments.shell))

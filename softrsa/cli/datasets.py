@@ -13,7 +13,6 @@ from typing import Any
 
 from softrsa import datasets
 from softrsa._wording import counted, listed
-from softrsa.cli.examples import EXAMPLES
 from softrsa.datasets import FileCheck
 from softrsa.errors import DataError
 
@@ -21,28 +20,10 @@ WIDTH = 96
 WIDTHS = {"shapes": 44}  # of the columns of the list, in characters
 
 
-def add_datasets(parser: argparse.ArgumentParser) -> None:
-    """Give the parser its commands."""
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name, run, about in (
-        ("list", _list, "name, kind, presence, shapes and licence of all data sets"),
-        ("show", _show, "the card of a data set: source, licence, citation, files"),
-        ("fetch", _fetch, "download a data set, or go on with a download that was stopped"),
-        ("verify", _verify, "compare what is here with its sha256; exit code 2 if corrupt"),
-    ):
-        style = argparse.RawDescriptionHelpFormatter
-        command = commands.add_parser(
-            name, help=about, epilog=EXAMPLES["datasets"], formatter_class=style
-        )
-        if name == "show":
-            command.add_argument("name", metavar="NAME", help="as `softrsa datasets list` has it")
-        if name == "fetch":
-            command.add_argument("names", metavar="NAME", nargs="+", help="one or more data sets")
-        if name == "verify":
-            command.add_argument("name", metavar="NAME", nargs="?", help="one data set (all)")
-        command.add_argument("--json", action="store_true", help="write JSON, for machines")
-        command.add_argument("--quiet", action="store_true", help="no progress, only the essential")
-        command.set_defaults(run=run)
+def run(arguments: argparse.Namespace) -> None:
+    """Do what is asked of the data sets."""
+    asked = {"list": _list, "show": _show, "fetch": _fetch, "verify": _verify}
+    asked[arguments.asked](arguments)
 
 
 def _list(arguments: argparse.Namespace) -> None:

@@ -6,7 +6,6 @@ import argparse
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import numpy as np
 import xarray as xr
 
 from softrsa import datasets
@@ -18,13 +17,10 @@ from softrsa.alignment import (
 )
 from softrsa.cli.common import (
     DPI,
-    add_output,
     check_one_source,
-    names,
     note,
     outputs,
     read,
-    seed,
     show,
 )
 from softrsa.errors import DataError
@@ -38,40 +34,7 @@ HELD_OUT, PUBLISHED = ("by_subject.csv",), ("types.csv", "comparisons.csv")
 GRID, CURVES = "thresholds.png", ("curves.csv", "curves.png")
 
 
-def add_identify(parser: argparse.ArgumentParser) -> None:
-    """Give the parser its options."""
-    add = parser.add_argument
-    add(
-        "files", nargs="*", metavar="FILE", type=Path,
-        help="RDMS.nc: RDMs by region and subject, or recordings with these labels on their units",
-    )  # fmt: skip
-    add("--demo", action="store_true", help="use the simulated networks that softrsa carries")
-    add("--dataset", help=f"one of: {', '.join(datasets.available())}")
-    add("--out", type=Path, required=True, metavar="DIR", help="where results are written")
-    add("--regions", type=names, help="only these regions, comma-separated")
-    add("--transform", type=names, metavar="A,B,...", help=f"of: {','.join(TRANSFORMS)} (all)")
-    add(
-        "--rule", choices=("best_match", "centroid"), default="best_match",
-        help="correlation with a region's mean, or nearest centroid as published (%(default)s)",
-    )  # fmt: skip
-    add("--folds", type=int, default=2, help="over stimuli; 1 holds none out (%(default)s)")
-    add("--grid", type=int, default=10, help="steps of l and u between 0 and 1 (%(default)s)")
-    add("--resamples", type=int, default=1000, help="for intervals (%(default)s)")
-    add(
-        "--published", action="store_true",
-        help="repeat the published procedure, which is optimistic, instead",
-    )  # fmt: skip
-    add(
-        "--noise", type=_numbers, metavar="A,B,...", help="curves: noise added to RDMs, in their sd"
-    )
-    add("--stimuli", type=_counts, metavar="A,B,...", help="curves: numbers of random stimuli")
-    add("--subsets", type=int, default=5, help="for each point of a curve (%(default)s)")
-    add("--seed", type=seed, default=0, metavar="N", help="of all that is random (%(default)s)")
-    add_output(parser)
-    parser.set_defaults(run=_identify)
-
-
-def _identify(arguments: argparse.Namespace) -> None:
+def run(arguments: argparse.Namespace) -> None:
     """Load, identify, write, show."""
     curves = arguments.noise is not None or arguments.stimuli is not None
     _check_published(arguments)
@@ -179,22 +142,3 @@ def _check_published(arguments: argparse.Namespace) -> None:
     ignored = [f"--{name}" for name, value in usual.items() if getattr(arguments, name) != value]
     if ignored:
         raise DataError(f"--published goes its own way: leave out {', '.join(ignored)}.")
-
-
-def _counts(text: str) -> list[int]:
-    """Take whole numbers separated by commas."""
-    parts = text.split(",")
-    if not all(part.strip().isdecimal() for part in parts):
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected whole numbers with commas.")
-    return [int(part) for part in parts]
-
-
-def _numbers(text: str) -> list[float]:
-    """Take numbers separated by commas."""
-    try:
-        found = [float(part) for part in text.split(",")]
-    except ValueError:
-        found = []
-    if not found or not np.isfinite(found).all():
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected numbers separated by commas.")
-    return found

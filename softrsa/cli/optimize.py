@@ -16,13 +16,10 @@ from softrsa._wording import listed
 from softrsa.cli.common import (
     DPI,
     Stopped,
-    add_output,
     check_one_source,
-    names,
     note,
     outputs,
     read,
-    seed,
     show,
 )
 from softrsa.errors import DataError, unknown_name
@@ -41,44 +38,7 @@ DEMO_LAYER, DEMO_UNITS = "layer2", 20
 FILES = ("components.csv", "scores.png", "components.png")
 
 
-def add_optimize(parser: argparse.ArgumentParser) -> None:
-    """Give the parser its options."""
-    add = parser.add_argument
-    add(
-        "files", nargs="*", metavar="FILE", type=Path,
-        help="a netCDF file of recordings or activations",
-    )  # fmt: skip
-    add("--demo", action="store_true", help="use the simulated data set that softrsa carries")
-    add("--dataset", help=f"one of: {', '.join(datasets.available())}")
-    which = parser.add_mutually_exclusive_group()
-    which.add_argument("--region", help="the region whose units to compare with")
-    which.add_argument("--layer", help="the layer whose units to compare with")
-    add("--out", type=Path, required=True, metavar="DIR", help="where results are written")
-    add(
-        "--measure", type=names, default=["nbs", "linear_cka"], metavar="A,B,...",
-        help="differentiable ones of softrsa.measures (nbs,linear_cka)",
-    )  # fmt: skip
-    add("--similarity", default="correlation", help="of RSMs, for measures on those (%(default)s)")
-    add("--target", type=float, default=0.99, help="score to reach (%(default)s)")
-    add("--restarts", type=int, default=1, metavar="N", help="random starts (%(default)s)")
-    add("--units", type=int, metavar="N", help="width of the random data (as the real ones)")
-    add("--lr", type=float, default=0.1, help="learning rate of Adam (%(default)s)")
-    add("--max-steps", type=int, default=1000, metavar="N", help="at most (%(default)s)")
-    add(
-        "--record", type=int, default=50, metavar="N",
-        help="keep the data at about so many steps, evenly over scores (%(default)s)",
-    )  # fmt: skip
-    add("--seed", type=seed, default=0, metavar="N", help="of the starts (%(default)s)")
-    add("--device", default="auto", help="auto, cpu, cuda or cuda:0 (%(default)s)")
-    add(
-        "--resume", action="store_true",
-        help="go on from the files in --out, to more steps or a higher target",
-    )  # fmt: skip
-    add_output(parser)
-    parser.set_defaults(run=_optimize)
-
-
-def _optimize(arguments: argparse.Namespace) -> None:
+def run(arguments: argparse.Namespace) -> None:
     """Load, optimize to each measure, write, show."""
     measures = list(dict.fromkeys(arguments.measure))
     for measure in measures:

@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from softrsa.cli.common import DPI, add_output, names, outputs, seed, show
+from softrsa.cli.common import DPI, outputs, show
+from softrsa.cli.parser import SURFACES
 from softrsa.errors import DataError, unknown_name
 from softrsa.io import atomic_path
 from softrsa.prediction.tasks import TASKS, load_task
@@ -17,30 +18,6 @@ if TYPE_CHECKING:
 
 SEARCH = ("search.csv", "search.png")
 ROWS, FILES = "rows.csv", ("table.csv", "errors.png")
-SURFACES = "surfaces"
-
-
-def add_predict(parser: argparse.ArgumentParser) -> None:
-    """Give the parser its options."""
-    add = parser.add_argument
-    add("--data", required=True, metavar="NAME", help=f"{SURFACES}, {', '.join(TASKS)}")
-    add(
-        "--heads", type=names, default=["all"], metavar="A,B,...",
-        help="heads of NeighborRegressor, ridge, knn-linear and knn-nca (all)",
-    )  # fmt: skip
-    add("--splits", type=int, metavar="N", help="random splits (10; 3 with --search)")
-    add(
-        "--preset", choices=("softrsa", "papers"), default="softrsa",
-        help="with a learned temperature, or without, as in the papers (%(default)s)",
-    )  # fmt: skip
-    add("--seed", type=seed, metavar="N", help=f"of the first split (0), of {SURFACES} (42)")
-    add(
-        "--search", action="store_true",
-        help="search similarity, embedding and batch size of one head instead",
-    )  # fmt: skip
-    add("--out", type=Path, required=True, metavar="DIR", help="where results are written")
-    add_output(parser)
-    parser.set_defaults(run=_predict)
 
 
 def _search(arguments: argparse.Namespace) -> None:
@@ -67,7 +44,7 @@ def _search(arguments: argparse.Namespace) -> None:
     show(arguments, f"{table}\n{best}", result.table)
 
 
-def _predict(arguments: argparse.Namespace) -> None:
+def run(arguments: argparse.Namespace) -> None:
     """Run what is not in the file of rows yet, then summarize all of it."""
     if arguments.data not in (SURFACES, *TASKS):
         raise unknown_name("data", arguments.data, (SURFACES, *TASKS))

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 
-from softrsa.errors import FileMissingError, unknown_name
-from softrsa.io import cache_folder
+from softrsa._files import cache_folder
+from softrsa.errors import DataError, FileMissingError, unknown_name
 
 __all__ = ["Card", "DataFile", "PlacedFile", "Published", "available", "card"]
 
 CARD = "dataset.toml"
+ADDED: dict[str, Path] = {}  # folders of data sets of the user's own, by name
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ def available() -> list[str]:
     >>> "kriegeskorte92" in available()
     True
     """
-    return sorted(path.parent.name for path in catalogue().glob(f"*/{CARD}"))
+    return sorted({*ADDED, *(path.parent.name for path in catalogue().glob(f"*/{CARD}"))})
 
 
 def card(name: str) -> Card:
@@ -171,13 +172,30 @@ def card(name: str) -> Card:
     """
     if name not in available():
         raise unknown_name("dataset", name, available())
-    content = tomllib.loads((catalogue() / name / CARD).read_text(encoding="utf-8"))
-    files = tuple(DataFile(**entry) for entry in content.pop("files", []))
-    placed = tuple(PlacedFile(**entry) for entry in content.pop("placed", []))
-    published = content.pop("published", None)
-    return Card(
-        **content, files=files, placed=placed, published=published and _published(**published)
-    )
+    return read_card(folder_of(name))
+
+
+def read_card(folder: Path) -> Card:
+    """Read the card in a folder."""
+    path = folder / CARD
+    if not path.is_file():
+        raise FileMissingError(f"There is no file {path}.")
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        files = tuple(DataFile(**entry) for entry in content.pop("files", []))
+        placed = tuple(PlacedFile(**entry) for entry in content.pop("placed", []))
+        published = content.pop("published", None)
+        return Card(
+            **content, files=files, placed=placed, published=published and _published(**published)
+        )
+    except (TypeError, ValueError) as error:
+        reason = str(error).removeprefix("Card.__init__() ")
+        raise DataError(f"{path} is no card of a data set: {reason}.") from error
+
+
+def folder_of(name: str) -> Path:
+    """Find the folder with a data set's card."""
+    return ADDED.get(name) or catalogue() / name
 
 
 def _published(results: dict[str, list[float]], **rest: str) -> Published:

@@ -13,9 +13,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from softrsa.datasets.cards import Card, DataFile, card, catalogue, find_placed, local_folder
+from softrsa._files import atomic_path, cache_folder
+from softrsa.datasets.cards import ADDED, Card, DataFile, card, find_placed, folder_of, local_folder
 from softrsa.errors import DataError, FileMissingError
-from softrsa.io import atomic_path, cache_folder
 
 if TYPE_CHECKING:
     from requests import Response
@@ -195,7 +195,7 @@ def fetch(name: str, *, progress: bool = True) -> dict[str, Path]:
 def locate(about: Card, file: DataFile) -> Path | None:
     """Find a file where it may lie: beside its card, in the local folder, in the cache."""
     if comes_with_softrsa(about, file):
-        places = [catalogue() / about.name / file.path]
+        places = [folder_of(about.name) / file.path]
     else:
         local = local_folder()
         places = [local / file.path] if local else []
@@ -211,19 +211,19 @@ def comes_with_softrsa(about: Card, file: DataFile) -> bool:
 def _find(about: Card, file: DataFile, progress: bool) -> Path:
     """Find one file: beside its card, in the local folder, or downloaded."""
     if comes_with_softrsa(about, file):
-        return _verified(catalogue() / about.name / file.path, file)
+        return _verified(about, folder_of(about.name) / file.path, file)
     local = local_folder()
     if local is not None and (local / file.path).is_file():
-        return _verified(local / file.path, file)
+        return _verified(about, local / file.path, file)
     return _download(about, file, progress)
 
 
-def _verified(path: Path, file: DataFile) -> Path:
+def _verified(about: Card, path: Path, file: DataFile) -> Path:
     """Check that a file is there and is the one the card means."""
     if not path.is_file():
-        raise FileMissingError(
-            f"There is no file {path}, which comes with softrsa; reinstall softrsa."
-        )
+        added = about.name in ADDED
+        why = "belongs beside its card" if added else "comes with softrsa; reinstall softrsa"
+        raise FileMissingError(f"There is no file {path}, which {why}.")
     found = sha256(path)
     if found != file.sha256:
         raise DataError(

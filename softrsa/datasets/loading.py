@@ -16,20 +16,47 @@ import xarray as xr
 
 from softrsa import io
 from softrsa._wording import listed
-from softrsa.datasets.cards import Card, card
+from softrsa.datasets.cards import ADDED, Card, available, card, read_card
 from softrsa.datasets.fetching import fetch
 from softrsa.errors import DataError, FileFormatError, FileMissingError
 from softrsa.io.schema import mean_by_stimulus, plain_labels
 
 Regions = dict[str, xr.DataArray]
+Images = dict[str | int, np.ndarray]
 Files = Mapping[str, Path]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a data set has, as its loader gives it: each as in `DataSet`."""
+
+    images: Images | None = None
+    layers: xr.DataArray | None = None
+    regions: Regions = field(default_factory=dict)
+    table: pd.DataFrame | None = None
+
+
+Loader = Callable[[Files], Parts]
+LOADERS: dict[str, Loader] = {}  # of those whose files are laid out in a way of their own
+
+
+def loads(name: str) -> Callable[[Loader], Loader]:
+    """Enter a function as the loader of a data set."""
+
+    def enter(loader: Loader) -> Loader:
+        LOADERS[name] = loader
+        return loader
+
+    return enter
+
 
 NSD_REGIONS = {"V1": (1, 2), "V2": (3, 4), "V3": (5, 6), "hV4": (7,)}
 NSD_SCALE = 300.0  # betas are stored as integers
 NIFTI_TYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4"}
 
 
-def load_things(files: Files) -> Regions:
+@loads("things")
+def load_things(files: Files) -> Parts:
     """Load the embedding of the concepts."""
     names, tables = files["unique_id.txt"], files["spose_embedding_*d_sorted.txt"]
     table = sorted(tables.parent.glob(tables.name))[-1]
@@ -45,20 +72,23 @@ def load_things(files: Files) -> Regions:
         )
     units = {"region": ("unit", ["behavior"] * values.shape[1])}
     array = xr.DataArray(values, dims=("stimulus", "unit"), coords={"stimulus": ids, **units})
-    return {"behavior": io.check_recording(array, name=f"embedding {table}")}
+    return Parts(regions={"behavior": io.check_recording(array, name=f"embedding {table}")})
 
 
-def load_majaj_hong(files: Files) -> Regions:
+@loads("majaj-hong2015")
+def load_majaj_hong(files: Files) -> Parts:
     """Load one recording per region of the assembly."""
     path = files["assy_dicarlo_MajajHong2015_public.nc"]
     whole = io.from_brainio(path)
     if "region" not in whole.coords:
         raise FileFormatError(f"The neuroids in {path} have no coordinate `region`.")
     names = dict.fromkeys(plain_labels(whole["region"].values).tolist())
-    return {str(name): whole[:, whole["region"].values == name] for name in names}
+    regions = {str(name): whole[:, whole["region"].values == name] for name in names}
+    return Parts(regions=regions)
 
 
-def load_nsd(files: Files) -> Regions:
+@loads("nsd")
+def load_nsd(files: Files) -> Parts:
     """Load the betas of all people and sessions that are there, in four regions."""
     from scipy.io import loadmat
 
@@ -77,13 +107,14 @@ def load_nsd(files: Files) -> Regions:
             "sessions, or keep those of one person."
         )
     ids = sorted(shared)
-    return {
+    regions = {
         region: io.check_recording(
             xr.concat([person[region].sel(stimulus=ids) for person in people.values()], "unit"),
             name=f"NSD recording of {region}",
         )
         for region in NSD_REGIONS
     }
+    return Parts(regions=regions)
 
 
 def _nsd_person(root: Path, person: str, seen: np.ndarray, order: np.ndarray) -> Regions:
@@ -160,7 +191,7 @@ def read_nifti(path: Path) -> np.ndarray:
     return values.reshape(shape, order="F")
 
 
-__all__ = ["DataSet", "load"]
+__all__ = ["DataSet", "Parts", "add", "load"]
 
 
 @dataclass(frozen=True)
@@ -186,7 +217,7 @@ class DataSet:
 
     name: str
     card: Card = field(repr=False)
-    images: dict[str | int, np.ndarray] | None = field(repr=False)
+    images: Images | None = field(repr=False)
     layers: xr.DataArray | None = field(repr=False)
     regions: dict[str, xr.DataArray] = field(repr=False)
     table: pd.DataFrame | None = field(default=None, repr=False)
@@ -225,19 +256,47 @@ def load(name: str, *, progress: bool = True) -> DataSet:
             f'`softrsa.prediction.load_task("{name}")`.'
         )
     files = fetch(name, progress=progress)
-    if name in TABLES:
-        return DataSet(name, about, None, None, {}, TABLES[name](files))
-    if name in PLACED:
-        return DataSet(name, about, None, None, PLACED[name](files))
-    images, layers, regions = LOADERS.get(name, _load_netcdf)(files)
-    return DataSet(name, about, images, layers, regions)
+    parts = LOADERS.get(name, _load_netcdf)(files)
+    return DataSet(name, about, parts.images, parts.layers, parts.regions, parts.table)
 
 
-Parts = tuple[
-    dict[str | int, np.ndarray] | None,  # images
-    xr.DataArray | None,  # layers
-    dict[str, xr.DataArray],  # regions
-]
+def add(folder: str | Path, load: Loader | None = None) -> Card:
+    """Add a data set of your own, so that `load` and all else here know it by its name.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Holds the card, `dataset.toml`, and the files the card lists without a `url`.
+    load : callable, optional
+        From the paths of the files, by name, to `Parts`. By default `recordings.nc` has the regions
+        and `activations.nc` the layers, as `softrsa.io.save` writes them.
+
+    Returns
+    -------
+    Card
+        As read from the folder; its name is that of the data set.
+
+    Raises
+    ------
+    FileMissingError
+        If the folder has no card.
+    DataError
+        If the card is incomplete, or there is a data set of that name already.
+
+    Examples
+    --------
+    >>> add("nowhere")
+    Traceback (most recent call last):
+    softrsa.errors.FileMissingError: There is no file .../nowhere/dataset.toml.
+    """
+    folder = Path(folder).expanduser().absolute()
+    about = read_card(folder)
+    if about.name in available():
+        raise DataError(f"There is a data set {about.name!r} already; choose another name.")
+    ADDED[about.name] = folder
+    if load is not None:
+        LOADERS[about.name] = load
+    return about
 
 
 CORRELATION = {"dissimilarity": "correlation"}  # what a card's `preprocessing` says
@@ -248,16 +307,18 @@ def _load_netcdf(files: Files) -> Parts:
     recordings = io.load(files["recordings.nc"])
     names = dict.fromkeys(recordings["region"].values.tolist())
     regions = {str(name): recordings[:, recordings["region"].values == name] for name in names}
-    return None, io.load(files["activations.nc"]), regions
+    return Parts(layers=io.load(files["activations.nc"]), regions=regions)
 
 
+@loads("digit-networks")
 def _load_digit_networks(files: Files) -> Parts:
     """Load the RDMs of the simulated networks' layers."""
     rdms = io.load(files["rdms.nc"])
     rdms = rdms.assign_attrs(CORRELATION)
-    return None, None, {str(name): rdms.sel(region=name) for name in rdms["region"].values}
+    return Parts(regions={str(name): rdms.sel(region=name) for name in rdms["region"].values})
 
 
+@loads("kriegeskorte92")
 def _load_kriegeskorte92(files: Files) -> Parts:
     """Load the RDMs of 4 people × 2 sessions and of monkeys, for 92 object images."""
     import torch
@@ -270,7 +331,7 @@ def _load_kriegeskorte92(files: Files) -> Parts:
     human_it = np.stack([list(person) for person in human["RDM"]])
     monkey = _read_mat(files[SUPPLEMENT], "RDMs_mIT_hIT_fig1")["RDM"][0]
     monkey_it = expand(torch.from_numpy(monkey.astype(np.float64))).numpy()[None]
-    return (
+    return Parts(
         images,
         _models_92(files),
         {
@@ -282,17 +343,19 @@ def _load_kriegeskorte92(files: Files) -> Parts:
     )
 
 
+@loads("algonauts2019-92")
 def _load_algonauts92(files: Files) -> Parts:
     """Load the RDMs of 15 people, for the same images in the same order."""
     images = _images_92(files)
-    return images, _models_92(files), _challenge_rdms(files["92_target_fmri.mat"], images)
+    return Parts(images, _models_92(files), _challenge_rdms(files["92_target_fmri.mat"], images))
 
 
+@loads("macaque-v4")
 def _load_macaque_v4(files: Files) -> Parts:
     """Load the mean rates of 89 neurons and the 1200 images they answered to."""
     from PIL import Image
 
-    images: dict[str | int, np.ndarray] = {}
+    images: Images = {}
     with zipfile.ZipFile(files["images_201025.zip"]) as archive:
         for name in sorted(archive.namelist()):
             images[Path(name).stem] = np.asarray(Image.open(BytesIO(archive.read(name))))
@@ -302,39 +365,30 @@ def _load_macaque_v4(files: Files) -> Parts:
         dims=("stimulus", "unit"),
         coords={"stimulus": list(images), "region": ("unit", ["V4"] * rates.shape[1])},
     )
-    return images, None, {"V4": io.check_recording(recording, name="macaque V4 recording")}
+    regions = {"V4": io.check_recording(recording, name="macaque V4 recording")}
+    return Parts(images, regions=regions)
 
 
-def _load_emobank(files: Files) -> pd.DataFrame:
+@loads("emobank")
+def _load_emobank(files: Files) -> Parts:
     """Load sentences with their valence, arousal and dominance."""
-    return pd.read_csv(files["emobank.csv"], index_col="id", keep_default_na=False)
+    table = pd.read_csv(files["emobank.csv"], index_col="id", keep_default_na=False)
+    return Parts(table=table)
 
 
+@loads("algonauts2019-78")
 def _load_algonauts78(files: Files) -> Parts:
     """Load the RDMs of 15 people for 78 images."""
     from PIL import Image
 
     names = sorted(name for name in files if name.endswith(".jpg"))
-    images: dict[str | int, np.ndarray] = {
+    images: Images = {
         Path(name).stem: np.asarray(Image.open(files[name]).convert("RGB")) for name in names
     }
-    return images, None, _challenge_rdms(files["78_T1_target_fmri.mat"], images)
+    return Parts(images, regions=_challenge_rdms(files["78_T1_target_fmri.mat"], images))
 
 
-PLACED: dict[str, Callable[[Files], dict[str, xr.DataArray]]] = {
-    "majaj-hong2015": load_majaj_hong,
-    "nsd": load_nsd,
-    "things": load_things,
-}
-TABLES: dict[str, Callable[[Files], pd.DataFrame]] = {"emobank": _load_emobank}
 SUPPLEMENT = "Kriegeskorte_Neuron2008_supplementalData.mat"
-LOADERS: dict[str, Callable[[Files], Parts]] = {
-    "digit-networks": _load_digit_networks,
-    "kriegeskorte92": _load_kriegeskorte92,
-    "algonauts2019-78": _load_algonauts78,
-    "algonauts2019-92": _load_algonauts92,
-    "macaque-v4": _load_macaque_v4,
-}
 
 
 def _challenge_rdms(path: Path, ids: Mapping[str | int, object]) -> dict[str, xr.DataArray]:
@@ -351,7 +405,7 @@ def _challenge_rdms(path: Path, ids: Mapping[str | int, object]) -> dict[str, xr
     }
 
 
-def _images_92(files: Files) -> dict[str | int, np.ndarray]:
+def _images_92(files: Files) -> Images:
     """Read the 92 images; ids are the place in the data set and the category."""
     stimuli = _read_mat(files[SUPPLEMENT], "stimuli_92objs")
     pairs = zip(stimuli["category"], stimuli["image"], strict=True)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from softrsa._files import OutputError, atomic_path, cache_folder
 from softrsa.io.brainio import from_brainio, to_brainio
-from softrsa.io.files import OutputError, atomic_path, cache_folder
 from softrsa.io.load import load, recognize
+from softrsa.io.looking import FORMATS, Format, Look
 from softrsa.io.netcdf import open_array
 from softrsa.io.rsatoolbox import from_rsatoolbox, to_rsatoolbox
 from softrsa.io.save import save
 from softrsa.io.schema import check_rdms, check_recording, check_trials
 
 __all__ = [
+    "FORMATS",
+    "Format",
+    "Look",
     "OutputError",
     "atomic_path",
     "cache_folder",

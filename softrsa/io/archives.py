@@ -27,6 +27,7 @@ from softrsa.io.labelling import (
     labels_beside,
     to_float,
 )
+from softrsa.io.looking import ALL, FORMATS, NAMED, Format
 from softrsa.io.schema import check_labelled, plain_labels
 
 WAY_OUT = (
@@ -261,3 +262,28 @@ def _rebuilt(arrays: Mapping[str, np.ndarray], key: str, path: Path) -> xr.DataA
     if not isinstance(attrs, dict):
         raise FileFormatError(f"{path} holds `attrs` that are no JSON object: {attrs!r}.")
     return xr.DataArray(arrays[key], dims=dims, coords=coords, attrs=attrs)
+
+
+for _row in (
+    Format(
+        name="hdf5", title="plain arrays in HDF5", general=True, read=read_hdf5, takes=NAMED,
+        recognizes=lambda seen: seen.is_plain_hdf5,
+    ),
+    Format(
+        name="npz", title="an archive of NumPy (.npz)", general=True, read=read_npz, takes=NAMED,
+        recognizes=lambda seen: seen.container == "npz",
+    ),
+    Format(
+        name="npy", title="an array of NumPy (.npy)", general=True, read=read_npy,
+        takes=frozenset({"stimuli", "kind"}), recognizes=lambda seen: seen.container == "npy",
+    ),
+    Format(
+        name="torch", title="tensors of torch (.pt)", general=True, read=read_torch, takes=NAMED,
+        recognizes=lambda seen: seen.container == "torch",
+    ),
+    Format(
+        name="pickle", title="a pickle", general=True, read=read_pickle, takes=ALL,
+        recognizes=lambda seen: seen.container == "pickle",
+    ),
+):  # fmt: skip
+    FORMATS.add(_row)

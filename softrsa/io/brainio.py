@@ -10,11 +10,11 @@ import pandas as pd
 import xarray as xr
 from xarray.indexes import PandasMultiIndex
 
+from softrsa._files import atomic_path
 from softrsa._wording import listed
 from softrsa.errors import DTypeError, ShapeError, SoftRSAError, StimulusError, unknown_name
-from softrsa.io.files import atomic_path
 from softrsa.io.labelling import Options
-from softrsa.io.looking import Look, look
+from softrsa.io.looking import FORMATS, Format, Look, look
 from softrsa.io.netcdf import holds_netcdf, open_array
 from softrsa.io.schema import (
     VARIABLE,
@@ -296,3 +296,11 @@ def _bins(assembly: xr.DataArray, n_bins: int) -> list[Any]:
         return [*range(n_bins)]
     edges = (np.atleast_1d(assembly[f"time_bin_{end}"].values).tolist() for end in ("start", "end"))
     return list(zip(*edges, strict=True))
+
+
+FORMATS.add(
+    Format(
+        name="brainio", title="a BrainIO assembly (netCDF)", read=read_assembly,
+        takes=frozenset({"variable"}), recognizes=holds_assembly,
+    )
+)  # fmt: skip

@@ -1,130 +1,17 @@
-"""The formats `load` knows: a row for each, in the order in which they are tried."""
+"""`load` and `recognize`: the table of formats asked which a file is in."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
 
 import xarray as xr
 
 from softrsa._wording import listed
 from softrsa.errors import DataError, FileFormatError, SoftRSAError, StimulusError
-from softrsa.io.archives import read_hdf5, read_npy, read_npz, read_pickle, read_torch
-from softrsa.io.brainio import holds_assembly, read_assembly
 from softrsa.io.labelling import Kind, Options, check_options
-from softrsa.io.looking import DAMAGED, Look, look
-from softrsa.io.matlab import read_matlab, read_matlab73
-from softrsa.io.net2brain import (
-    holds_files,
-    holds_layer,
-    holds_rdm,
-    read_files,
-    read_layer,
-    read_rdm,
-)
-from softrsa.io.netcdf import UNREADABLE, Chunks, holds_netcdf, open_in_chunks, read_netcdf
-from softrsa.io.rsatoolbox import read_rsatoolbox
-from softrsa.io.tables import read_table
-from softrsa.io.thingsvision import holds_features, read_folder
-
-ALL = frozenset({"stimuli", "variable", "kind"})
-NAMED = ALL | {"ids_in"}  # whose arrays have names, so that one may hold the ids
-
-
-@dataclass(frozen=True)
-class Format:
-    """How one format is recognized and read.
-
-    Attributes
-    ----------
-    name, title : str
-        What it is called in one word, and in a sentence.
-    recognizes : callable
-        Tells from a first look whether a file is in this format.
-    read : callable
-        Reads it; what a library raises is worded by the caller.
-    takes : frozenset of str
-        The options of `load` that mean something for it.
-    """
-
-    name: str
-    title: str
-    recognizes: Callable[[Look], bool]
-    read: Callable[[Path, Options], xr.DataArray]
-    takes: frozenset[str] = frozenset()
-
-
-def _in(seen: Look, container: str) -> bool:
-    return seen.container == container
-
-
-def _hdf5(seen: Look, *, netcdf: bool) -> bool:
-    return seen.container == "hdf5" and ("netcdf" in seen.attributes) == netcdf
-
-
-FORMATS = (
-    Format(
-        "rsatoolbox",
-        "a file of rsatoolbox (HDF5)",
-        lambda seen: seen.container == "hdf5" and "rsatoolbox_version" in seen.attributes,
-        read_rsatoolbox,
-        frozenset({"variable"}),
-    ),
-    Format(
-        "hdf5",
-        "plain arrays in HDF5",
-        lambda seen: _hdf5(seen, netcdf=False) and bool(seen.names),
-        read_hdf5,
-        NAMED,
-    ),
-    Format(
-        "brainio",
-        "a BrainIO assembly (netCDF)",
-        holds_assembly,
-        read_assembly,
-        frozenset({"variable"}),
-    ),
-    Format("netcdf", "netCDF or zarr", holds_netcdf, read_netcdf, frozenset({"variable", "kind"})),
-    Format("matlab", "a MATLAB file", lambda seen: _in(seen, "matlab5"), read_matlab, NAMED),
-    Format(
-        "matlab73", "a MATLAB 7.3 file", lambda seen: _in(seen, "matlab73"), read_matlab73, NAMED
-    ),
-    Format("net2brain-rdm", "an RDM of Net2Brain", holds_rdm, read_rdm, frozenset({"stimuli"})),
-    Format("net2brain-layer", "a layer's features of Net2Brain", holds_layer, read_layer),
-    Format(
-        "net2brain",
-        "a folder of Net2Brain",
-        holds_files,
-        read_files,
-        frozenset({"stimuli", "variable"}),
-    ),
-    Format(
-        "thingsvision",
-        "a folder of thingsvision",
-        holds_features,
-        read_folder,
-        frozenset({"stimuli", "variable"}),
-    ),
-    Format("npz", "an archive of NumPy (.npz)", lambda seen: _in(seen, "npz"), read_npz, NAMED),
-    Format(
-        "npy",
-        "an array of NumPy (.npy)",
-        lambda seen: _in(seen, "npy"),
-        read_npy,
-        frozenset({"stimuli", "kind"}),
-    ),
-    Format("torch", "tensors of torch (.pt)", lambda seen: _in(seen, "torch"), read_torch, NAMED),
-    Format("pickle", "a pickle", lambda seen: _in(seen, "pickle"), read_pickle, ALL),
-    Format(
-        "table",
-        "a table of text (CSV)",  # long or wide; its columns by any of `softrsa.io.labelling`
-        lambda seen: _in(seen, "text"),
-        read_table,
-        frozenset({"variable", "kind"}),
-    ),
-)
-
+from softrsa.io.looking import DAMAGED, FORMATS, Format, Look, look
+from softrsa.io.netcdf import UNREADABLE, Chunks, open_in_chunks
 
 __all__ = ["load", "recognize"]
 
@@ -142,7 +29,8 @@ def load(
     The format is told from the content, not from the name: netCDF and zarr (softrsa's own schema,
     or one data variable with the dimensions below), BrainIO / Brain-Score assemblies, rsatoolbox's
     HDF5 files, folders of thingsvision and Net2Brain, MATLAB files (before 7.3 and from 7.3 on),
-    CSV tables, NumPy's .npy and .npz, torch's .pt and plain HDF5. `recognize` says which it is.
+    CSV tables, NumPy's .npy and .npz, torch's .pt and plain HDF5. `recognize` says which it is, and
+    a `Format` of your own, added to `FORMATS`, is read too.
 
     A table of text is wide (stimulus ids in the first column, a unit in each other) or long (a row
     per number). The columns of a long one, with what else they may be called, in capitals too and
@@ -264,10 +152,11 @@ def recognize(path: str | Path) -> str:
 
 def _recognize(seen: Look) -> Format:
     """Find the first format that recognizes a file."""
-    for format_ in FORMATS:
+    formats = sorted(FORMATS.values(), key=lambda format_: format_.general)
+    for format_ in formats:
         if format_.recognizes(seen):
             return format_
-    tried = "; ".join(format_.title for format_ in FORMATS)
+    tried = "; ".join(format_.title for format_ in formats)
     if seen.container == "folder":
         inside = f"{listed(sorted(seen.names))}" if seen.names else "nothing"
         raise FileFormatError(

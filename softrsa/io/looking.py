@@ -1,12 +1,23 @@
-"""A first look at a file or folder: what its first bytes and its members say."""
+"""A first look at a file or folder, and the table of formats that are told by it.
+
+Each format's own file in `softrsa.io` adds its row.
+"""
 
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from softrsa.errors import FileMissingError
+from softrsa._table import Table
+from softrsa.errors import DataError, FileMissingError
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from softrsa.io.labelling import Options
 
 ZARR_FILES = ("zarr.json", ".zgroup")  # of format 3, of format 2
 PICKLE_SUFFIXES = (".pkl", ".pickle", ".p", ".joblib")
@@ -36,6 +47,70 @@ class Look:
     container: str
     names: frozenset[str] = frozenset()
     attributes: frozenset[str] = frozenset()
+
+    @property
+    def is_plain_hdf5(self) -> bool:
+        """Whether it holds arrays in HDF5 without what netCDF adds."""
+        return self.container == "hdf5" and "netcdf" not in self.attributes and bool(self.names)
+
+
+ALL = frozenset({"stimuli", "variable", "kind"})
+NAMED = ALL | {"ids_in"}  # whose arrays have names, so that one may hold the ids
+
+
+@dataclass(frozen=True, kw_only=True)
+class Format:
+    """A row of the table of formats: how files are recognized and read.
+
+    Attributes
+    ----------
+    name, title : str
+        What it is called in one word, and in a sentence.
+    recognizes : callable
+        Tells from a first look (`path`, `container`, `names`, `attributes`) whether a file is in
+        this format.
+    read : callable
+        Given the path and the options of `load` (`stimuli`, `variable`, `kind`), reads it into a
+        labelled array; what a library raises is worded by `load`.
+    takes : frozenset of str
+        The options of `load` that mean something for it.
+    general : bool
+        Whether it is any file of its container, such as .npz: asked after formats that know more.
+
+    Raises
+    ------
+    DataError
+        If the name or the title is missing, or an option of ``takes`` is none of `load`.
+
+    Examples
+    --------
+    >>> row = Format(
+    ...     name="answers", title="a file of answers",
+    ...     recognizes=lambda seen: seen.path.suffix == ".answers",
+    ...     read=lambda path, options: read_answers(path),
+    ... )
+    >>> row.recognizes(Look(Path("monday.answers"), "text"))
+    True
+    """
+
+    name: str
+    title: str
+    recognizes: Callable[[Look], bool]
+    read: Callable[[Path, Options], xr.DataArray]
+    takes: frozenset[str] = frozenset()
+    general: bool = False
+
+    def __post_init__(self):
+        if not (self.name and self.title):
+            raise DataError(f"A format needs a `name` and a `title`, got {self!r}.")
+        if not self.takes <= NAMED:
+            raise DataError(
+                f"Format {self.name!r} takes {sorted(self.takes - NAMED)}, and options of `load` "
+                f"are {sorted(NAMED)}."
+            )
+
+
+FORMATS: Table[Format] = Table("format", Format, "softrsa.io")
 
 
 def look(path: Path) -> Look:

@@ -22,6 +22,7 @@ from softrsa.io.labelling import (
     stack_rows,
     to_float,
 )  # fmt: skip
+from softrsa.io.looking import FORMATS, NAMED, Format
 
 Content = dict[str, Any]
 
@@ -321,3 +322,17 @@ def _whole(labels: np.ndarray) -> np.ndarray:
     """Make MATLAB's doubles that count integers again."""
     whole = labels.dtype.kind in "biuf" and (labels == np.round(labels)).all()
     return labels.astype(np.int64) if whole else labels
+
+
+FORMATS.add(
+    Format(
+        name="matlab", title="a MATLAB file", general=True, read=read_matlab, takes=NAMED,
+        recognizes=lambda seen: seen.container == "matlab5",
+    )
+)  # fmt: skip
+FORMATS.add(
+    Format(
+        name="matlab73", title="a MATLAB 7.3 file", general=True, read=read_matlab73, takes=NAMED,
+        recognizes=lambda seen: seen.container == "matlab73",
+    )
+)  # fmt: skip

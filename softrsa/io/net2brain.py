@@ -15,7 +15,7 @@ from softrsa._wording import listed
 from softrsa.errors import FileFormatError, ShapeError, StimulusError, unknown_name
 from softrsa.io.archives import join_layers, open_npz, open_torch, pickled_in
 from softrsa.io.labelling import Options, expand_rows, label_rdms, to_float
-from softrsa.io.looking import Look
+from softrsa.io.looking import FORMATS, Format, Look
 
 CONSOLIDATED = "consolidated_"
 RDM_KEYS = {"rdm", "stimuli_name", "layer_name"}
@@ -189,3 +189,20 @@ def _natural(names: Iterable[str]) -> list[str]:
 def _natural_key(name: str | Path) -> list[tuple[int, str]]:
     text = name.stem if isinstance(name, Path) else name
     return [(int(c), "") if c.isdecimal() else (-1, c) for c in re.split(r"(\d+)", text)]
+
+
+for _row in (
+    Format(
+        name="net2brain-rdm", title="an RDM of Net2Brain", read=read_rdm,
+        takes=frozenset({"stimuli"}), recognizes=holds_rdm,
+    ),
+    Format(
+        name="net2brain-layer", title="a layer's features of Net2Brain", read=read_layer,
+        recognizes=holds_layer,
+    ),
+    Format(
+        name="net2brain", title="a folder of Net2Brain", read=read_files,
+        takes=frozenset({"stimuli", "variable"}), recognizes=holds_files,
+    ),
+):  # fmt: skip
+    FORMATS.add(_row)

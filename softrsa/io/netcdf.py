@@ -22,7 +22,7 @@ from softrsa.errors import (
     unknown_name,
 )  # fmt: skip
 from softrsa.io.labelling import Options
-from softrsa.io.looking import ZARR_FILES, Look
+from softrsa.io.looking import FORMATS, ZARR_FILES, Format, Look
 from softrsa.io.schema import VARIABLE, check_labelled, check_labels, plain_labels
 
 START = b"GCOL\x01\0\0\0"  # of a collection, version 1
@@ -85,6 +85,8 @@ def holds_netcdf(seen: Look) -> bool:
     """Tell whether a file is netCDF, by its first bytes or by what its name claims."""
     if seen.container == "folder":
         return bool({*ZARR_FILES} & seen.names)
+    if seen.is_plain_hdf5:
+        return False
     claimed = seen.path.suffix in (".nc", ".nc4", ".cdf")
     nameless = seen.container in ("empty", "unknown", "text")
     return seen.container in ("hdf5", "netcdf3") or (claimed and nameless)
@@ -188,3 +190,11 @@ def _unreadable(path: Path, error: Exception) -> FileFormatError:
         f"{path} cannot be read as netCDF ({reason}). It is another format, or was cut short when "
         "it was copied or downloaded."
     )
+
+
+FORMATS.add(
+    Format(
+        name="netcdf", title="netCDF or zarr", general=True, read=read_netcdf,
+        takes=frozenset({"variable", "kind"}), recognizes=holds_netcdf,
+    )
+)  # fmt: skip

@@ -20,7 +20,7 @@ from softrsa.errors import (
     unknown_name,
 )  # fmt: skip
 from softrsa.io.labelling import Options, expand_rows, stack_rows, to_float
-from softrsa.io.looking import look
+from softrsa.io.looking import FORMATS, Format, look
 from softrsa.io.schema import (
     check_labelled,
     check_rdms,
@@ -411,3 +411,14 @@ def _along(array: xr.DataArray, dim: str) -> dict[str, np.ndarray]:
     """List the coordinates along one dimension."""
     found = {str(n): plain_labels(c.values) for n, c in array.coords.items() if c.dims == (dim,)}
     return {name: np.asarray(values) for name, values in found.items()}
+
+
+FORMATS.add(
+    Format(
+        name="rsatoolbox", title="a file of rsatoolbox (HDF5)", read=read_rsatoolbox,
+        takes=frozenset({"variable"}),
+        recognizes=lambda seen: (
+            seen.container == "hdf5" and "rsatoolbox_version" in seen.attributes
+        ),
+    )
+)  # fmt: skip

@@ -7,9 +7,9 @@ from pathlib import Path
 import xarray as xr
 from xarray.indexes import PandasMultiIndex
 
+from softrsa._files import OutputError, atomic_path
 from softrsa.errors import SoftRSAError
 from softrsa.io.archives import write_npz
-from softrsa.io.files import OutputError, atomic_path
 from softrsa.io.schema import VARIABLE, check_labelled, check_storable
 from softrsa.io.tables import write_csv
 

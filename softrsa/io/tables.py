@@ -20,6 +20,7 @@ import xarray as xr
 from softrsa._wording import counted, listed
 from softrsa.errors import DataError, DTypeError, FileFormatError, StimulusError
 from softrsa.io.labelling import Options, known_names, meaning, renamings
+from softrsa.io.looking import FORMATS, Format
 from softrsa.io.rsatoolbox import STIMULUS, WORDS
 from softrsa.io.schema import check_rdms, check_recording, check_trials, plain_labels
 
@@ -384,3 +385,11 @@ def _long(array: xr.DataArray) -> pd.DataFrame:
 def _own(array: xr.DataArray, dim: str) -> np.ndarray:
     """Take a dimension's labels, or number its entries."""
     return plain_labels(array[dim].values) if dim in array.coords else np.arange(array.sizes[dim])
+
+
+FORMATS.add(
+    Format(  # long or wide; its columns by any of `softrsa.io.labelling`
+        name="table", title="a table of text (CSV)", general=True, read=read_table,
+        takes=frozenset({"variable", "kind"}), recognizes=lambda seen: seen.container == "text",
+    )
+)  # fmt: skip

@@ -13,7 +13,7 @@ from softrsa._wording import listed
 from softrsa.errors import FileFormatError, ShapeError, unknown_name
 from softrsa.io.archives import join_layers, open_hdf5, open_npy, open_torch
 from softrsa.io.labelling import Options, label_recording, to_float
-from softrsa.io.looking import Look
+from softrsa.io.looking import FORMATS, Format, Look
 
 NAMES = "file_names.txt"
 IMAGES = (".eps", ".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif")
@@ -164,3 +164,11 @@ def _read_mat(path: Path, names: list[str] | None) -> np.ndarray | None:
     if missing:
         raise FileFormatError(f"{path} has no variable for the images {listed(missing)}.")
     return np.concatenate([found[_bare(name)].reshape(1, -1) for name in names])
+
+
+FORMATS.add(
+    Format(
+        name="thingsvision", title="a folder of thingsvision", read=read_folder,
+        takes=frozenset({"stimuli", "variable"}), recognizes=holds_features,
+    )
+)  # fmt: skip

@@ -10,9 +10,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from softrsa.errors import FileFormatError, FileMissingError
-from softrsa.io import atomic_path
-from softrsa.io.files import OutputError
+from softrsa._files import read_result, write_result
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -91,11 +89,7 @@ class SynthesisResult:
         OutputError
             If the file cannot be written.
         """
-        with atomic_path(path) as temporary:
-            try:
-                self.data.to_netcdf(temporary, engine="netcdf4")
-            except (OSError, RuntimeError) as error:
-                raise OutputError(f"Cannot write {path}: {error}.") from error
+        write_result(self.data, path)
 
     @classmethod
     def from_netcdf(cls, path: str | Path) -> SynthesisResult:
@@ -118,17 +112,4 @@ class SynthesisResult:
         FileFormatError
             If the file is not a result of `optimize_to_score`.
         """
-        path = Path(path)
-        if not path.is_file():
-            raise FileMissingError(f"There is no file {path.resolve()}.")
-        try:
-            with xr.open_dataset(path, engine="netcdf4") as data:
-                loaded = data.load()
-        except (OSError, ValueError) as error:
-            raise FileFormatError(f"{path} is not a readable netCDF file: {error}.") from error
-        if loaded.attrs.get("softrsa_kind") != KIND:
-            raise FileFormatError(
-                f"{path} holds no result of `optimize_to_score`. Recordings, activations and RDMs "
-                "are read with `softrsa.load`."
-            )
-        return cls(loaded)
+        return cls(read_result(path, KIND, "result of `optimize_to_score`"))

@@ -15,6 +15,7 @@ from PIL import Image
 from scipy.stats import spearmanr
 
 from softrsa import datasets, io
+from softrsa.datasets import cards, fetching, loading
 from softrsa.errors import DataError, FileMissingError, UnknownNameError
 from softrsa.prediction.network import NEIGHBOR_HEADS
 
@@ -393,3 +394,44 @@ class TestDigitNetworks:
         ids = make_networks.labelled(torch.zeros(1, 1, 20, 20))["anchor"].values
         assert [int(str(i)[5]) for i in ids] == shown.tolist()
         assert len(labels) == len(images)
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """A data set in a folder outside the package, and no trace of it afterwards."""
+    monkeypatch.setattr(cards, "ADDED", {})
+    monkeypatch.setattr(loading, "ADDED", cards.ADDED)
+    monkeypatch.setattr(fetching, "ADDED", cards.ADDED)
+    monkeypatch.setattr(loading, "LOADERS", dict(loading.LOADERS))
+    return add_card(tmp_path, "own", [("rates.txt", SHA256, "")])
+
+
+def test_a_data_set_of_your_own(own):
+    (own / "rates.txt").write_bytes(CONTENT)
+    region = xr.DataArray(np.eye(3), dims=("stimulus", "unit"), coords={"stimulus": [1, 2, 3]})
+    read = []
+
+    def load(files):
+        read.append(files["rates.txt"].read_bytes())
+        return datasets.Parts(regions={"V1": region})
+
+    assert datasets.add(own, load).name == "own"
+    assert "own" in datasets.available()
+    assert datasets.presence(datasets.card("own")) == "here"
+    data = datasets.load("own")
+    assert read == [CONTENT]
+    assert (data.images, data.layers, data.table) == (None, None, None)
+    xr.testing.assert_identical(data.regions["V1"], region)
+    with pytest.raises(DataError, match=r"a data set 'own' already"):
+        datasets.add(own, load)
+
+
+def test_a_data_set_of_your_own_that_is_not_complete(own, tmp_path):
+    with pytest.raises(FileMissingError, match=r"no file .*dataset\.toml"):
+        datasets.add(tmp_path)
+    datasets.add(own)
+    with pytest.raises(FileMissingError, match=r"rates\.txt, which belongs beside its card\.$"):
+        datasets.load("own")
+    (own / "dataset.toml").write_text('name = "other"')
+    with pytest.raises(DataError, match=r"no card of a data set: missing .* 'title'"):
+        datasets.add(own)

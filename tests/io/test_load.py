@@ -17,7 +17,7 @@ from softrsa.errors import (
     ShapeError,
     StimulusError,
 )
-from softrsa.io.load import FORMATS
+from softrsa.io import FORMATS
 
 
 @pytest.fixture
@@ -247,9 +247,9 @@ def test_own_files_come_back_as_they_were(tmp_path):
 )
 def test_unknown_files_list_what_was_tried(tmp_path, content, found):
     (tmp_path / "a").write_bytes(content)
-    with pytest.raises(FileFormatError, match=rf"a {found}, not a file of rsatoolbox") as info:
+    with pytest.raises(FileFormatError, match=rf"a {found}, not a BrainIO assembly") as info:
         io.load(tmp_path / "a")
-    assert all(format_.title in str(info.value) for format_ in FORMATS)
+    assert all(format_.title in str(info.value) for format_ in FORMATS.values())
     assert "\n" not in str(info.value)
 
 
@@ -303,5 +303,24 @@ def test_netcdf_variable_and_kind(tmp_path):
     assert io.load(tmp_path / "b.nc", kind="rdm").attrs["kind"] == "rdm"
 
 
-def test_names_of_formats_are_distinct():
-    assert len({format_.name for format_ in FORMATS}) == len(FORMATS)
+def test_a_format_of_your_own_is_read_before_general_ones(tmp_path, monkeypatch):
+    monkeypatch.setattr(FORMATS, "_rows", dict(FORMATS.items()))
+    (tmp_path / "a.rates").write_text("face 1 2\nhouse 3 4\n")
+    assert io.recognize(tmp_path / "a.rates") == "a table of text (CSV)"
+    FORMATS.add(
+        io.Format(
+            name="rates", title="rates by line",
+            recognizes=lambda seen: seen.path.suffix == ".rates", read=lambda path, options: ARRAY,
+        )
+    )  # fmt: skip
+    assert io.load(tmp_path / "a.rates").attrs == {"source_format": "rates by line"}
+    with pytest.raises(DataError, match=r"rates by line, for which `kind` has no meaning"):
+        io.load(tmp_path / "a.rates", kind="rdm")
+
+
+def test_incomplete_formats_are_refused():
+    parts = {"recognizes": lambda seen: False, "read": lambda path, options: ARRAY}
+    with pytest.raises(DataError, match=r"needs a `name` and a `title`"):
+        io.Format(name="rates", title="", **parts)
+    with pytest.raises(DataError, match=r"'rates' takes \['units'\]"):
+        io.Format(name="rates", title="rates", takes=frozenset({"units"}), **parts)

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and the place for cached ones."""
+"""Files written whole or not at all, our own results read back, and the place for caches."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from secrets import token_hex
+from typing import TYPE_CHECKING
 
-from softrsa.errors import SoftRSAError
+from softrsa.errors import FileFormatError, FileMissingError, SoftRSAError
 
-__all__ = ["OutputError", "atomic_path", "cache_folder"]
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["OutputError", "atomic_path", "cache_folder", "read_result", "write_result"]
 
 
 class OutputError(SoftRSAError, OSError):
@@ -67,6 +71,74 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def write_result(data: xr.Dataset, path: str | Path) -> None:
+    """Write a result to one netCDF file, whole or not at all.
+
+    Parameters
+    ----------
+    data : Dataset
+        With an attribute that says what it is, for `read_result`.
+    path : str or Path
+        The file; an existing one is replaced.
+
+    Raises
+    ------
+    OutputError
+        If the file cannot be written.
+    """
+    with atomic_path(path) as temporary:
+        try:
+            data.to_netcdf(temporary, engine="netcdf4")
+        except (OSError, RuntimeError) as error:
+            raise OutputError(f"Cannot write {path}: {error}.") from error
+
+
+def read_result(
+    path: str | Path, kind: str, what: str, *, attribute: str = "softrsa_kind"
+) -> xr.Dataset:
+    """Read a result of ours that `write_result` wrote.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+    kind : str
+        What its attribute must say: "synthesis_result".
+    what : str
+        What it is in words, after "holds no": "result of `optimize_to_score`".
+    attribute : str
+        Name of that attribute.
+
+    Returns
+    -------
+    Dataset
+        In memory; the file is closed.
+
+    Raises
+    ------
+    FileMissingError
+        If there is no such file.
+    FileFormatError
+        If it cannot be read as netCDF, or is of another kind.
+    """
+    import xarray as xr
+
+    path = Path(path)
+    if not path.is_file():
+        raise FileMissingError(f"There is no file {path.resolve()}.")
+    try:
+        with xr.open_dataset(path, engine="netcdf4") as lazy:
+            data = lazy.load()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise FileFormatError(f"{path} is not a readable netCDF file: {error}.") from error
+    if data.attrs.get(attribute) != kind:
+        raise FileFormatError(
+            f"{path} holds no {what}. Recordings, activations and RDMs are read with "
+            "`softrsa.load`."
+        )
+    return data
+
+
 def cache_folder() -> Path:
     """Find where downloads and streamed results go: ``SOFTRSA_CACHE`` or the system's cache.
 
@@ -81,9 +153,9 @@ def cache_folder() -> Path:
     chosen = os.environ.get("SOFTRSA_CACHE")
     if chosen:
         return Path(chosen).expanduser()
-    import pooch
+    import platformdirs
 
-    return Path(pooch.os_cache("softrsa"))
+    return Path(platformdirs.user_cache_dir("softrsa"))
 
 
 def _make_folder(folder: Path) -> None:

@@ -1,7 +1,9 @@
+import numpy as np
 import pytest
+import xarray as xr
 
-from softrsa.errors import SoftRSAError
-from softrsa.io import OutputError, atomic_path, cache_folder
+from softrsa._files import OutputError, atomic_path, cache_folder, read_result, write_result
+from softrsa.errors import FileFormatError, FileMissingError, SoftRSAError
 
 
 def test_file_appears_whole_at_the_end(tmp_path):
@@ -78,3 +80,19 @@ def test_cache_folder_follows_the_environment(monkeypatch, tmp_path):
     assert cache_folder() == tmp_path
     monkeypatch.delenv("SOFTRSA_CACHE")
     assert cache_folder().name == "softrsa"
+
+
+def test_results_come_back_and_others_are_refused(tmp_path):
+    data = xr.Dataset({"score": ("layer", [0.5, np.nan])}, attrs={"softrsa_kind": "toy"})
+    write_result(data, tmp_path / "new" / "toy.nc")
+    xr.testing.assert_identical(read_result(tmp_path / "new" / "toy.nc", "toy", "toy"), data)
+    (tmp_path / "new" / "toy.nc").unlink()  # closed
+    with pytest.raises(FileMissingError, match=r"no file /.*toy\.nc"):
+        read_result(tmp_path / "new" / "toy.nc", "toy", "toy")
+    write_result(data.assign_attrs(own="toy"), tmp_path / "toy.nc")
+    assert read_result(tmp_path / "toy.nc", "toy", "toy", attribute="own").sizes == {"layer": 2}
+    with pytest.raises(FileFormatError, match=r"toy\.nc holds no result of play\. Recordings"):
+        read_result(tmp_path / "toy.nc", "play", "result of play")
+    (tmp_path / "toy.nc").write_text("no netCDF")
+    with pytest.raises(FileFormatError, match=r"toy\.nc is not a readable netCDF file"):
+        read_result(tmp_path / "toy.nc", "toy", "toy")
