@@ -170,8 +170,8 @@ class FitSettings:
         Numbers of gradient steps to choose among, ascending (early stopping); none at all, the
         identity, is always among the choices.
     learning_rate : float
-        Of Adam's first step, on the gates' logits; it falls to a half over 160 steps, and faster for
-        a fit that has lost what it had gained.
+        Of Adam's first step, on the gates' logits; it falls to a half over 160 steps, and faster
+        for a fit that has lost what it had gained.
     inner_folds : int
         Folds of the training stimuli on which all of this is chosen.
     grid : int

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 from softrsa.prediction.heads import LinearHead, NCAHead
 from softrsa.prediction.network import NeighborBank
 from softrsa.prediction.step_heads import DiffKNNHead, SoftStepNCAHead
-from softrsa.prediction.surface_experiment import SurfaceData, grid_error, make_surface
 from softrsa.prediction.theory import LossTerms, pair_and_triplet_terms, triplet_optimum
 
 if TYPE_CHECKING:
@@ -17,7 +16,12 @@ if TYPE_CHECKING:
     from softrsa.prediction.fine_tuning import FineTuner
     from softrsa.prediction.regressor import NeighborRegressor
     from softrsa.prediction.search import SearchResult, search_settings
-    from softrsa.prediction.surface_experiment import run_surfaces
+    from softrsa.prediction.surface_experiment import (
+        SurfaceData,
+        grid_error,
+        make_surface,
+        run_surfaces,
+    )
     from softrsa.prediction.tasks import RegressionTask, label_strata, load_task, make_task
 
 __all__ = [
@@ -56,15 +60,18 @@ _LAZY = {
     "ExperimentResult": "experiment_result",
     "FineTuner": "fine_tuning",
     "NeighborRegressor": "regressor",
-    "RankTest": "ranking",
-    "RegressionTask": "regression_task",
+    "RankTest": "experiment_result",
+    "RegressionTask": "tasks",
     "SearchResult": "search",
+    "SurfaceData": "surface_experiment",
     "attach": "attaching",
-    "friedman_nemenyi": "ranking",
+    "friedman_nemenyi": "experiment_result",
+    "grid_error": "surface_experiment",
     "image_features": "encoding",
-    "label_strata": "regression_task",
+    "label_strata": "tasks",
     "load_task": "tasks",
-    "make_task": "regression_task",
+    "make_surface": "surface_experiment",
+    "make_task": "tasks",
     "run_experiment": "experiment",
     "run_surfaces": "surface_experiment",
     "search_settings": "search",

@@ -215,8 +215,11 @@ def plot_transforms(curve: xr.DataArray, score: xr.DataArray | None = None) -> F
         A row per region, a column per learned transform and side; folds are averaged. Without
         learned transforms, the identity alone, with a note.
     """
-    learns = curve.notnull().any([dim for dim in curve.dims if dim != "transform"])
-    transforms = [name for name in curve["transform"].values[learns] if name != "selected"]
+    # a name that is not in the table is of the user's own, and drawn where it has a curve
+    learned = {row.name: row.is_learned for row in TRANSFORMS.values()}
+    there = curve.notnull().any([dim for dim in curve.dims if dim != "transform"]).values
+    pairs = zip(curve["transform"].values, there, strict=True)
+    transforms = [name for name, known in pairs if learned.get(name, known)]
     regions, layers = curve["region"].values, curve["layer"].values
     if not transforms:
         figure = _figure(3.0, width=3.5)

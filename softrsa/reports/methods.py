@@ -175,8 +175,8 @@ def _fitted(
     text = (
         f" SoftStep transforms {cite('softstep')} ({settings['family'].upper()}) of similarities "
         f"scaled to [0, 1] ({settings['scaling']}) were fitted to training stimuli by gradient "
-        f"descent (Adam, learning rate from {settings['learning_rate']:g}, decaying), starting next to the "
-        f"identity, with a penalty on the squared distance from it (weight {penalties})."
+        f"descent (Adam, learning rate {settings['learning_rate']:g}, decaying), starting next "
+        f"to the identity, with a penalty on the squared distance from it (weight {penalties})."
     )
     if not entry.differentiable:
         text += " Fits maximized the centered Pearson correlation, as the measure has no gradient."

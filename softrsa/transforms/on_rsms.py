@@ -36,6 +36,9 @@ class Scoring(Protocol):
         ...
 
 
+SEARCH_STIMULI = 512  # of more than these, evenly drawn ones serve to find thresholds
+
+
 class Identity(nn.Module):
     """The RSM as it is: plain RSA."""
 
@@ -241,8 +244,11 @@ class Transform:
 
 
 def _searched(training: Callable[[], Training]) -> HardGT:
-    """Find the thresholds with the highest training score."""
+    """Find the thresholds with the highest training score; of many stimuli, that of some."""
     model, brain, _, measure, grid = training()
+    n = model.shape[-1]
+    some = torch.linspace(0, n - 1, min(n, SEARCH_STIMULI), dtype=torch.float64).round().long()
+    model, brain = (rsms[:, some][:, :, some] for rsms in (model, brain))
     return HardGT(*best_threshold(model, brain, measure, grid))
 
 

@@ -11,9 +11,12 @@ from matplotlib.colors import to_hex
 
 from softrsa.errors import ShapeError
 from softrsa.reports import plot_alignment, plot_curve, plot_transforms
-from softrsa.reports.figures import COLORS, TITLES, WIDTH
+from softrsa.reports.figures import COLORS, WIDTH, titles
 
 GRID = np.linspace(0, 1, 41)
+
+
+TITLES = dict(titles({}))
 
 
 def table(n_layers=4, n_regions=3, transforms=tuple(TITLES), ceiling=0.8):

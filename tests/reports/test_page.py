@@ -275,7 +275,10 @@ def test_examples_are_the_rsms_of_the_best_layer(result):
 def test_fits_begin_at_plain_scores_and_are_kept_at_every_stop(result):
     path = result.data["fit_path"].sel(transform="global")
     assert path["stop"].values.tolist() == [0, 5, 10]
-    assert path.notnull().all()
+    assert path.sel(role="train", stop=0).notnull().all()
+    # NaN after the end of a fit, never before
+    known = path.notnull().values
+    assert (known[..., 1:] <= known[..., :-1]).all()
     # no step taken: the training score of the plain RSMs, which scaling does not change
     plain = result.data["train_score"].sel(transform="identity")
     start = path.sel(role="train", stop=0)
@@ -287,7 +290,7 @@ def test_words_and_call_say_what_was_done(result):
     text, references = methods_text(result.data)
     for said in (
         "2 layers of a model with 2 regions of a brain (2 subjects)", "same 40 stimuli",
-        "means over 4 folds", "a SoftStep common to all stimuli", "learning rate 0.2",
+        "means over 4 folds", "a SoftStep common to all stimuli", "learning rate 0.2, decaying",
         "200 bootstrap resamples",
     ):  # fmt: skip
         assert said in text

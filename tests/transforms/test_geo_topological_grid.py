@@ -74,7 +74,7 @@ def test_parts_are_bounded_and_in_order(monkeypatch, rng):
     low = [i / 20 for i in range(10)]
     high = [0.5 + i / 20 for i in range(10)]
     whole = torch.cat([*geo_topological_grid(rdms, low, high)])
-    module = importlib.import_module("softrsa.transforms.geo_topological_grid")
+    module = importlib.import_module("softrsa.transforms.geo_topological")
     monkeypatch.setattr(module, "PART", 300)
     parts = [*geo_topological_grid(rdms, low, high)]
     assert [len(part) for part in parts] == [2] * 5
