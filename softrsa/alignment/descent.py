@@ -38,7 +38,7 @@ from softrsa.transforms.on_rsms import SoftGate
 # caches; a larger batch is slower per fit, a smaller one spends its time in Python.
 BATCH_ENTRIES = 150_000
 STEP_STIMULI = 384  # of more than these, each step sees so many, drawn anew
-PATIENCE = 2  # stopping points without a better validation score, after which a fit is given up
+PATIENCE = 3  # stopping points without a better validation score, after which a fit is given up
 PATIENT_STEPS = 20  # but not before so many
 VARIANCE_FLOOR = 0.01  # of the scaled RSM's variance: less is a transform that has collapsed
 PAIRS_FLOOR = 0.01  # of the pairs, as the participation ratio of their squares
