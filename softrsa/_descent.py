@@ -12,7 +12,21 @@ HALF_RATE = 160  # steps after which the rate has fallen to a half, then to a th
 # parameter. Where it does not, a gradient is rounding, which Adam's usual 1e-8 makes a full step.
 DAMPING = 1e-7
 LARGEST_GRADIENT = 1.0  # norm, of each problem
+TIE = 1e-9  # scores nearer than this are equal, whichever processor has rounded them
+GROWTH = 1.2  # of the rate of a problem that gains, up to that of all
 LOST = 0.1  # share of what was gained: whoever loses more goes back and takes smaller steps
+
+
+def first_best(scores: Tensor) -> int:
+    """Position of the first score that ties with the largest; NaN is never it.
+
+    Examples
+    --------
+    >>> first_best(torch.tensor([0.1, 0.5, 0.5 + 1e-12, torch.nan], dtype=torch.float64))
+    1
+    """
+    known = scores.nan_to_num(-torch.inf)
+    return int((known >= known.max() - TIE).int().argmax())
 
 
 class Ascent:
@@ -21,7 +35,7 @@ class Ascent:
     The rate at step k is ``rate / (1 + k / 160)``. The gradient of each problem is bounded in norm,
     and one that is not finite counts as none, so that no problem can spoil another. A problem
     that falls below where it began, or loses a tenth of what it had gained, goes back to its best
-    place and halves its rate; so none ends worse than it began.
+    place and halves its rate, which grows again while it gains; so none ends worse than it began.
 
     Parameters
     ----------
@@ -78,7 +92,7 @@ class Ascent:
         (-value.sum()).backward()
         back = torch.zeros_like(self.share, dtype=torch.bool)
         if not self.noisy:
-            back = self._look(value.detach(), LOST)
+            back = self._look(value.detach())
         self._bound(back)
         before = [p.detach().clone() for p in self.parameters]
         self.optimizer.step()
@@ -90,23 +104,29 @@ class Ascent:
     @torch.no_grad()
     def settle(self, objective: Callable[[], Tensor]) -> None:
         """Go to the best place known, if this is not it; before the first step, note the start."""
-        self._look(objective().detach(), 0.0)
+        self._go_back(objective().detach(), 0.0)
 
-    def _look(self, value: Tensor, lost: float) -> Tensor:
-        """Note what is best; put back those that have lost too much, and say which."""
+    def _look(self, value: Tensor) -> Tensor:
+        """Put back those that have lost too much, with a smaller rate, and say which."""
+        back, better = self._go_back(value, LOST)
+        grown = torch.where(better, (self.share * GROWTH).clamp_max(1.0), self.share)
+        self.share = torch.where(back, self.share / 2, grown)
+        return back
+
+    def _go_back(self, value: Tensor, lost: float) -> tuple[Tensor, Tensor]:
+        """Note what is best; put back those that have lost more than a share of their gain."""
         value = value.reshape(-1)
         if self.n_steps == 0:
             self.start = value.clone()
         better = value > self.best
         self.best = torch.where(better, value, self.best)
         kept = self.start + (1 - lost) * (self.best - self.start)
-        back = ~(value >= kept) & self.best.isfinite()
-        self.share = torch.where(back, self.share / 2, self.share)
+        back = ~(value >= kept - TIE) & self.best.isfinite()
         with torch.no_grad():
             for place, known in zip(self.parameters, self.best_places, strict=True):
                 known.copy_(torch.where(self._each(better, place), place, known))
                 place.copy_(torch.where(self._each(back, place), known, place))
-        return back
+        return back, better
 
     def _bound(self, back: Tensor) -> None:
         """Bound each problem's gradient; none where it is not finite, or was of another place."""

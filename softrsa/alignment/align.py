@@ -17,6 +17,7 @@ from torch import Tensor
 from softrsa._checks import resolve_device
 from softrsa.alignment.cluster import check_client, digest, score_in_units
 from softrsa.alignment.embedding import rotated
+from softrsa.alignment.fitting import check_units
 from softrsa.alignment.held_out import (
     check_feature_measure,
     compact,
@@ -37,6 +38,7 @@ from softrsa.alignment.settings import (
     Split,
     ordered,
     split_stimuli,
+    splits_or_count,
 )
 from softrsa.errors import DataError, StimulusError, unknown_name
 from softrsa.io import check_rdms
@@ -172,7 +174,7 @@ def align(
     """
     options = Options(
         _asked(transforms, get(measure)), get(measure), as_similarity(similarity), by, region,
-        subject, folds if isinstance(folds, int) else tuple(folds), subjects, join, permute,
+        subject, splits_or_count(folds), subjects, join, permute,
         settings or FitSettings(), n_resamples, seed,
     )  # fmt: skip
     check_client(client)
@@ -185,6 +187,9 @@ def align(
     layer_sides = {name: one_subject(side) for name, side in layer_sides.items()}
     if options.of_features:
         check_feature_measure(options, {**layer_sides, **region_sides})
+    acting = [one.name for one in options.transforms if one.units is not None]
+    for name, side in layer_sides.items() if acting else ():
+        check_units(side, " and ".join(map(repr, acting)), f"layer {name!r}")
     n_stimuli = _common_count([*layer_sides.items(), *region_sides.items()])
     splits = split_stimuli(n_stimuli, folds, seed=seed)
     if permute:

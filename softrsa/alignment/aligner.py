@@ -53,15 +53,18 @@ from softrsa.errors import (
     unknown_name,
 )
 from softrsa.io import atomic_path
-from softrsa.measures import Measure, get
+from softrsa.measures import MEASURES, Measure, get
 from softrsa.rsm.scaling import Scaling
-from softrsa.rsm.similarity import SimilarityLike, as_similarity
+from softrsa.rsm.similarity import SIMILARITY_TABLE, SimilarityLike, as_similarity
 from softrsa.transforms import EmbeddingGate, Gate, GlobalGate, ProfileGate, SoftStep
 from softrsa.transforms.on_rsms import (
+    TRANSFORMS,
     Centered,
+    Chain,
     HardGT,
     Identity,
     SoftGate,
+    Transform,
     TransformLike,
     as_chain,
 )
@@ -259,8 +262,9 @@ class Aligner:
         )
         side = fitted.model_side(one_subject(side)) if which == "model" else side
         anchors = fitted.side_anchors(side, which)
+        transform = fitted.model if which == "model" else fitted.brain_for(side)
         with torch.no_grad():
-            return getattr(fitted, which)(side.rsms, anchors)
+            return transform(side.rsms, anchors)
 
     def _sides(self, model: Data, brain: Data) -> tuple[Side, Side]:
         model, brain = join_all([model, brain])
@@ -395,7 +399,11 @@ class Aligner:
         FileMissingError, FileFormatError
             If there is no such file, or it is none of these.
         DataError
-            If a module of your own is missing.
+            If a module, measure or similarity of your own is missing; the message says which.
+
+        Notes
+        -----
+        Fitting such an Aligner again keeps its own modules as they are.
         """
         path = Path(path)
         if not path.is_file():
@@ -409,26 +417,32 @@ class Aligner:
         if not isinstance(content, dict) or content.get("format") != "softrsa.Aligner/1":
             raise FileFormatError(f"{path} is not a file written by `Aligner.save`.")
         try:
+            for name, given, known in (
+                ("measure", measure, MEASURES), ("similarity", similarity, SIMILARITY_TABLE),
+            ):  # fmt: skip
+                content["params"][name] = _own_or_known(name, given, content["params"], known)
             aligner = cls._rebuilt(content, {type(module).__name__: module for module in modules})
-        except MissingModuleError:
+        except MissingOwnError:
             raise
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise FileFormatError(f"{path} is damaged: {error!r}.") from error
-        own = {"measure": measure, "similarity": similarity}
-        return aligner.set_params(**{k: v for k, v in own.items() if v is not None})
+        return aligner
 
     @classmethod
     def _rebuilt(cls, content: dict[str, Any], own: Mapping[str, nn.Module]) -> Self:
         params = content["params"]
         if params["settings"] is not None:
             params["settings"] = FitSettings(**params["settings"])
+        model, brain = (_unpacked(content[side], own) for side in ("model", "brain"))
+        units = _unpacked(content["units"], own) if content.get("units") else None
+        params["transform"] = _loaded_chain(params["transform"], units, model)
         aligner = cls(**params)
         pairs = [Embedding(*pair) for pair in content["embeddings"]]
         aligner._keep(
             Fitted(
-                model=_unpacked(content["model"], own),
-                brain=_unpacked(content["brain"], own),
-                units=_unpacked(content["units"], own) if content.get("units") else None,
+                model=model,
+                brain=brain,
+                units=units,
                 embeddings=(pairs[0], pairs[1]) if pairs else None,
                 **content["fitted"],
             )
@@ -436,8 +450,39 @@ class Aligner:
         return aligner
 
 
-class MissingModuleError(DataError):
-    """A saved transform of the user's own needs a module to live in."""
+class MissingOwnError(DataError):
+    """A file refers to something of the user's own, which it does not hold."""
+
+
+def _own_or_known(kind: str, given: Any, params: Mapping[str, Any], known: Mapping) -> Any:
+    """Give the user's own measure or similarity, or the known one that a file names."""
+    name = params[kind]
+    if given is None and name not in known:
+        raise MissingOwnError(
+            f"The file was made with a {kind} of your own, {name!r}: pass it, "
+            f"`Aligner.load(path, {kind}=...)`."
+        )
+    return name if given is None else given
+
+
+def _loaded_chain(name: str, units: nn.Module | None, rsms: nn.Module) -> str | Chain:
+    """Give the name of a transform that is known, or a chain of the modules that were loaded."""
+    parts = name.split("+")
+    if all(part in TRANSFORMS for part in parts):
+        return name
+
+    def row(part: str, acts_on: Literal["rsms", "units"], module: nn.Module) -> Transform:
+        if part in TRANSFORMS:
+            return TRANSFORMS[part]
+        return Transform(
+            name=part, title=part, words=f"a transform {part}", acts_on=acts_on,
+            fit=lambda _: module,
+        )  # fmt: skip
+
+    if units is None:
+        return Chain(None, row(parts[0], "rsms", rsms))
+    last = TRANSFORMS["identity"] if len(parts) == 1 else row(parts[1], "rsms", rsms)
+    return Chain(row(parts[0], "units", units), last)
 
 
 _PARTS = ("model", "brain", "embeddings", "units")
@@ -473,7 +518,7 @@ def _unpacked(content: dict[str, Any], own: Mapping[str, nn.Module]) -> nn.Modul
     if kind == "own":
         name = content["name"]
         if name not in own:
-            raise MissingModuleError(
+            raise MissingOwnError(
                 f"The file holds a transform of your own, {name!r}: pass a module of that class, "
                 f"`Aligner.load(path, modules=[{name}(...)])`."
             )

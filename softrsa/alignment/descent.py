@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from softrsa._descent import Ascent
+from softrsa._descent import Ascent, first_best
 from softrsa._processes import ALONE, Ranks
 from softrsa._threads import map_on_cores
 from softrsa.alignment.embedding import Embedding
@@ -312,11 +312,11 @@ class _Batch:
         for problem, one in zip(self.problems, standings, strict=True):
             validation = torch.stack([standing[2] for standing in one])
             curves.setdefault(problem.group, []).append(validation)
-        stop = self.plan.settings.stops[k]
+        stops = self.plan.settings.stops
         given_up = {
             group
             for group, found in curves.items()
-            if group is not None and stop >= PATIENT_STEPS and _is_over(torch.stack(found).mean(0))
+            if group is not None and given_up_at(torch.stack(found).mean(0), stops) is not None
         }
         return torch.tensor([p.last > k and p.group not in given_up for p in self.problems])
 
@@ -360,9 +360,16 @@ class _Batch:
         return Standing(train, objective, held_out, bad)
 
 
-def _is_over(validation: Tensor) -> bool:
-    """Whether the best mean validation score (n_stops,) was too long ago to go on."""
-    return len(validation) - 1 - int(validation.argmax()) >= PATIENCE
+def given_up_at(validation: Tensor, stops: Sequence[int]) -> int | None:
+    """First stopping point where mean validation scores have been past their best for too long.
+
+    What comes after is not looked at, whether it was computed, as in tiles, or not.
+    """
+    for k in range(len(validation)):
+        since_best = k - first_best(validation[: k + 1])
+        if stops[k] >= PATIENT_STEPS and since_best >= PATIENCE:
+            return k
+    return None
 
 
 def is_degenerate(before: Tensor, after: Tensor) -> Tensor:

@@ -10,9 +10,18 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from softrsa._descent import TIE, first_best
 from softrsa._processes import Ranks
 from softrsa._threads import map_on_cores
-from softrsa.alignment.descent import Path, Plan, Problem, fit_paths, fit_tiled_paths, score_tiled
+from softrsa.alignment.descent import (
+    Path,
+    Plan,
+    Problem,
+    fit_paths,
+    fit_tiled_paths,
+    given_up_at,
+    score_tiled,
+)
 from softrsa.alignment.embedding import Embedding
 from softrsa.alignment.responses import Side, TiledSide
 from softrsa.alignment.settings import (
@@ -25,9 +34,8 @@ from softrsa.alignment.settings import (
 )
 from softrsa.errors import DataError, FitError
 from softrsa.measures import Measure, get
-from softrsa.transforms.on_rsms import Chain, Training, as_chain
+from softrsa.transforms.on_rsms import Chain, SoftGate, Training, as_chain
 
-TIE = 1e-9  # scores nearer than this are equal, whichever processor has rounded them
 SELECTED = as_chain("selected")
 
 
@@ -67,6 +75,8 @@ class Fitted:
         every number of steps at which the fit may stop; NaN where it had collapsed or ended.
     units : Module, or None
         What happens to the model's units (n, n_units) before they become an RSM.
+    subjects : tuple of str
+        Those it was fitted on. The scales learned of their RSMs are not those of others.
     """
 
     name: str
@@ -83,6 +93,7 @@ class Fitted:
     fallback: str = ""
     path: Tensor | None = None
     units: nn.Module | None = None
+    subjects: tuple[str, ...] = ()
 
     def side_anchors(self, side: Side, which: str) -> Tensor | None:
         """Embeddings of the stimuli of the "model" or "brain", where its gate reads any."""
@@ -111,8 +122,14 @@ class Fitted:
         model = self.model_side(model)
         return (
             self.model(model.rsms, self.side_anchors(model, "model")),
-            self.brain(brain.rsms, self.side_anchors(readers or brain, "brain")),
+            self.brain_for(brain)(brain.rsms, self.side_anchors(readers or brain, "brain")),
         )
+
+    def brain_for(self, brain: Side | TiledSide) -> nn.Module:
+        """Brain's transform, with scales of their own for subjects other than those fitted on."""
+        if not isinstance(self.brain, SoftGate) or brain.subjects == self.subjects:
+            return self.brain
+        return SoftGate(self.brain.step, self.brain.scaling.how, self.brain.symmetrize)
 
     def score_tiled(self, model: TiledSide, brain: TiledSide, measure: str, ranks: Ranks) -> float:
         """Mean score over subjects of the transformed RSMs, which are never held."""
@@ -122,19 +139,30 @@ class Fitted:
             parts = zip(self.embeddings, sides, strict=True)
             of_model, of_brain = (embedding.project(side.all_units()) for embedding, side in parts)
             anchors = of_model, of_brain
-        both = self.model, self.brain
+        both = self.model, self.brain_for(brain)
         return score_tiled(both, sides, measure, anchors=anchors, ranks=ranks)
+
+
+def check_units(model: Side, names: str, layer: str) -> Tensor:
+    """Give a layer's units, or refuse one without units of its own for a transform of units."""
+    if model.units is None:
+        raise DataError(
+            f"{names} acts on the units of a layer, and {layer} is given as RDMs or RSMs only. "
+            "Give its activations, or leave the transform out."
+        )
+    if model.averaged:
+        raise DataError(
+            f"{names} acts on the units of a layer, and {layer} is the mean of several subjects' "
+            "RSMs. Give one subject's activations, or leave the transform out."
+        )
+    return model.units[0]
 
 
 def with_units(model: Side, transform: nn.Module, name: str) -> Side:
     """Put a model's units through a transform, and make its RSM of what comes out."""
-    if model.units is None:
-        raise DataError(
-            f"{name!r} acts on the units of a layer, and a layer is given as RDMs only. Give its "
-            "activations, or leave the transform out."
-        )
+    units = check_units(model, repr(name), "a layer")
     with torch.no_grad():
-        return model.with_units(transform(model.units[0].double()), name)
+        return model.with_units(transform(units.double()), name)
 
 
 def fit_transforms(
@@ -185,12 +213,6 @@ def one_standard_error(fits: Sequence[Fitted]) -> Fitted:
     eligible = loss.mean(1) <= error + TIE
     eligible[best] = True
     return fits[int(eligible.int().argmax())]
-
-
-def first_best(scores: Tensor) -> int:
-    """Position of the first score that ties with the largest."""
-    known = scores.nan_to_num(-torch.inf)
-    return int((known >= known.max() - TIE).int().argmax())
 
 
 def candidates(chains: Sequence[Chain]) -> list[Chain]:
@@ -313,21 +335,24 @@ class _Seen:
                         for model, split in zip(self.inner[i], inner, strict=True)
                     ]
         fit = fit_paths if self.plan.tiling is None else fit_tiled_paths
+        stops = self.plan.settings.stops
         paths = fit(problems, self.plan, on_step)
-        choices = [_best_choice(i, keys, paths) for i in range(len(self.tasks))]
+        choices = [_best_choice(i, keys, paths, stops) for i in range(len(self.tasks))]
         final = [
             Problem(model, task.brain, task.train, None, choice.gate, choice.penalty, choice.stop)
             for task, model, choice in zip(self.tasks, self.models, choices, strict=True)
         ]
-        stops = self.plan.settings.stops
         on_step(sum(stops[-1] - stops[choice.stop] for choice in choices))  # steps not taken
         fits = fit(final, self.plan, on_step)
         return [
             self._standing_in(one, i, choice)
             if bool(path.degenerate[0])
-            else _chosen_fit(one.name, path, choice, self.plan, self.modules[i])
+            else replace(
+                _chosen_fit(one.name, path, choice, self.plan),
+                units=self.modules[i], subjects=self.tasks[i].brain.subjects,
+            )
             for i, (path, choice) in enumerate(zip(fits, choices, strict=True))
-        ]
+        ]  # fmt: skip
 
     def _standing_in(self, one: Chain, i: int, choice: Choice) -> Fitted:
         """Give the best fixed transform, in place of a fit that cannot start."""
@@ -361,7 +386,12 @@ class Choice(NamedTuple):
     validation: Tensor  # means over inner folds, up to the stop where fits ended
 
 
-def _best_choice(task: int, keys: Sequence[tuple[int, str, float]], paths: list[Path]) -> Choice:
+def _best_choice(
+    task: int,
+    keys: Sequence[tuple[int, str, float]],
+    paths: Sequence[Path],
+    stops: Sequence[int],
+) -> Choice:
     """Gate, penalty and stopping point with the best mean validation score."""
     by_key: dict[tuple[str, float], list[Tensor]] = {}
     for (i, gate, penalty), path in zip(keys, paths, strict=True):
@@ -370,6 +400,8 @@ def _best_choice(task: int, keys: Sequence[tuple[int, str, float]], paths: list[
     best: Choice | None = None
     for (gate, penalty), scores in by_key.items():
         table = torch.stack(scores)  # (inner_folds, stops)
+        end = given_up_at(table.mean(0), stops)  # in tiles all stops are computed
+        table = table if end is None else table[:, : end + 1]
         stop = first_best(table.mean(0))
         if best is None or table[:, stop].mean() > best.inner_scores.mean() + TIE:
             best = Choice(gate, penalty, stop, table[:, stop].double(), table.mean(0))
@@ -378,9 +410,7 @@ def _best_choice(task: int, keys: Sequence[tuple[int, str, float]], paths: list[
     return best
 
 
-def _chosen_fit(
-    name: str, path: Path, choice: Choice, plan: Plan, units: nn.Module | None
-) -> Fitted:
+def _chosen_fit(name: str, path: Path, choice: Choice, plan: Plan) -> Fitted:
     """Take the fit at the chosen stopping point, or the last sound one before it.
 
     Sound is what has not collapsed and is not worse than the start, which is always a candidate.
@@ -405,7 +435,6 @@ def _chosen_fit(
         bool(path.degenerate[choice.stop]),
         "",
         _curves(path.train, choice.validation, len(plan.settings.stops)),
-        units,
     )
 
 

@@ -187,7 +187,7 @@ def _describe(
     fitted: Fitted, side: Side, readers: Side, which: str
 ) -> tuple[Tensor, Tensor, Tensor] | None:
     """Mean and sd over anchors of the step parameters, and quantiles of the curve over anchors."""
-    transform = getattr(fitted, which)
+    transform = fitted.model if which == "model" else fitted.brain_for(side)
     if not isinstance(transform, SoftGate):
         return None
     with torch.no_grad():

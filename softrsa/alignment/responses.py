@@ -49,6 +49,8 @@ class Side:
         distance may be as small in the unit it was measured in.
     similarity : str, Similarity or callable
         How units become similarities.
+    averaged : bool
+        Whether it is the mean of several subjects' RSMs, with all their units side by side.
     """
 
     rsms: Tensor
@@ -57,6 +59,7 @@ class Side:
     subjects: tuple[str, ...]
     bounded: bool
     similarity: SimilarityLike = "correlation"
+    averaged: bool = False
 
     @property
     def n_stimuli(self) -> int:
@@ -113,6 +116,7 @@ def one_subject(side: Side) -> Side:
         rsms=side.rsms.mean(0, keepdim=True),
         units=None if units is None else (units,),
         subjects=("mean",),
+        averaged=True,
     )
 
 

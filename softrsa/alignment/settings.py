@@ -134,6 +134,11 @@ def split_stimuli(n_stimuli: int, folds: int | Sequence[Split], *, seed: int) ->
     return list(folds)
 
 
+def splits_or_count(folds: int | Sequence[Split]) -> int | tuple[Split, ...]:
+    """Give a number of folds of any integer type as an int, and splits as a tuple."""
+    return int(folds) if isinstance(folds, (int, Integral)) else tuple(folds)
+
+
 def _split(order: Tensor, test: Tensor) -> Split:
     mask = torch.zeros(len(order), dtype=torch.bool)
     mask[test] = True

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from softrsa._descent import Ascent
+from softrsa._descent import Ascent, first_best
 from softrsa._ranks import average_ranks
 from softrsa.errors import FitError
 from softrsa.identification.matching import Items, Rule, match_scores, products
@@ -139,7 +139,6 @@ def choose_fixed(
 
 
 START = 20.0  # inverse temperature of correlations in the cross-entropy
-TIE = 1e-9  # cross-entropies nearer than this are equal
 ROUNDING = 16  # differences of values from 0 to 1 that are none, in machine precision
 MOST_STIMULI = 24  # of a training step, drawn anew for each: quicker, and harder to overfit
 
@@ -246,7 +245,7 @@ def learned_statistic(
         for k, learned in enumerate(learn(transform, base, data, fitting, stops)):
             with torch.no_grad():
                 losses[k] += learned.cross_entropy(left_out)
-    least = int((losses <= losses.min() + TIE).int().argmax())  # the fewest steps, of a tie
+    least = first_best(-losses)  # the fewest steps, of a tie
     n_steps = stops[least]
     *_, learned = learn(transform, base, every, fitting, stops[: least + 1])
 
@@ -284,6 +283,8 @@ def learn(
         return -learned.cross_entropy(part) - fitting.penalty * learned.step.gate.penalty()
 
     def objective() -> Tensor:
+        if not noisy:
+            return whole()
         stimuli = torch.randperm(n_stimuli, generator=generator)[:MOST_STIMULI]
         return whole(data._replace(seen=data.seen.of_stimuli(stimuli)))
 

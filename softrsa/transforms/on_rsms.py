@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from softrsa._descent import first_best
 from softrsa._table import Table
 from softrsa.errors import DataError, DTypeError
 from softrsa.pairs import expand
@@ -133,7 +134,7 @@ def best_threshold(
         else:
             of_model, of_brain = (1 - expand(part)).split([1, len(brain)], dim=1)
             scores.append(measure.between(of_model, of_brain).mean(-1))
-    return grid[int(torch.cat(scores).nan_to_num(-torch.inf).argmax())]
+    return grid[first_best(torch.cat(scores))]
 
 
 class Training(NamedTuple):
