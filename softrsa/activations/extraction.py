@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from softrsa._checks import resolve_device
+from softrsa._memory import available_memory
 from softrsa._wording import listed
 from softrsa.activations.stimuli import Batch, iterate_batches
-from softrsa.activations.storage import Store, available_memory
+from softrsa.activations.storage import Store
 from softrsa.errors import DataError, ShapeError, StimulusError, unknown_name
 from softrsa.io.schema import check_distinct
 
@@ -235,7 +236,9 @@ def extract_activations(
     ids = None if stimulus_ids is None else list(stimulus_ids)
     if ids is not None and n_stimuli is not None:
         _checked_ids(ids, [None] * n_stimuli)  # before the work, not after it
-    limit = available_memory() // 2 if memory_limit is None else memory_limit
+    known = available_memory()
+    half = 2**31 if known is None else int(known / 2)  # 2 GB where nobody knows
+    limit = half if memory_limit is None else memory_limit
     store = Store(path, limit=limit, n_expected=n_stimuli if ids is None else len(ids))
     with borrowed(model, where) as forward, Recorder(model, chosen, POOLS[pool]) as recorder:
         return _collect(_run(forward, batches, recorder, exact), ids, store, progress=progress)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -16,7 +15,7 @@ import xarray as xr
 from softrsa.io import OutputError, atomic_path, cache_folder, open_array
 from softrsa.io.schema import plain_labels
 
-__all__ = ["Store", "available_memory"]
+__all__ = ["Store"]
 
 CHUNK_UNITS = 4096  # × 64 stimuli × 4 bytes = 1 MiB
 CHUNK_STIMULI = 64
@@ -148,13 +147,3 @@ def unit_labels(widths: Mapping[str, int]) -> dict[str, Any]:
     places = [np.arange(width) for width in widths.values()]
     layers = np.repeat(np.array(list(widths)), list(widths.values()))
     return {"unit": np.concatenate(places), "layer": ("unit", layers)}
-
-
-def available_memory() -> int:
-    """Tell how many bytes of memory can still be had without swapping."""
-    try:
-        with Path("/proc/meminfo").open(encoding="ascii") as lines:
-            found = dict(line.split(":", 1) for line in lines)
-        return int(found["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError):  # not Linux
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2

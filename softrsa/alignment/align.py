@@ -15,6 +15,7 @@ import xarray as xr
 from torch import Tensor
 
 from softrsa._checks import resolve_device
+from softrsa._memory import available_memory
 from softrsa.alignment.cluster import check_client, digest, score_in_units
 from softrsa.alignment.embedding import rotated
 from softrsa.alignment.fitting import check_units
@@ -26,7 +27,7 @@ from softrsa.alignment.held_out import (
     make_runs,
     row_offset_warnings,
 )
-from softrsa.alignment.memory import available_memory, check_memory, estimate_of_run
+from softrsa.alignment.memory import check_memory, estimate_of_run
 from softrsa.alignment.responses import Data, Side, as_side, join_all, one_subject
 from softrsa.alignment.result import KIND, AlignmentResult
 from softrsa.alignment.scoring import example_rsms, score_together

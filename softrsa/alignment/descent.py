@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from softrsa._descent import Ascent, first_best
+from softrsa._memory import give_back_freed
 from softrsa._processes import ALONE, Ranks
 from softrsa._threads import map_on_cores
 from softrsa.alignment.embedding import Embedding
@@ -283,6 +284,8 @@ class _Batch:
                 on_step(len(active))
             ascent.settle(self._whole_objective)
             now = self._standing()
+            if noisy:  # many stimuli: large matrices have come and gone
+                give_back_freed()
             for row, i in enumerate(active.tolist()):
                 standings[i].append(tuple(value[row].cpu() for value in now))
                 model, brain = (gate.select((row, 0)) for gate in self.gates)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 import xarray as xr
 
+from softrsa._memory import gigabytes
 from softrsa.alignment.descent import BATCH_ENTRIES
 from softrsa.alignment.responses import Data
 from softrsa.alignment.settings import Options
@@ -27,7 +27,6 @@ COPIES_TESTED = 10  # of both sides' RSMs over test stimuli and each transform, 
 COPIES_KEPT, KEPT_BYTES = 150, 2e9  # per core of a model's RSM over training stimuli; at most
 COPIES_DRAWN, DRAWN_BYTES = 150, 1e9  # pieces of resamples: of a model's RSM, at most so much
 WORTH_SAYING = 1e9
-CGROUP = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True)
@@ -212,55 +211,3 @@ def check_memory(
         from tqdm import tqdm
 
         tqdm.write(f"This run will take {estimate}{free}.", file=sys.stderr)
-
-
-def available_memory(device: torch.device) -> float | None:
-    """Bytes that can still be had on a device, under the limits of this process; None if unknown.
-
-    Examples
-    --------
-    >>> found = available_memory(torch.device("cpu"))
-    >>> found is None or found > 0
-    True
-    """
-    if device.type == "cuda":
-        return float(torch.cuda.mem_get_info(device)[0])
-    known = [bytes_ for bytes_ in (_of_system(), _of_cgroup()) if bytes_ is not None]
-    return min(known, default=None)
-
-
-def _of_system() -> float | None:
-    """Read what Linux says can be had without swapping."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return None
-    found = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
-    return 1024.0 * int(found[0]) if found else None
-
-
-def _of_cgroup() -> float | None:
-    """Read what the limit of a container leaves beside file caches; version 2, then 1."""
-    for limit, used, cache in (
-        ("memory.max", "memory.current", "inactive_file"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
-    ):
-        try:
-            most, now = (int((CGROUP / name).read_text()) for name in (limit, used))
-            stat = (CGROUP / limit).with_name("memory.stat").read_text().split()
-        except (OSError, ValueError):  # no such file; "max"
-            continue
-        cached = int(stat[stat.index(cache) + 1]) if cache in stat else 0
-        return float(max(0, most - now + cached))
-    return None
-
-
-def gigabytes(bytes_: float) -> str:
-    """Word an amount of memory.
-
-    Examples
-    --------
-    >>> gigabytes(1.24e9), gigabytes(3.2e7)
-    ('1.2 GB', '0.03 GB')
-    """
-    return f"{bytes_ / 1e9:.1f} GB" if bytes_ >= 1e8 else f"{bytes_ / 1e9:.2f} GB"

@@ -10,6 +10,7 @@ import pytest
 import torch
 import xarray as xr
 
+from softrsa import _memory
 from softrsa.alignment import align, memory
 from softrsa.alignment.memory import MemoryEstimate, SideSize, check_memory, size_of
 from softrsa.alignment.settings import Options, stimulus_folds
@@ -153,17 +154,17 @@ def test_splits_of_ones_own_count(data):
 
 
 def test_the_limit_of_a_container(tmp_path, monkeypatch):
-    monkeypatch.setattr(memory, "CGROUP", tmp_path)
-    monkeypatch.setattr(memory, "_of_system", lambda: 8e9)
-    assert memory.available_memory(CPU) == 8e9
+    monkeypatch.setattr(_memory, "CGROUP", tmp_path)
+    monkeypatch.setattr(_memory, "_of_system", lambda: 8e9)
+    assert _memory.available_memory(CPU) == 8e9
     (tmp_path / "memory").mkdir()
     (tmp_path / "memory" / "memory.limit_in_bytes").write_text("5000000000\n")
     (tmp_path / "memory" / "memory.usage_in_bytes").write_text("3000000000\n")
     (tmp_path / "memory" / "memory.stat").write_text("rss 1\ntotal_inactive_file 500000000\n")
-    assert memory.available_memory(CPU) == 2.5e9
+    assert _memory.available_memory(CPU) == 2.5e9
     (tmp_path / "memory.max").write_text("1000000000\n")
     (tmp_path / "memory.current").write_text("900000000\n")
     (tmp_path / "memory.stat").write_text("anon 5\ninactive_file 0\n")
-    assert memory.available_memory(CPU) == 1e8
+    assert _memory.available_memory(CPU) == 1e8
     (tmp_path / "memory.max").write_text("max\n")
-    assert memory.available_memory(CPU) == 2.5e9
+    assert _memory.available_memory(CPU) == 2.5e9
