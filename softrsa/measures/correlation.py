@@ -12,6 +12,7 @@ from softrsa._ranks import average_ranks
 from softrsa.errors import ShapeError
 from softrsa.pairs import off_diagonal
 from softrsa.transforms import double_center
+from softrsa.transforms.center import residual
 
 
 def cosine(x: Tensor, y: Tensor) -> Tensor:
@@ -194,8 +195,8 @@ def row_offset_share(x: Tensor, y: Tensor) -> Tensor:
     """
     _check_same_stimuli(x, y, at_least=3)
     x_rest, y_rest = (
-        rest.masked_fill(_is_rounding(rest, matrix)[..., None, None], 0.0)
-        for rest, matrix in ((double_center(x), x), (double_center(y), y))
+        double_center(matrix).masked_fill(_centered_unit(matrix)[1].isinf(), 0.0)
+        for matrix in (x, y)
     )
     total = (centered(off_diagonal(x)) * centered(off_diagonal(y))).sum(-1)
     geometry = (x_rest * y_rest).sum((-2, -1))
@@ -237,11 +238,9 @@ def centered(x: Tensor) -> Tensor:
     return (x - x.mean(-1, keepdim=True)).masked_fill(low == high, 0.0)
 
 
-@torch.no_grad()
-def _is_rounding(rest: Tensor, matrix: Tensor) -> Tensor:
+def _is_rounding(norm: Tensor, size: Tensor) -> Tensor:
     """Whether double-centering has left rounding only, which would correlate with anything."""
-    size = off_diagonal(matrix).norm(dim=-1)
-    return rest.norm(dim=(-2, -1)) <= 8 * torch.finfo(rest.dtype).eps * size
+    return norm <= 8 * torch.finfo(norm.dtype).eps * size
 
 
 def _cosine(x: Tensor, y: Tensor) -> Tensor:
@@ -252,9 +251,9 @@ def _cosine(x: Tensor, y: Tensor) -> Tensor:
 def _centered_pearson(x: Tensor, y: Tensor) -> Tensor:
     """`centered_pearson` in plain arithmetic."""
     # centered entries sum to zero over the off-diagonal, so their cosine is the correlation
-    x_rest, y_rest = double_center(x), double_center(y)
-    undefined = _is_rounding(x_rest, x) | _is_rounding(y_rest, y)
-    return _cosine(x_rest.flatten(-2), y_rest.flatten(-2)).masked_fill(undefined, torch.nan)
+    score = _cosine(double_center(x).flatten(-2), double_center(y).flatten(-2))
+    undefined = (_centered_unit(x)[1].isinf() | _centered_unit(y)[1].isinf())[..., 0, 0]
+    return score.masked_fill(undefined, torch.nan)
 
 
 class _CenteredCosine(torch.autograd.Function):
@@ -291,7 +290,7 @@ class _CenteredCosine(torch.autograd.Function):
 
 def _centered_unit(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """Double-center and bring to norm 1, and the norm (..., 1, 1); infinite if nothing is left."""
-    rest = double_center(matrix)
-    norm = rest.norm(dim=(-2, -1), keepdim=True)
-    norm = norm.masked_fill(_is_rounding(rest, matrix)[..., None, None], torch.inf)
+    rest, size = residual(matrix)
+    norm = torch.linalg.vector_norm(rest, dim=(-2, -1), keepdim=True)
+    norm = norm.masked_fill(_is_rounding(norm, size), torch.inf)
     return rest.div_(norm), norm
