@@ -16,7 +16,7 @@ from torch import Tensor
 
 from softrsa._checks import resolve_device
 from softrsa._memory import available_memory
-from softrsa.alignment.cluster import check_client, digest, score_in_units
+from softrsa.alignment.cluster import check_client, digest, digest_code, score_in_units
 from softrsa.alignment.embedding import rotated
 from softrsa.alignment.fitting import check_units
 from softrsa.alignment.held_out import (
@@ -306,6 +306,7 @@ def make_fingerprint(
         "layer": digests[0],
         "region": digests[1],
         "fold": {str(i): digest(*split) for i, split in enumerate(splits)},
+        "code": {row.name: digest_code(row) for row in options.own_rows()},
         **{name: value for name, value in options.attributes().items() if name != "settings"},
         **settings,
     }

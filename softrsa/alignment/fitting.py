@@ -312,6 +312,7 @@ class _Seen:
         rsms = self.tasks[0].brain.rsms
         return map_on_cores(fit, [*places], entries=rsms.numel(), device=rsms.device)
 
+    @torch.no_grad()
     def _score(
         self, transform: nn.Module, model: Responses, brain: Responses, stimuli: Tensor
     ) -> float:

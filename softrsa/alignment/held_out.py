@@ -201,6 +201,17 @@ def _describe(
     return values.mean(1), values.std(1, correction=0), curves.quantile(levels, dim=0)
 
 
+DIMS = ("layer", "region", "transform", "fold")
+BESIDE = {  # what else there is of each transform in each fold, and its dimensions
+    **dict.fromkeys(NUMBERS, ()),
+    "step_mean": ("side", "parameter"),
+    "step_sd": ("side", "parameter"),
+    "curve": ("side", "anchor_quantile", "similarity"),
+    "fit_path": ("role", "stop"),
+    "stimulus_influence": ("stimulus",),
+}
+
+
 def collect(
     runs: Sequence[Run],
     judged: Sequence[Judged],
@@ -215,63 +226,65 @@ def collect(
     Without ``all_stimuli`` the scores over all stimuli are left NaN.
     """
     names = [*judged[0].records]
-    stops = options.settings.stops
-    n_folds = max(run.fold for run in runs) + 1
-    shape = (len(layers), len(regions), len(names), n_folds)
-    numbers = {key: np.full(shape, np.nan) for key in NUMBERS}
-    texts = {key: np.full(shape, "", dtype=object) for key in NAMES}
-    rsa = np.full((*shape[:2], n_folds), np.nan)
-    mean, sd = (np.full((*shape, 2, 3), np.nan) for _ in range(2))
-    curve = np.full((*shape, 2, len(CURVE_QUANTILES), len(CURVE_GRID)), np.nan)
-    path = np.full((*shape, len(ROLES), len(stops)), np.nan)
-    influence = np.full((*shape, runs[0].model.n_stimuli), np.nan, dtype=np.float32)
-    positions = {k: i for i, k in enumerate(layers)}, {k: i for i, k in enumerate(regions)}
-    over_all = score_features if options.of_features else score_all_stimuli
-    everywhere = np.array(
+    coordinates: dict[str, Sequence | np.ndarray] = {
+        "layer": list(layers), "region": list(regions), "transform": names,
+        "fold": range(max(run.fold for run in runs) + 1), "side": list(SIDES),
+        "parameter": list(PARAMETERS), "anchor_quantile": list(CURVE_QUANTILES),
+        "similarity": CURVE_GRID.numpy(), "role": list(ROLES), "stop": list(options.settings.stops),
+        "stimulus": stimulus_labels(runs[0].model, runs[0].brain),
+    }  # fmt: skip
+    n = {dim: len(labels) for dim, labels in coordinates.items()}
+    data: dict[str, tuple[tuple[str, ...], np.ndarray]] = {
+        key: ((*DIMS, *dims), _missing(n, *DIMS, *dims)) for key, dims in BESIDE.items()
+    }
+    data |= {key: (DIMS, np.full([n[dim] for dim in DIMS], "", dtype=object)) for key in NAMES}
+    data["rsa_score"] = (dims := ("layer", "region", "fold")), _missing(n, *dims)
+    for run, (records, _) in zip(runs, judged, strict=True):
+        place = coordinates["layer"].index(run.layer), coordinates["region"].index(run.region)  # type: ignore[union-attr]
+        data["rsa_score"][1][(*place, run.fold)] = records["identity"]["rsa_score"]
+        for k, record in enumerate(records.values()):
+            _put({key: values for key, (_, values) in data.items()}, (*place, k, run.fold), record)
+            influence = data["stimulus_influence"][1]
+            influence[(*place, k, run.fold, run.split.test.numpy())] = record["influence"].cpu()
+    if all_stimuli:
+        data["all_stimuli_score"] = DIMS[:3], _over_all(names, layers, regions, options)
+    else:
+        data["all_stimuli_score"] = DIMS[:3], _missing(n, *DIMS[:3])
+    data["n_subjects"] = ("region",), np.array([len(one.subjects) for one in regions.values()])
+    return xr.Dataset(data, coordinates)
+
+
+def _missing(n: Mapping[str, int], *dims: str) -> np.ndarray:
+    kind = np.float32 if "stimulus" in dims else np.float64  # there may be many
+    return np.full([n[dim] for dim in dims], np.nan, dtype=kind)
+
+
+def _put(arrays: Mapping[str, np.ndarray], at: tuple[int, ...], record: Mapping[str, Any]) -> None:
+    """Write what is known of one transform in one fold to its place."""
+    for key in (*NUMBERS, *NAMES):
+        arrays[key][at] = record[key]
+    if record["path"] is not None:
+        arrays["fit_path"][at] = record["path"]
+    for side, described in enumerate(record["steps"]):
+        if described is not None:
+            for key, values in zip(("step_mean", "step_sd", "curve"), described, strict=True):
+                arrays[key][(*at, side)] = values
+
+
+def _over_all(
+    names: Sequence[str],
+    layers: Mapping[str, Responses],
+    regions: Mapping[str, Responses],
+    options: Options,
+) -> np.ndarray:
+    """Scores over all stimuli, without held-out ones (n_layers, n_regions, n_transforms)."""
+    score = score_features if options.of_features else score_all_stimuli
+    return np.array(
         [
-            [
-                [over_all(name, a, b, options) if all_stimuli else np.nan for name in names]
-                for b in regions.values()
-            ]
+            [[score(name, a, b, options) for name in names] for b in regions.values()]
             for a in layers.values()
         ]
     )
-    for run, (records, _) in zip(runs, judged, strict=True):
-        place = positions[0][run.layer], positions[1][run.region]
-        rsa[(*place, run.fold)] = records["identity"]["rsa_score"]
-        for k, name in enumerate(names):
-            at = (*place, k, run.fold)
-            for key in NUMBERS:
-                numbers[key][at] = records[name][key]
-            for key in NAMES:
-                texts[key][at] = records[name][key]
-            influence[(*at, run.split.test.numpy())] = records[name]["influence"].cpu().numpy()
-            if records[name]["path"] is not None:
-                path[at] = records[name]["path"]
-            for side, described in enumerate(records[name]["steps"]):
-                if described is not None:
-                    mean[(*at, side)], sd[(*at, side)], curve[(*at, side)] = described
-    dims = ("layer", "region", "transform", "fold")
-    return xr.Dataset(
-        {key: (dims, value) for key, value in {**numbers, **texts}.items()}
-        | {
-            "rsa_score": (("layer", "region", "fold"), rsa),
-            "step_mean": ((*dims, "side", "parameter"), mean),
-            "step_sd": ((*dims, "side", "parameter"), sd),
-            "curve": ((*dims, "side", "anchor_quantile", "similarity"), curve),
-            "fit_path": ((*dims, "role", "stop"), path),
-            "stimulus_influence": ((*dims, "stimulus"), influence),
-            "all_stimuli_score": (dims[:3], everywhere),
-            "n_subjects": ("region", [len(side.subjects) for side in regions.values()]),
-        },
-        {
-            "layer": list(layers), "region": list(regions), "transform": names,
-            "fold": range(n_folds), "side": list(SIDES), "parameter": list(PARAMETERS),
-            "anchor_quantile": list(CURVE_QUANTILES), "similarity": CURVE_GRID.numpy(),
-            "role": list(ROLES), "stop": list(stops),
-            "stimulus": stimulus_labels(runs[0].model, runs[0].brain),
-        },
-    )  # fmt: skip
 
 
 def score_all_stimuli(name: str, model: Responses, brain: Responses, options: Options) -> float:

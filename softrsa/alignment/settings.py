@@ -14,11 +14,11 @@ from torch import Tensor
 from softrsa._wording import listed
 from softrsa.errors import DataError, unknown_name
 from softrsa.measures import Measure
-from softrsa.measures.registry import properties
+from softrsa.measures.registry import MEASURES, properties
 from softrsa.rsm import SCALINGS
 from softrsa.rsm.similarity import SIMILARITY_TABLE, Similarity
 from softrsa.transforms import Family
-from softrsa.transforms.on_rsms import TRANSFORMS, Chain, as_chain
+from softrsa.transforms.on_rsms import TRANSFORMS, Chain, Transform, as_chain
 
 SMALLEST_BLOCK = 4  # stimuli a score needs: fewer leave nothing after double-centering
 
@@ -268,6 +268,23 @@ class Options:
     def fitted(self) -> tuple[Chain, ...]:
         """Transforms to fit, simplest first: those asked for, and those gains are measured from."""
         return ordered([*baselines(), *with_choices(self.transforms)])
+
+    def own_rows(self) -> list[Transform | Measure | Similarity]:
+        """List what is not of softrsa's own tables, whose version says what they do."""
+        transforms = {row.name: row for one in self.fitted for row in one.rows}
+        tables = (
+            (TRANSFORMS, transforms.values(), "fit"),
+            (MEASURES, [self.measure], "function"),
+            (SIMILARITY_TABLE, [self.similarity], "function"),
+        )
+        return [
+            row
+            for table, rows, name in tables
+            for row in rows
+            if row.name not in table
+            or table[row.name] is not row
+            or not getattr(getattr(row, name), "__module__", "softrsa.").startswith("softrsa.")
+        ]
 
     @property
     def learns(self) -> bool:

@@ -164,6 +164,18 @@ class Training(NamedTuple):
 Fit = Callable[[Callable[[], Training]], nn.Module]
 
 
+@dataclass(frozen=True)
+class Always:
+    """Fit of a module that is always the same: two of one module are equal."""
+
+    module: nn.Module
+
+    def __call__(self, training: Callable[[], Training]) -> nn.Module:
+        """Give the module."""
+        del training
+        return self.module
+
+
 @dataclass(frozen=True, kw_only=True)
 class Transform:
     """A row of the table of transforms: what it is called, where it acts, how it is fitted.
@@ -335,8 +347,8 @@ def as_chain(given: TransformLike) -> Chain:
     if isinstance(given, Chain):
         return given
     if isinstance(given, nn.Module):
-        module, name = given, type(given).__name__
-        given = Transform(name=name, title=name, words=f"a transform {name}", fit=lambda _: module)
+        name = type(given).__name__
+        given = Transform(name=name, title=name, words=f"a transform {name}", fit=Always(given))
     if not isinstance(given, (str, Transform)):
         raise DTypeError(
             "A transform is given by its name, as a `softrsa.transforms.Transform` or as a module "

@@ -8,6 +8,7 @@ import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from multiprocessing import forkserver, get_context
 
 import numpy as np
@@ -27,6 +28,7 @@ from softrsa.errors import (
     FileMissingError,
     FitError,
 )
+from softrsa.measures import Measure, pearson
 from softrsa.transforms import Transform
 
 QUICK = FitSettings(
@@ -227,6 +229,34 @@ def test_damaged_parts_are_computed_again(sides, stored, copied, scored):
     found = align(*sides, **OPTIONS, store=copied)
     assert len(scored) == 5
     xr.testing.assert_identical(found.data, stored[0].data)
+
+
+def own_measure(power):
+    def mine(x, y):
+        return pearson(x**power, y)
+
+    return Measure(function=mine, takes="vectors", range=(-1, 1), smallest_n=4, reference="here")
+
+
+class Scaled(torch.nn.Module):
+    def __init__(self, by):
+        super().__init__()
+        self.by = torch.nn.Parameter(torch.tensor(by))
+
+    def forward(self, rsms, anchors=None):
+        return rsms * self.by
+
+
+def test_a_store_tells_functions_of_one_name_apart(sides, tmp_path):
+    run = partial(align, *sides, folds=[ONE_SPLIT], n_resamples=0, store=tmp_path / "store")
+    given = {"measure": own_measure(1), "transforms": [Scaled(2.0)]}
+    first = run(**given)
+    again = run(measure=own_measure(1), transforms=[Scaled(2.0)])
+    xr.testing.assert_identical(first.data, again.data)
+    with pytest.raises(FileFormatError, match="code 'mine' is not what it was"):
+        run(**{**given, "measure": own_measure(3)})
+    with pytest.raises(FileFormatError, match="code 'Scaled' is not what it was"):
+        run(**{**given, "transforms": [Scaled(3.0)]})
 
 
 def test_the_store_of_another_run_is_refused(sides, copied, tmp_path):

@@ -6,7 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from softrsa.alignment import random_splits, stimulus_folds
+from softrsa.alignment.settings import ordered
 from softrsa.errors import DataError
+from softrsa.transforms.on_rsms import Centered, Identity, as_chain
 
 
 @given(st.integers(8, 200), st.integers(2, 10), st.integers(0, 10**6))
@@ -49,3 +51,13 @@ def test_numbers_are_in_the_messages():
         stimulus_folds(5, 9, seed=0)
     with pytest.raises(DataError, match=r"at least 4 stimuli, got 39 and 1 of 40"):
         random_splits(40, 39, 1, seed=0)
+
+
+def test_a_module_given_twice_is_one_transform():
+    module = Centered()
+    assert len(ordered([as_chain(module), as_chain(module)])) == 1
+    with pytest.raises(DataError, match="Two different transforms are named 'Centered'"):
+        ordered([as_chain(module), as_chain(Centered())])
+    assert [one.name for one in ordered([as_chain(module), as_chain(Identity())])] == [
+        "Centered", "Identity",
+    ]  # fmt: skip
