@@ -16,7 +16,7 @@ from softrsa.errors import DataError, unknown_name
 from softrsa.inference import resampling_variances
 from softrsa.inference.bootstrap import draw_counts
 from softrsa.inference.comparing import CORRECTIONS, adjusted
-from softrsa.inference.matched import MEASURES, influences, permuted_scores
+from softrsa.inference.matched import influences, permuted_scores
 from softrsa.measures import Measure
 
 
@@ -153,7 +153,7 @@ def resample_scores(
         for), and sums (2, r, t, all subjects) of scores and numbers of them: as they are (r = 1),
         by stimuli, by pairs, by chance.
     """
-    if measure.name in MEASURES:
+    if measure.embed is not None:
         score, of_stimuli, of_pairs = influences(measure, models, brains)
         mean = of_pairs.mean(1)
         influence = mean.sum(-1) + mean.sum(-2)
