@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from numbers import Integral
 
 import torch
@@ -47,11 +48,32 @@ def check_count(name: str, value: object, least: int) -> None:
         raise DataError(f"`{name}` must be {kind} {least}, got {value!r}, e.g. 1000.")
 
 
+def broadcast_shape(*shapes: Sequence[int]) -> tuple[int, ...]:
+    """Shape that shapes broadcast to; a `RuntimeError` where they do not.
+
+    `torch.broadcast_shapes` does the same, but its first call imports half a second of torch.
+
+    Examples
+    --------
+    >>> broadcast_shape((5, 1, 3), (4, 1))
+    (5, 4, 3)
+    """
+    length = max(map(len, shapes), default=0)
+    result = [1] * length
+    for shape in shapes:
+        for place, size in enumerate(shape, length - len(shape)):
+            if size not in (1, result[place]):
+                if result[place] != 1:
+                    raise RuntimeError(f"Shapes {', '.join(map(str, shapes))} do not broadcast.")
+                result[place] = size
+    return tuple(result)
+
+
 def check_broadcast(n_last: int = 1, /, **tensors: Tensor) -> None:
     """Check that dimensions before the last ones broadcast."""
     leading = {name: tuple(value.shape[: value.ndim - n_last]) for name, value in tensors.items()}
     try:
-        torch.broadcast_shapes(*leading.values())
+        broadcast_shape(*leading.values())
     except RuntimeError as error:
         raise ShapeError(
             f"The leading dimensions of {' and '.join(f'`{name}`' for name in leading)} must "

@@ -11,6 +11,7 @@ HALF_RATE = 160  # steps after which the rate has fallen to a half, then to a th
 # Added to the root mean square of gradients, which are 1e-3 to 1 where a score depends on a
 # parameter. Where it does not, a gradient is rounding, which Adam's usual 1e-8 makes a full step.
 DAMPING = 1e-7
+DECAYS = (0.9, 0.999)  # Adam's, of the averages of gradients and of their squares
 LARGEST_GRADIENT = 1.0  # norm, of each problem
 TIE = 1e-9  # scores nearer than this are equal, whichever processor has rounded them
 GROWTH = 1.2  # of the rate of a problem that gains, up to that of all
@@ -75,31 +76,38 @@ class Ascent:
         parameters = dict.fromkeys(p for module in modules for p in module.parameters())
         self.parameters = [p for p in parameters if p.requires_grad]
         self.rate, self.batched, self.noisy, self.n_steps = rate, batched, noisy, 0
-        self.optimizer = torch.optim.Adam(self.parameters, lr=rate, eps=DAMPING)
+        # Adam's averages of gradients and of their squares; torch's own takes seconds to import
+        self.momenta = [torch.zeros_like(p) for p in self.parameters]
+        self.squares = [torch.zeros_like(p) for p in self.parameters]
         count = len(self.parameters[0]) if batched else 1
         self.share = self.parameters[0].new_ones(count).detach()  # of the rate, of each problem
         self.start = torch.full_like(self.share, torch.nan)
         self.best = torch.full_like(self.share, -torch.inf)
         self.best_places = [p.detach().clone() for p in self.parameters]
 
-    @torch.enable_grad()
     def step(self, objective: Callable[[], Tensor]) -> None:
         """Take one step towards a higher objective (n_problems,); the problems just add up."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.rate / (1 + self.n_steps / HALF_RATE)
-        self.optimizer.zero_grad()
-        value = objective()
-        (-value.sum()).backward()
-        back = torch.zeros_like(self.share, dtype=torch.bool)
-        if not self.noisy:
-            back = self._look(value.detach())
-        self._bound(back)
-        before = [p.detach().clone() for p in self.parameters]
-        self.optimizer.step()
+        with torch.enable_grad():
+            value = objective()
+            gradients = torch.autograd.grad(value.sum(), self.parameters, materialize_grads=True)
         with torch.no_grad():
-            for place, old in zip(self.parameters, before, strict=True):
-                place.copy_(old + self._each(self.share, place) * (place - old))
+            on = torch.ones_like(self.share, dtype=torch.bool)
+            if not self.noisy:
+                on = ~self._look(value.detach())
+            self._move(self._bounded(gradients, on), on)
+
+    def _move(self, gradients: Sequence[Tensor], on: Tensor) -> None:
+        """Take Adam's step, at each problem's share of the rate; none of those put back."""
+        rate = self.rate / (1 + self.n_steps / HALF_RATE)
         self.n_steps += 1
+        first, second = (1 - decay**self.n_steps for decay in DECAYS)
+        for place, gradient, momentum, square in zip(
+            self.parameters, gradients, self.momenta, self.squares, strict=True
+        ):
+            momentum.lerp_(gradient, 1 - DECAYS[0]).mul_(self._each(on.to(place), place))
+            square.lerp_(gradient.square(), 1 - DECAYS[1])
+            size = (square / second).sqrt_().add_(DAMPING)
+            place.add_(momentum / size * self._each(self.share * (rate / first), place))
 
     @torch.no_grad()
     def settle(self, objective: Callable[[], Tensor]) -> None:
@@ -122,25 +130,17 @@ class Ascent:
         self.best = torch.where(better, value, self.best)
         kept = self.start + (1 - lost) * (self.best - self.start)
         back = ~(value >= kept - TIE) & self.best.isfinite()
-        with torch.no_grad():
-            for place, known in zip(self.parameters, self.best_places, strict=True):
-                known.copy_(torch.where(self._each(better, place), place, known))
-                place.copy_(torch.where(self._each(back, place), known, place))
+        for place, known in zip(self.parameters, self.best_places, strict=True):
+            known.copy_(torch.where(self._each(better, place), place, known))
+            place.copy_(torch.where(self._each(back, place), known, place))
         return back, better
 
-    def _bound(self, back: Tensor) -> None:
+    def _bounded(self, gradients: Sequence[Tensor], on: Tensor) -> list[Tensor]:
         """Bound each problem's gradient; none where it is not finite, or was of another place."""
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
         flat = [g.flatten(1) if self.batched else g.reshape(1, -1) for g in gradients]
         norm = torch.cat(flat, 1).norm(dim=1)
-        share = (LARGEST_GRADIENT / norm).clamp_max(1.0)
-        share = share.where(norm.isfinite() & ~back, 0.0)
-        for gradient in gradients:
-            gradient.mul_(self._each(share, gradient)).nan_to_num_(0.0, 0.0, 0.0)
-        for place in self.parameters:  # and no momentum towards where it came from
-            state = self.optimizer.state.get(place, {})
-            if "exp_avg" in state:
-                state["exp_avg"].mul_(self._each((~back).to(place), place))
+        share = (LARGEST_GRADIENT / norm).clamp_max(1.0).where(norm.isfinite() & on, 0.0)
+        return [(g * self._each(share, g)).nan_to_num_(0.0, 0.0, 0.0) for g in gradients]
 
     def _each(self, of_problems: Tensor, like: Tensor) -> Tensor:
         """Shape a number per problem so that it broadcasts with a parameter."""
@@ -152,10 +152,6 @@ class Ascent:
         kept.n_steps = self.n_steps
         for name in ("share", "start", "best"):
             setattr(kept, name, getattr(self, name)[problems])
-        kept.best_places = [place[problems] for place in self.best_places]
-        for old, new in zip(self.parameters, kept.parameters, strict=True):
-            state = self.optimizer.state[old]
-            kept.optimizer.state[new] = {
-                name: value[problems] if value.ndim else value for name, value in state.items()
-            }
+        for name in ("momenta", "squares", "best_places"):
+            setattr(kept, name, [value[problems] for value in getattr(self, name)])
         return kept

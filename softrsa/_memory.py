@@ -22,6 +22,19 @@ def _trim() -> Callable[[int], int] | None:
         return None
 
 
+def keep_freed() -> None:
+    """Let freed pieces of less than 32 MB stay with this process, for what comes next.
+
+    The C library starts by giving back each piece of more than 128 kB, and fetches it anew page by
+    page: half of the time of arithmetic on RSMs of 100 stimuli. It learns from what is freed.
+
+    Examples
+    --------
+    >>> keep_freed()
+    """
+    torch.empty(2**25 - 2**16, dtype=torch.uint8)  # made and freed, never touched
+
+
 def give_back_freed() -> None:
     """Give freed memory back to the system.
 

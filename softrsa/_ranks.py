@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from softrsa._checks import broadcast_shape
+
 
 def average_ranks(x: Tensor) -> Tensor:
     """Rank from 1, ties sharing their mean rank, as `scipy.stats.rankdata`; no gradient.
@@ -86,7 +88,7 @@ def sorted_quantile(values: Tensor, q: Tensor) -> Tensor:
     position = q.to(values) * last
     below = position.floor().clamp(0, max(last - 1, 0))
     index = below.long().unsqueeze(-1)
-    shape = torch.broadcast_shapes(values.shape[:-1], index.shape[:-1])
+    shape = broadcast_shape(values.shape[:-1], index.shape[:-1])
     values = values.expand(*shape, last + 1)
     index = index.expand(*shape, 1)
     low = values.gather(-1, index).squeeze(-1)

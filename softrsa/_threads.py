@@ -11,6 +11,8 @@ from typing import TypeVar
 
 import torch
 
+from softrsa._memory import keep_freed
+
 
 @contextmanager
 def one_thread_if(small: bool, device: torch.device) -> Iterator[None]:
@@ -73,6 +75,7 @@ def _pool(workers: int) -> ThreadPoolExecutor:
 def _prepare() -> None:
     """Set up a worker thread; the setting is its own."""
     _HERE.works = True
+    keep_freed()
     # products of steps beyond the bounds underflow, and subnormal numbers take three times as long
     torch.set_flush_denormal(True)
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from softrsa._checks import check_count
+from softrsa._checks import broadcast_shape, check_count
 from softrsa._precision import product, short_type, without_autocast
 from softrsa.errors import DataError
 from softrsa.measures._features import centered, check_features, first_order
@@ -41,7 +41,7 @@ def _products(x: Tensor, y: Tensor, short: torch.dtype | None) -> tuple[Tensor, 
     if n * n <= p * q:
         a, b = _Kernel.apply(x, short), _Kernel.apply(y, short)
         return _inner(a, b), _inner(a, a), _inner(b, b)
-    lead = torch.broadcast_shapes(x.shape[:-2], y.shape[:-2])
+    lead = broadcast_shape(x.shape[:-2], y.shape[:-2])
     cross = _CrossProduct.apply(x.expand(*lead, n, p), y.expand(*lead, n, q), short)
     return cross, _self_product(x, p * q, short), _self_product(y, p * q, short)
 

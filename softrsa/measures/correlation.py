@@ -243,10 +243,7 @@ def centered_pearson(x: Tensor, y: Tensor) -> Tensor:
     tensor(1.0000)
     """
     _check_same_stimuli(x, y, at_least=4)
-    # centered entries sum to zero over the off-diagonal, so their cosine is the correlation
-    x_rest, y_rest = double_center(x), double_center(y)
-    undefined = _is_rounding(x_rest, x) | _is_rounding(y_rest, y)
-    return _cosine(x_rest.flatten(-2), y_rest.flatten(-2)).masked_fill(undefined, torch.nan)
+    return _CenteredCosine.apply(x, y)
 
 
 def row_offset_share(x: Tensor, y: Tensor) -> Tensor:
@@ -341,3 +338,51 @@ def _is_rounding(rest: Tensor, matrix: Tensor) -> Tensor:
 def _cosine(x: Tensor, y: Tensor) -> Tensor:
     # each factor is normalized first: the product of two squared norms would leave float32's range
     return (x / x.norm(dim=-1, keepdim=True) * (y / y.norm(dim=-1, keepdim=True))).sum(-1)
+
+
+def _centered_pearson(x: Tensor, y: Tensor) -> Tensor:
+    """`centered_pearson` in plain arithmetic."""
+    # centered entries sum to zero over the off-diagonal, so their cosine is the correlation
+    x_rest, y_rest = double_center(x), double_center(y)
+    undefined = _is_rounding(x_rest, x) | _is_rounding(y_rest, y)
+    return _cosine(x_rest.flatten(-2), y_rest.flatten(-2)).masked_fill(undefined, torch.nan)
+
+
+class _CenteredCosine(torch.autograd.Function):
+    """`_centered_pearson` with its gradient in closed form, for which fits are many times faster.
+
+    The gradient is a sum of both centered matrices, so that it need not be centered again.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, y: Tensor) -> Tensor:
+        (x_unit, x_norm), (y_unit, y_norm) = _centered_unit(x), _centered_unit(y)
+        score = (x_unit * y_unit).sum((-2, -1), keepdim=True)
+        ctx.save_for_backward(x, y, x_unit, y_unit, x_norm, y_norm, score)
+        undefined = x_norm.isinf() | y_norm.isinf()
+        return score.masked_fill(undefined, torch.nan)[..., 0, 0]
+
+    @staticmethod
+    def backward(ctx, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        x, y, x_unit, y_unit, x_norm, y_norm, score = ctx.saved_tensors
+        if torch.is_grad_enabled():  # somebody will differentiate once more
+            plain = _centered_pearson(x, y)
+            return torch.autograd.grad(plain, (x, y), *grad_outputs, create_graph=True)
+        grad = grad_outputs[0][..., None, None]
+
+        def gradient(own: Tensor, other: Tensor, norm: Tensor) -> Tensor:
+            return torch.sub(other, score * own).mul_(grad / norm).sum_to_size(own.shape)
+
+        needed = ctx.needs_input_grad
+        return (
+            gradient(x_unit, y_unit, x_norm) if needed[0] else None,
+            gradient(y_unit, x_unit, y_norm) if needed[1] else None,
+        )
+
+
+def _centered_unit(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Double-center and bring to norm 1, and the norm (..., 1, 1); infinite if nothing is left."""
+    rest = double_center(matrix)
+    norm = rest.norm(dim=(-2, -1), keepdim=True)
+    norm = norm.masked_fill(_is_rounding(rest, matrix)[..., None, None], torch.inf)
+    return rest.div_(norm), norm

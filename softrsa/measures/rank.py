@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from softrsa._checks import broadcast_shape
 from softrsa._ranks import average_ranks, tied_places
 from softrsa.measures.correlation import check_pairs, pearson
 from softrsa.transforms import soft_rank
@@ -47,7 +48,7 @@ def net_concordance(x: Tensor, y: Tensor) -> Tensor:
         Whole numbers in float64; NaN where a vector has a NaN.
     """
     n = x.shape[-1]
-    lead = torch.broadcast_shapes(x.shape[:-1], y.shape[:-1])
+    lead = broadcast_shape(x.shape[:-1], y.shape[:-1])
     left, right = (_ranked(vectors.detach().reshape(-1, n)) for vectors in (x, y))
     numbers = (
         torch.arange(vectors.shape[:-1].numel()).view(vectors.shape[:-1]).expand(lead).flatten()

@@ -9,6 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from softrsa._checks import broadcast_shape
+
 ALL = slice(None)
 CLOSE = 1e-3  # squared distances below this share of the squared norms have lost digits
 PAIR_BYTES = 2**24
@@ -151,7 +153,7 @@ def _quadratic(
 
 def _direct(x: Tensor, y: Tensor, pairs: Tensor, weights: Tensor | None) -> Tensor:
     """Quadratic forms of the differences of a few pairs of rows, taken one pair at a time."""
-    shape = torch.broadcast_shapes(x.shape[:-2], y.shape[:-2])
+    shape = broadcast_shape(x.shape[:-2], y.shape[:-2])
     x, y = x.expand(*shape, -1, -1), y.expand(*shape, -1, -1)
     result = torch.empty(len(pairs), dtype=torch.float64, device=x.device)
     step = max(1, PAIR_BYTES // (8 * x.shape[-1]))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from softrsa._checks import check_floating
+from softrsa._checks import broadcast_shape, check_floating
 from softrsa._ranks import average_ranks, in_order
 from softrsa.errors import DataError, ShapeError, unknown_name
 from softrsa.pairs import condense, expand, off_diagonal
@@ -276,7 +276,7 @@ def _pairs(s: Tensor) -> Tensor:
 
 def _ranks_among(ordered: Tensor, s: Tensor) -> Tensor:
     """Min-max scaled average ranks that entries have, or would have, among values in order."""
-    shape = torch.broadcast_shapes(ordered.shape[:-1], s.shape[:-2])
+    shape = broadcast_shape(ordered.shape[:-1], s.shape[:-2])
     ordered = ordered.expand(*shape, -1).contiguous()
     values = s.expand(*shape, -1, -1).flatten(-2).contiguous()
     ends = torch.stack([ordered[..., 0], ordered[..., -1]], -1)

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from softrsa._checks import check_broadcast, check_floating
+from softrsa._checks import broadcast_shape, check_broadcast, check_floating
 from softrsa._table import Table
 from softrsa.errors import DataError, DTypeError, ShapeError, unknown_name
 from softrsa.pairs import condense
@@ -145,7 +145,7 @@ def _check_pair(x: Tensor, y: Tensor) -> None:
             f"`x` and `y` must have the same units: `x` has {x.shape[-1]}, `y` has {y.shape[-1]}."
         )
     try:
-        torch.broadcast_shapes(x.shape[:-2], y.shape[:-2])
+        broadcast_shape(x.shape[:-2], y.shape[:-2])
     except RuntimeError as error:
         raise ShapeError(
             "The leading dimensions of `x` and `y` must broadcast, "
@@ -230,7 +230,7 @@ def as_similarity(given: SimilarityLike) -> Similarity:
 def _by_function(function: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor) -> Tensor:
     """Similarities by a function of the user's own, symmetric for a set with itself."""
     result = function(x, y)
-    wanted = (*torch.broadcast_shapes(x.shape[:-2], y.shape[:-2]), x.shape[-2], y.shape[-2])
+    wanted = (*broadcast_shape(x.shape[:-2], y.shape[:-2]), x.shape[-2], y.shape[-2])
     if not isinstance(result, Tensor) or result.shape != wanted:
         shape = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
         raise ShapeError(f"The similarity function must give shape {wanted}, got {shape}.")
@@ -324,7 +324,7 @@ def similarity_matrix(
     if precision is not None and precision.ndim > 2:
         return _each_precision(similarity_matrix, x, y, precision)
     if y is not None:
-        lead = torch.broadcast_shapes(x.shape[:-2], y.shape[:-2])
+        lead = broadcast_shape(x.shape[:-2], y.shape[:-2])
         x, y = x.expand(*lead, -1, -1), y.expand(*lead, -1, -1)
     make = plan_maker(similarity, precision)
     if _needs_grad(x, y, precision):
@@ -398,7 +398,7 @@ def _each_precision(
 ) -> Tensor:
     """Compute Mahalanobis similarities one precision after the other."""
     given = [x, precision] if y is None else [x, precision, y]
-    lead = torch.broadcast_shapes(*(tensor.shape[:-2] for tensor in given))
+    lead = broadcast_shape(*(tensor.shape[:-2] for tensor in given))
     flat = [tensor.expand(*lead, -1, -1).flatten(0, -3) for tensor in given]
     results = [
         compute(one, *other, similarity="mahalanobis", precision=matrix)

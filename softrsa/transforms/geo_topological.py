@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from softrsa._checks import check_floating
+from softrsa._checks import broadcast_shape, check_floating
 from softrsa._ranks import average_ranks, in_order, sorted_quantile
 from softrsa.errors import DataError, ShapeError, unknown_name
 from softrsa.pairs import condense, expand
@@ -154,7 +154,7 @@ def _thresholds(
         torch.as_tensor(x, dtype=values.dtype, device=values.device) for x in (lower, upper)
     )
     try:
-        torch.broadcast_shapes(low.shape, high.shape, values.shape[:-1])
+        broadcast_shape(low.shape, high.shape, values.shape[:-1])
     except RuntimeError as error:
         raise ShapeError(
             f"`lower` {tuple(low.shape)} and `upper` {tuple(high.shape)} must broadcast against "

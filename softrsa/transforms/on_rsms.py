@@ -101,7 +101,7 @@ class SoftGate(nn.Module):
     def step_scaled(self, scaled: Tensor, anchors: Tensor | None = None) -> Tensor:
         """Transform similarities that are scaled already."""
         stepped = self.step(scaled, anchors)
-        return (stepped + stepped.mT) / 2 if self.symmetrize else stepped
+        return (stepped + stepped.mT).mul_(0.5) if self.symmetrize else stepped
 
 
 def threshold_grid(steps: int) -> list[tuple[float, float]]:

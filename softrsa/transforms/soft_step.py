@@ -8,8 +8,9 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from softrsa._checks import SHORT_FLOATS, check_floating
+from softrsa._checks import SHORT_FLOATS, broadcast_shape, check_floating
 from softrsa.errors import DataError
 
 
@@ -204,7 +205,8 @@ def _run_step(s: Tensor, lower: Tensor, upper: Tensor, transition: Tensor, *, lo
     bound = upper.detach()
     gap = bound - torch.nextafter(bound, torch.full_like(bound, -torch.inf))  # no number between
     lower = torch.minimum(lower, upper - gap.clamp_min(torch.finfo(wide.dtype).eps ** 2 / 2))
-    step: Tensor = _Step.apply(wide, lower, upper, transition, log)
+    whole = broadcast_shape(wide.shape, lower.shape, transition.shape)
+    step: Tensor = _Step.apply(wide.expand(whole), lower, upper, transition, log)
     return step.to(s.dtype)
 
 
@@ -222,39 +224,45 @@ class _Step(torch.autograd.Function):
     @staticmethod
     def forward(ctx, *inputs: Tensor | bool) -> Tensor:
         s, lower, upper, transition, log = cast("Inputs", inputs)
+        above, below = _distances(s, lower, upper)
+        logit = above.div_(below).log_().mul_(transition.reciprocal())
+        step = _exact_step(logit, out=below)
         ctx.log = log
-        tiny = torch.finfo(s.dtype).tiny
-        logit = (s - lower).clamp_min_(tiny).log_().sub_((upper - s).clamp_min_(tiny).log_())
-        logit = logit.div_(transition)
-        ctx.save_for_backward(s, lower, upper, transition, logit)
-        if log:
-            step = F.logsigmoid(logit)
-            return step.masked_fill_(s <= lower, -torch.inf).masked_fill_(s >= upper, 0.0)
-        return _exact_step(logit)
+        ctx.save_for_backward(s, lower, upper, transition, logit, step)
+        if not log:
+            return step
+        result = F.logsigmoid(logit)
+        return result.masked_fill_(s <= lower, -torch.inf).masked_fill_(s >= upper, 0.0)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        s, lower, upper, transition, logit = ctx.saved_tensors
-        tiny = torch.finfo(s.dtype).tiny  # a smaller distance would have an infinite 1 / u
-        step = _exact_step(logit)
-        slope = (1 - step) * ((s > lower) & (s < upper) if ctx.log else step)
-        inner = slope.mul_(grad_outputs[0]).div_(transition)
-        by_lower = inner / (s - lower).clamp_min_(tiny)
-        by_upper = inner / (upper - s).clamp_min_(tiny)
+        s, lower, upper, transition, logit, step = ctx.saved_tensors
+        inside = (s > lower) & (s < upper) if ctx.log else step
+        inner = torch.rsub(step, 1).mul_(inside).mul_(grad_outputs[0]).mul_(transition.reciprocal())
+        by_lower, by_upper = (
+            torch.div(inner, distance, out=distance) for distance in _distances(s, lower, upper)
+        )
         needed = ctx.needs_input_grad
         return (
-            (by_lower + by_upper).sum_to_size(s.shape) if needed[0] else None,
-            -by_lower.sum_to_size(lower.shape) if needed[1] else None,
-            -by_upper.sum_to_size(upper.shape) if needed[2] else None,
-            -inner.mul_(logit).sum_to_size(transition.shape) if needed[3] else None,
+            by_lower + by_upper if needed[0] else None,
+            by_lower.sum_to_size(lower.shape).neg_() if needed[1] else None,
+            by_upper.sum_to_size(upper.shape).neg_() if needed[2] else None,
+            inner.mul_(logit).sum_to_size(transition.shape).neg_() if needed[3] else None,
             None,
         )
 
 
-def _exact_step(logit: Tensor) -> Tensor:
+def _distances(s: Tensor, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    """Distances to both bounds, at least the smallest normal number: its inverse is finite."""
+    tiny = torch.finfo(s.dtype).tiny
+    return (s - lower).clamp_min_(tiny), (upper - s).clamp_min_(tiny)
+
+
+def _exact_step(logit: Tensor, *, out: Tensor) -> Tensor:
     """Take the sigmoid, with what a clamped distance has left made exactly 0."""
     kind = torch.finfo(logit.dtype)
-    return torch.threshold(torch.sigmoid(logit), kind.tiny / kind.eps**2.1, 0.0)
+    return F.threshold_(torch.sigmoid(logit, out=out), kind.tiny / kind.eps**2.1, 0.0)
 
 
 def _widen(s: Tensor, *parameters: Tensor) -> tuple[Tensor, list[Tensor]]:
