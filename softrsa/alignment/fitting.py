@@ -458,14 +458,16 @@ def make_plan(measure: Measure, model: Side, brain: Side, settings: FitSettings,
 
 
 @contextmanager
-def progress_bar(total: int, shown: bool) -> Iterator[Callable[[int], object]]:
-    """Show a tqdm bar over fit steps, after a second; yields what advances it."""
+def progress_bar(
+    total: int, shown: bool, title: str = "fitting transforms"
+) -> Iterator[Callable[[int], object]]:
+    """Show a tqdm bar over steps, after a second; yields what advances it."""
     from tqdm import tqdm
 
     with tqdm(
         total=total,
         disable=not shown or not total,
-        desc="fitting transforms",
+        desc=title,
         unit="step",
         unit_scale=True,
         delay=1,

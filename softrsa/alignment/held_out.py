@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -139,14 +139,16 @@ class Judged(NamedTuple):
     sums: list[Tensor] | None
 
 
-def evaluate(run: Run, options: Options, draws: Draws | None) -> Judged:
+def evaluate(
+    run: Run, options: Options, draws: Draws | None, on_step: Callable[[int], object]
+) -> Judged:
     """Score every transform of a run on its test stimuli, each pair of stimuli transformed once."""
     model, brain = run.test()
     readers, chosen, measure = run.readers(brain), list(run.score), options.measure
     pairs = {name: fitted.transformed(model, brain, readers) for name, fitted in run.fitted.items()}
     models = torch.cat([left for left, _ in pairs.values()])
     brains = torch.stack([right[chosen] for _, right in pairs.values()])
-    resampled = resample_scores(run, measure, models, brains, draws)
+    resampled = resample_scores(run, measure, models, brains, draws, on_step=on_step)
     scores = measure.between(models[:, None], brains).mean(-1)
     shares = row_offset_share(models[:, None], brains).mean(-1)
     # a measure that does not say how it normalizes: the mean RSM as it is

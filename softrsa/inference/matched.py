@@ -147,8 +147,8 @@ def permuted_scores(measure: Measure, models: Tensor, subjects: Tensor, orders: 
     found = []
     for model, own in zip(models, subjects, strict=True):
         stack = _stack(measure, model, own)
-        square, *others = unit_squares(stack).split([1, len(own)])
-        found.append(permuted_products(square[0], *others, orders, symmetric=stack.once))
+        squares = unit_squares(stack)
+        found.append(permuted_products(squares[0], squares[1:], orders, symmetric=stack.once))
     return torch.stack(found, 1)
 
 
