@@ -26,7 +26,6 @@ from softrsa.alignment.settings import Options, Split
 from softrsa.errors import DataError
 from softrsa.inference import noise_ceiling
 from softrsa.measures import Measure, pearson, row_offset_share
-from softrsa.measures.predictivity import Kind, held_out_predictivity
 from softrsa.measures.shape import coordinates
 from softrsa.pairs import off_diagonal
 from softrsa.transforms.on_rsms import Centered, Identity, SoftGate
@@ -329,9 +328,6 @@ def _counted_folds(there: xr.DataArray) -> tuple[int, str] | None:
     return int(folds.sum()), " / ".join(map(str, folds.index[int(folds.argmax())]))
 
 
-PREDICTIVE: dict[str, Kind] = {"linear_predictivity": "linear", "ridge_predictivity": "ridge"}
-
-
 def check_feature_measure(options: Options, sides: Mapping[str, Side]) -> None:
     """Refuse transforms, which act on RSMs, and sides that have no units."""
     entry = options.measure
@@ -379,9 +375,7 @@ def evaluate_features(run: Run, options: Options) -> Judged:
 def few_stimuli_warnings(options: Options, runs: Sequence[Run]) -> list[str]:
     """Say where a measure is high for any features, because there are more units than stimuli."""
     measure = options.measure
-    if not options.of_features:
-        return []
-    if measure.name in {*PREDICTIVE, "debiased_cka"}:
+    if not options.of_features or measure.unbiased:
         return []
     fewest = min(len(run.split.test) for run in runs)
     widest = max(u.shape[-1] for run in runs for side in run.test() for u in side.units or ())
@@ -398,7 +392,7 @@ def score_features(name: str, model: Side, brain: Side, options: Options) -> flo
     """Mean over subjects of the score over all stimuli; NaN for what is fitted."""
     del name  # of the transform: the identity
     measure = options.measure
-    if measure.name in PREDICTIVE:
+    if measure.held_out is not None:
         return torch.nan
     sides = model, brain
     return _mean_score(measure, sides, sides, range(len(brain.subjects)))
@@ -411,11 +405,8 @@ def _mean_score(
     for subject in subjects:
         x, y = _features(train, subject)
         x_test, y_test = _features(test, subject)
-        if entry.name in PREDICTIVE:
-            kind = PREDICTIVE[entry.name]
-            score = held_out_predictivity(x, y, x_test, y_test, kind=kind)
-        else:
-            score = entry(x_test, y_test)
+        fitted = entry.held_out
+        score = entry(x_test, y_test) if fitted is None else fitted(x, y, x_test, y_test)
         # a distance with its sign changed, so that larger is more similar in every table
         scores.append(score if entry.larger_is_more_similar else -score)
     return float(torch.stack(scores).mean())

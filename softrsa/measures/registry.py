@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from functools import cache
+from functools import cache, partial
 from typing import Any, Literal
 
 import torch
@@ -23,7 +23,11 @@ from softrsa.measures.correlation import (
     pearson,
     spearman,
 )
-from softrsa.measures.predictivity import linear_predictivity, ridge_predictivity
+from softrsa.measures.predictivity import (
+    held_out_predictivity,
+    linear_predictivity,
+    ridge_predictivity,
+)
 from softrsa.measures.rank import (
     SOFT_STRENGTH,
     kendall_tau_a,
@@ -77,6 +81,11 @@ class Measure:
     normalize : callable, optional
         Of a measure on RSMs: brings one input to the form whose mean over subjects is the pooled
         RSM of a noise ceiling; what the measure ignores is removed. That of ``embed``, if given.
+    held_out : callable, optional
+        Of a measure on features that fits one to the other: the score (...) of stimuli that were
+        not fitted, given (x_train, y_train, x_test, y_test).
+    unbiased : bool
+        Whether unrelated features of many units score 0 on average.
     words : str
         In the methods paragraph, after "RSMs were compared by"; the name by default.
 
@@ -110,6 +119,8 @@ class Measure:
     reference: str
     embed: Embedding | None = None
     normalize: Callable[[Tensor], Tensor] | None = field(default=None, compare=False)
+    held_out: Callable[..., Tensor] | None = field(default=None, compare=False)
+    unbiased: bool = False
     words: str = ""
 
     def __post_init__(self):
@@ -260,6 +271,7 @@ _ROWS = (
     ),
     Measure(
         function=debiased_cka, takes="features", range=_UNIT, smallest_n=4, invariances=_SIMILAR,
+        unbiased=True,
         reference="Song et al. (2012), JMLR 13, 1393-1434",
         words="debiased linear centered kernel alignment",
     ),
@@ -290,10 +302,12 @@ _ROWS = (
     ),
     Measure(
         function=linear_predictivity, takes="features", range=(-math.inf, 1.0), symmetric=False,
+        held_out=partial(held_out_predictivity, kind="linear"), unbiased=True,
         smallest_n=2, invariances=frozenset({"scale", "shift"}), reference=_SYNTHESIS,
     ),
     Measure(
         function=ridge_predictivity, takes="features", range=(-math.inf, 1.0), symmetric=False,
+        held_out=partial(held_out_predictivity, kind="ridge"), unbiased=True,
         smallest_n=2, invariances=frozenset({"scale", "shift"}),
         reference="Golub, Heath & Wahba (1979), doi:10.1080/00401706.1979.10489751",
     ),
@@ -306,7 +320,8 @@ for _row in _ROWS:
 def properties(measure: Measure) -> str:
     """Describe a measure as JSON, so that a result can be read where the measure is unknown."""
     plain = {f.name: getattr(measure, f.name) for f in fields(measure)}
-    del plain["function"], plain["embed"], plain["normalize"]
+    for unsaid in ("function", "embed", "normalize", "held_out"):
+        del plain[unsaid]
     return json.dumps({**plain, "name": measure.name, "invariances": sorted(measure.invariances)})
 
 
