@@ -375,7 +375,7 @@ def evaluate_features(run: Run, options: Options) -> Judged:
 def few_stimuli_warnings(options: Options, runs: Sequence[Run]) -> list[str]:
     """Say where a measure is high for any features, because there are more units than stimuli."""
     measure = options.measure
-    if not options.of_features or measure.unbiased:
+    if not options.of_features or measure.unbiased or measure.held_out:
         return []
     fewest = min(len(run.split.test) for run in runs)
     widest = max(u.shape[-1] for run in runs for side in run.test() for u in side.units or ())

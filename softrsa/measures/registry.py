@@ -85,7 +85,7 @@ class Measure:
         Of a measure on features that fits one to the other: the score (...) of stimuli that were
         not fitted, given (x_train, y_train, x_test, y_test).
     unbiased : bool
-        Whether unrelated features of many units score 0 on average.
+        Whether unrelated features score no more than 0 on average, however many their units.
     words : str
         In the methods paragraph, after "RSMs were compared by"; the name by default.
 
@@ -302,12 +302,12 @@ _ROWS = (
     ),
     Measure(
         function=linear_predictivity, takes="features", range=(-math.inf, 1.0), symmetric=False,
-        held_out=partial(held_out_predictivity, kind="linear"), unbiased=True,
+        held_out=partial(held_out_predictivity, kind="linear"),
         smallest_n=2, invariances=frozenset({"scale", "shift"}), reference=_SYNTHESIS,
     ),
     Measure(
         function=ridge_predictivity, takes="features", range=(-math.inf, 1.0), symmetric=False,
-        held_out=partial(held_out_predictivity, kind="ridge"), unbiased=True,
+        held_out=partial(held_out_predictivity, kind="ridge"),
         smallest_n=2, invariances=frozenset({"scale", "shift"}),
         reference="Golub, Heath & Wahba (1979), doi:10.1080/00401706.1979.10489751",
     ),
