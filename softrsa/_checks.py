@@ -48,7 +48,7 @@ def check_count(name: str, value: object, least: int) -> None:
         raise DataError(f"`{name}` must be {kind} {least}, got {value!r}, e.g. 1000.")
 
 
-def broadcast_shape(*shapes: Sequence[int]) -> tuple[int, ...]:
+def broadcast_shape(*shapes: Sequence[int]) -> torch.Size:
     """Shape that shapes broadcast to; a `RuntimeError` where they do not.
 
     `torch.broadcast_shapes` does the same, but its first call imports half a second of torch.
@@ -56,9 +56,9 @@ def broadcast_shape(*shapes: Sequence[int]) -> tuple[int, ...]:
     Examples
     --------
     >>> broadcast_shape((5, 1, 3), (4, 1))
-    (5, 4, 3)
+    torch.Size([5, 4, 3])
     """
-    length = max(map(len, shapes), default=0)
+    length = max([len(shape) for shape in shapes])
     result = [1] * length
     for shape in shapes:
         for place, size in enumerate(shape, length - len(shape)):
@@ -66,7 +66,7 @@ def broadcast_shape(*shapes: Sequence[int]) -> tuple[int, ...]:
                 if result[place] != 1:
                     raise RuntimeError(f"Shapes {', '.join(map(str, shapes))} do not broadcast.")
                 result[place] = size
-    return tuple(result)
+    return torch.Size(result)
 
 
 def check_broadcast(n_last: int = 1, /, **tensors: Tensor) -> None:

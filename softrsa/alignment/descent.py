@@ -205,7 +205,7 @@ class _Batch:
             else None
         )
         device = first.brain.rsms.device
-        self.gates = [self._gate(first.gate, side).double().to(device) for side in (0, 1)]
+        self._set_gates([self._gate(first.gate, side).double().to(device) for side in (0, 1)])
         self.penalty = torch.tensor([p.penalty for p in problems], device=device).double()
         self.scalings: list[Scaling] = []
         self.train = self._block([p.train for p in problems], learn=True)
@@ -260,14 +260,19 @@ class _Batch:
         )
 
     def _transformed(self, block: Block) -> tuple[Tensor, Tensor]:
-        model, brain = (
-            self.plan.soft_gate(gate, how)
-            for gate, how in zip(self.gates, self.plan.scaling, strict=True)
-        )
+        model, brain = self.transforms
         return (
             model.step_scaled(block.model, block.model_anchors),
             brain.step_scaled(block.brain, block.brain_anchors),
         )
+
+    def _set_gates(self, gates: Sequence[Gate]) -> None:
+        """Make transforms of both sides' gates."""
+        self.gates = list(gates)
+        self.transforms = [
+            self.plan.soft_gate(gate, how)
+            for gate, how in zip(gates, self.plan.scaling, strict=True)
+        ]
 
     def run(self, on_step: Callable[[int], object]) -> list[Path]:
         """Ascend from stopping point to stopping point, leaving behind the fits that have ended."""
@@ -326,7 +331,7 @@ class _Batch:
     def _keep(self, at: Tensor) -> None:
         """Go on with some problems only."""
         self.problems = [self.problems[i] for i in at.tolist()]
-        self.gates = [gate.select(at).requires_grad_(True) for gate in self.gates]
+        self._set_gates([gate.select(at).requires_grad_(True) for gate in self.gates])
         self.penalty, self.train = self.penalty[at], self.train.at(at)
         self.validation = None if self.validation is None else self.validation.at(at)
 

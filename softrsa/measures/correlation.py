@@ -14,6 +14,7 @@ from softrsa._ranks import average_ranks
 from softrsa.errors import DataError, ShapeError
 from softrsa.pairs import expand, off_diagonal
 from softrsa.transforms import double_center
+from softrsa.transforms.center import residual
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,8 @@ class Embedding:
         Linear but for ranks; exactly 0 where a measure is undefined.
         """
         if self.offsets == "removed":
-            rest = double_center(x)
-            return rest.masked_fill(_is_rounding(rest, x)[..., None, None], 0.0).flatten(-2)
+            lost = _centered_unit(x)[1].isinf()
+            return double_center(x).masked_fill(lost, 0.0).flatten(-2)
         x = average_ranks(x) if self.of == "ranks" else x
         x = x if self.of == "values" else centered(x)
         return without_means(expand(x)).flatten(-2) if self.offsets == "whitened" else x
@@ -279,8 +280,8 @@ def row_offset_share(x: Tensor, y: Tensor) -> Tensor:
     """
     _check_same_stimuli(x, y, at_least=3)
     x_rest, y_rest = (
-        rest.masked_fill(_is_rounding(rest, matrix)[..., None, None], 0.0)
-        for rest, matrix in ((double_center(x), x), (double_center(y), y))
+        double_center(matrix).masked_fill(_centered_unit(matrix)[1].isinf(), 0.0)
+        for matrix in (x, y)
     )
     total = (centered(off_diagonal(x)) * centered(off_diagonal(y))).sum(-1)
     geometry = (x_rest * y_rest).sum((-2, -1))
@@ -328,11 +329,9 @@ def without_means(square: Tensor) -> Tensor:
     return square - square.mean(-2, keepdim=True)
 
 
-@torch.no_grad()
-def _is_rounding(rest: Tensor, matrix: Tensor) -> Tensor:
+def _is_rounding(norm: Tensor, size: Tensor) -> Tensor:
     """Whether double-centering has left rounding only, which would correlate with anything."""
-    size = off_diagonal(matrix).norm(dim=-1)
-    return rest.norm(dim=(-2, -1)) <= 8 * torch.finfo(rest.dtype).eps * size
+    return norm <= 8 * torch.finfo(norm.dtype).eps * size
 
 
 def _cosine(x: Tensor, y: Tensor) -> Tensor:
@@ -343,9 +342,9 @@ def _cosine(x: Tensor, y: Tensor) -> Tensor:
 def _centered_pearson(x: Tensor, y: Tensor) -> Tensor:
     """`centered_pearson` in plain arithmetic."""
     # centered entries sum to zero over the off-diagonal, so their cosine is the correlation
-    x_rest, y_rest = double_center(x), double_center(y)
-    undefined = _is_rounding(x_rest, x) | _is_rounding(y_rest, y)
-    return _cosine(x_rest.flatten(-2), y_rest.flatten(-2)).masked_fill(undefined, torch.nan)
+    score = _cosine(double_center(x).flatten(-2), double_center(y).flatten(-2))
+    undefined = (_centered_unit(x)[1].isinf() | _centered_unit(y)[1].isinf())[..., 0, 0]
+    return score.masked_fill(undefined, torch.nan)
 
 
 class _CenteredCosine(torch.autograd.Function):
@@ -382,7 +381,7 @@ class _CenteredCosine(torch.autograd.Function):
 
 def _centered_unit(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """Double-center and bring to norm 1, and the norm (..., 1, 1); infinite if nothing is left."""
-    rest = double_center(matrix)
-    norm = rest.norm(dim=(-2, -1), keepdim=True)
-    norm = norm.masked_fill(_is_rounding(rest, matrix)[..., None, None], torch.inf)
+    rest, size = residual(matrix)
+    norm = torch.linalg.vector_norm(rest, dim=(-2, -1), keepdim=True)
+    norm = norm.masked_fill(_is_rounding(norm, size), torch.inf)
     return rest.div_(norm), norm

@@ -48,7 +48,7 @@ def net_concordance(x: Tensor, y: Tensor) -> Tensor:
         Whole numbers in float64; NaN where a vector has a NaN.
     """
     n = x.shape[-1]
-    lead = torch.Size(broadcast_shape(x.shape[:-1], y.shape[:-1]))
+    lead = broadcast_shape(x.shape[:-1], y.shape[:-1])
     left, right = (_ranked(vectors.detach().reshape(-1, n)) for vectors in (x, y))
     numbers = (
         torch.arange(vectors.shape[:-1].numel()).view(vectors.shape[:-1]).expand(lead).flatten()

@@ -58,21 +58,27 @@ class _DoubleCenter(torch.autograd.Function):
     @staticmethod
     def forward(ctx, matrix: Tensor) -> Tensor:
         del ctx
-        n = matrix.shape[-1]
-        matrix = _without_diagonal(matrix.clone())
-        rows, columns = matrix.sum(-1), matrix.sum(-2)
-        total = rows.sum(-1)[..., None] / ((n - 1) * (n - 2))
-        # normal equations of M_ij ~ r_i + c_j over i != j, solved in closed form:
-        # (n - 1) r_i + sum_{j != i} c_j = rows_i, and the same for columns
-        row_offset = ((n - 1) * rows + columns) / (n * (n - 2)) - total
-        column_offset = ((n - 1) * columns + rows) / (n * (n - 2))
-        matrix.sub_(row_offset.unsqueeze(-1)).sub_(column_offset.unsqueeze(-2))
-        return _without_diagonal(matrix)
+        return residual(matrix)[0]
 
     @staticmethod
     def backward(ctx, *grad_outputs: Tensor) -> Tensor:
         del ctx
         return double_center(grad_outputs[0])
+
+
+def residual(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Double-centered copy, and the norm (..., 1, 1) of the off-diagonal entries before."""
+    n = matrix.shape[-1]
+    matrix = zero_diagonal(matrix)
+    size = torch.linalg.vector_norm(matrix, dim=(-2, -1), keepdim=True)
+    rows, columns = matrix.sum(-1), matrix.sum(-2)
+    total = rows.sum(-1)[..., None] / ((n - 1) * (n - 2))
+    # normal equations of M_ij ~ r_i + c_j over i != j, solved in closed form:
+    # (n - 1) r_i + sum_{j != i} c_j = rows_i, and the same for columns
+    row_offset = ((n - 1) * rows + columns) / (n * (n - 2)) - total
+    column_offset = ((n - 1) * columns + rows) / (n * (n - 2))
+    matrix.sub_(row_offset.unsqueeze(-1)).sub_(column_offset.unsqueeze(-2))
+    return _without_diagonal(matrix), size
 
 
 def zero_diagonal(matrix: Tensor) -> Tensor:

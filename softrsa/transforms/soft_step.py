@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from softrsa._checks import SHORT_FLOATS, broadcast_shape, check_floating
 from softrsa.errors import DataError
@@ -235,15 +235,16 @@ class _Step(torch.autograd.Function):
         return result.masked_fill_(s <= lower, -torch.inf).masked_fill_(s >= upper, 0.0)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         s, lower, upper, transition, logit, step = ctx.saved_tensors
+        needed = ctx.needs_input_grad
+        if torch.is_grad_enabled():  # somebody will differentiate once more
+            return _twice_differentiable(ctx.saved_tensors[:4], ctx.log, needed, grad_outputs[0])
         inside = (s > lower) & (s < upper) if ctx.log else step
         inner = torch.rsub(step, 1).mul_(inside).mul_(grad_outputs[0]).mul_(transition.reciprocal())
         by_lower, by_upper = (
             torch.div(inner, distance, out=distance) for distance in _distances(s, lower, upper)
         )
-        needed = ctx.needs_input_grad
         return (
             by_lower + by_upper if needed[0] else None,
             by_lower.sum_to_size(lower.shape).neg_() if needed[1] else None,
@@ -251,6 +252,20 @@ class _Step(torch.autograd.Function):
             inner.mul_(logit).sum_to_size(transition.shape).neg_() if needed[3] else None,
             None,
         )
+
+
+def _twice_differentiable(
+    inputs: Sequence[Tensor], log: bool, needed: Sequence[bool], grad: Tensor
+) -> tuple[Tensor | None, ...]:
+    """Gradients of the inputs, and of the one that is no tensor, by plain arithmetic."""
+    s, lower, upper, transition = inputs
+    inside = (s > lower) & (s < upper)
+    above, below = (torch.where(inside, distance, 1.0) for distance in (s - lower, upper - s))
+    logit = (above / below).log() / transition
+    step = torch.where(inside, F.logsigmoid(logit) if log else logit.sigmoid(), 0.0)
+    wanted = [x for x, one in zip(inputs, needed, strict=False) if one]
+    found = iter(torch.autograd.grad(step, wanted, grad, create_graph=True))
+    return (*(next(found) if one else None for one in needed[:4]), None)
 
 
 def _distances(s: Tensor, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ from rsatoolbox.rdm import RDMs, compare
 from softrsa.errors import DTypeError, ShapeError
 from softrsa.measures import centered_pearson, cosine, pearson, row_offset_share, spearman
 from softrsa.pairs import off_diagonal
+from softrsa.transforms import double_center
 
 ON_VECTORS = (cosine, pearson, spearman)
 pair = arrays(np.float64, (2, 15), elements=st.floats(-100, 100))
@@ -178,3 +179,27 @@ def test_wrong_matrices_are_named(function, least):
         function(torch.rand(4, 4), torch.rand(4, 5))
     with pytest.raises(DTypeError, match=r"`x` must be .* got torch\.complex64"):
         function(torch.rand(4, 4, dtype=torch.complex64), torch.rand(4, 4))
+
+
+def test_gradient_of_centered_pearson_in_closed_form(rng):
+    x = torch.randn(2, 1, 5, 5, generator=rng, dtype=torch.float64, requires_grad=True)
+    y = torch.randn(3, 5, 5, generator=rng, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(centered_pearson, (x, y))
+    assert torch.autograd.gradgradcheck(centered_pearson, (x, y))
+    # one of the two only, and plain arithmetic: HMH-free centering by least squares
+    (of_y,) = torch.autograd.grad(centered_pearson(x.detach(), y).sum(), y)
+    centered = [double_center(matrix).flatten(-2) for matrix in (x.detach(), y)]
+    plain = torch.nn.functional.cosine_similarity(*centered, dim=-1).sum()
+    torch.testing.assert_close(of_y, torch.autograd.grad(plain, y)[0], rtol=1e-10, atol=1e-12)
+
+
+def test_nothing_left_gives_no_gradient(rng):
+    rows = torch.randn(5, 1, generator=rng, dtype=torch.float64)
+    x = torch.stack([rows.expand(5, 5), torch.randn(5, 5, generator=rng, dtype=torch.float64)])
+    x.requires_grad_(True)
+    y = torch.randn(5, 5, generator=rng, dtype=torch.float64)
+    score = centered_pearson(x, y)
+    assert score.isnan().tolist() == [True, False]
+    score.nansum().backward()
+    assert x.grad[0].abs().max() == 0
+    assert 0 < x.grad[1].abs().max() < torch.inf

@@ -275,3 +275,27 @@ def test_per_anchor_parameters_equal_a_loop(rng):
         for j in range(4):
             one = soft_step(s[i, j], a[i, j], b[i, j], t[i, j])
             assert torch.equal(found[i, j], one)
+
+
+@pytest.mark.parametrize("step", [soft_step, log_soft_step])
+def test_second_derivatives(step, rng):
+    s = 0.15 + 0.7 * torch.rand(3, 4, generator=rng, dtype=torch.float64)
+    inputs = [s, *torch.tensor([0.1, 0.9, 0.6], dtype=torch.float64)]
+    assert torch.autograd.gradgradcheck(step, [x.clone().requires_grad_(True) for x in inputs])
+    beyond = torch.tensor([0.05, 0.1, 0.9, 0.95], dtype=torch.float64)
+    fixed = [x.clone().requires_grad_(True) for x in inputs[1:]]
+    first = torch.autograd.grad(soft_step(beyond, *fixed).sum(), fixed, create_graph=True)
+    second = torch.autograd.grad(sum(first), fixed)
+    assert [x.item() for x in (*first, *second)] == [0.0] * 6
+
+
+def test_a_transition_for_each_of_several_steps_of_one_row(rng):
+    s = torch.rand(6, generator=rng, dtype=torch.float64)
+    transition = torch.tensor([[0.3], [1.0]], dtype=torch.float64, requires_grad=True)
+    bounds = torch.tensor([0.2, 0.8], dtype=torch.float64)
+    found = soft_step(s, *bounds, transition)
+    above, below = (s - 0.2).clamp_min(0), (0.8 - s).clamp_min(0)
+    for row, t in zip(found, (0.3, 1.0), strict=True):
+        expected = above ** (1 / t) / (above ** (1 / t) + below ** (1 / t))
+        torch.testing.assert_close(row.detach(), expected, rtol=1e-12, atol=1e-12)
+    assert torch.autograd.gradcheck(lambda t: soft_step(s, *bounds, t), transition)
