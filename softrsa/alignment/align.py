@@ -28,7 +28,7 @@ from softrsa.alignment.held_out import (
     row_offset_warnings,
 )
 from softrsa.alignment.memory import check_memory, estimate_of_run
-from softrsa.alignment.responses import Data, Side, as_side, join_all, one_subject
+from softrsa.alignment.responses import Data, Responses, as_responses, join_all, one_subject
 from softrsa.alignment.result import KIND, AlignmentResult
 from softrsa.alignment.scoring import example_rsms, score_together
 from softrsa.alignment.settings import (
@@ -250,7 +250,7 @@ def _asked(
 
 def _sides(
     parts: tuple[dict[str, Data], dict[str, Data]], options: Options, device: torch.device
-) -> tuple[dict[str, Side], dict[str, Side]]:
+) -> tuple[dict[str, Responses], dict[str, Responses]]:
     """Read both sides; units are kept where anything reads them, in as few dimensions as it can."""
     of_units = any(one.units is not None for one in options.transforms)
     # predictivity is of the brain's own units, so only the model's may be rotated
@@ -333,7 +333,7 @@ def _left_out(parts: Sequence[Mapping[str, Data]]) -> dict[str, list]:
     }
 
 
-def _common_count(sides: Sequence[tuple[str, Side]]) -> int:
+def _common_count(sides: Sequence[tuple[str, Responses]]) -> int:
     counts = [side.n_stimuli for _, side in sides]
     if len({*counts}) > 1:
         found = ", ".join(f"{name!r} {side.n_stimuli}" for name, side in sides)
@@ -349,12 +349,12 @@ def _read(
     options: Options,
     device: torch.device,
     keep: Callable[[Tensor], Tensor] | None,
-) -> dict[str, Side]:
+) -> dict[str, Responses]:
     """RSMs of every part, and its units as ``keep`` leaves them."""
     row = options.similarity
     sides = {}
     for name, data in parts.items():
-        side = as_side(
+        side = as_responses(
             data, similarity=row if row.function else row.name, name=name,
             subject=options.subject, device=device, units=keep is not None,
         )  # fmt: skip

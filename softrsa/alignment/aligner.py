@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, Literal, Self, cast
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -27,10 +27,9 @@ from softrsa.alignment.fitting import (
 )
 from softrsa.alignment.responses import (
     Data,
-    Side,
-    TiledSide,
-    as_side,
-    as_tiled_side,
+    Responses,
+    as_responses,
+    as_tiled,
     check_same_data,
     join_all,
     one_subject,
@@ -199,7 +198,7 @@ class Aligner:
         sides = self._sides(model, brain)
         chains = with_choices([one])
         tiling = None
-        if isinstance(sides[0], TiledSide):
+        if sides[0].held is None:
             tiling = Tiling(self.batch_size, self.seed, join_ranks(sides[0].device))
             check_same_data(tiling.ranks, *sides)
             chains = [one for one in chains if one.rsms.tiled]
@@ -241,10 +240,9 @@ class Aligner:
         """
         fitted = self._fitted()
         sides = self._sides(model, brain)
-        if isinstance(sides[0], TiledSide):
+        if sides[0].held is None:
             ranks = join_ranks(sides[0].device)
-            both = cast(tuple[TiledSide, TiledSide], sides)
-            return fitted.score_tiled(*both, get(self.measure).name, ranks)
+            return fitted.score_tiled(*sides, get(self.measure).name, ranks)
         return float(get(self.measure).between(*fitted.transformed(*sides)).mean())
 
     def transform_model(self, model: Data) -> Tensor:
@@ -257,7 +255,7 @@ class Aligner:
 
     def _transform(self, data: Data, which: str) -> Tensor:
         fitted = self._fitted()
-        side = as_side(
+        side = as_responses(
             data, similarity=self.similarity, name=which, device=resolve_device(self.device)
         )
         side = fitted.model_side(one_subject(side)) if which == "model" else side
@@ -266,12 +264,12 @@ class Aligner:
         with torch.no_grad():
             return transform(side.rsms, anchors)
 
-    def _sides(self, model: Data, brain: Data) -> tuple[Side, Side]:
+    def _sides(self, model: Data, brain: Data) -> tuple[Responses, Responses]:
         model, brain = join_all([model, brain])
         device = rank_device(self.device)
-        read: Any = as_tiled_side if self._in_tiles(model, brain) else as_side
+        read = as_tiled if self._in_tiles(model, brain) else as_responses
         sides = [
-            cast(Side, read(data, similarity=self.similarity, name=name, device=device))
+            read(data, similarity=self.similarity, name=name, device=device)
             for data, name in ((model, "model"), (brain, "brain"))
         ]
         counts = [side.n_stimuli for side in sides]
@@ -282,9 +280,9 @@ class Aligner:
             )
         return self._one_model(sides[0]), sides[1]
 
-    def _one_model(self, side: Side) -> Side:
+    def _one_model(self, side: Responses) -> Responses:
         """Take a model with several subjects as their mean, which tiles never hold."""
-        if len(side.subjects) > 1 and isinstance(side, TiledSide):
+        if len(side.subjects) > 1 and side.held is None:
             raise ShapeError(
                 f"In tiles `model` must be one subject's, got {len(side.subjects)}: give one of "
                 "them, or their features side by side."

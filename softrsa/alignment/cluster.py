@@ -20,7 +20,7 @@ from torch import Tensor
 from softrsa._checks import resolve_device
 from softrsa._threads import map_on_cores
 from softrsa.alignment.held_out import Run
-from softrsa.alignment.responses import Side
+from softrsa.alignment.responses import Responses
 from softrsa.alignment.scoring import put_together, score_alone
 from softrsa.alignment.settings import Options, Split
 from softrsa.errors import DTypeError, FileFormatError, FileMissingError, FitError, SoftRSAError
@@ -383,13 +383,13 @@ def _unit(run: Run) -> Unit:
     return run.layer, run.region, run.fold, run.split, run.learn, run.score
 
 
-def _shipped(client: Client, sides: Mapping[str, Side]) -> dict[str, Future]:
+def _shipped(client: Client, sides: Mapping[str, Responses]) -> dict[str, Future]:
     """Send each side once; units fetch it from the worker that has it, or from one another."""
     return {name: client.scatter(side.to(CPU), hash=False) for name, side in sides.items()}  # type: ignore[misc]
 
 
 def _score_remotely(
-    unit: Unit, model: Side, brain: Side, options: Options, device: str
+    unit: Unit, model: Responses, brain: Responses, options: Options, device: str
 ) -> xr.Dataset | SoftRSAError:
     """Score a unit on a worker, in the one thread that dask runs it in."""
     layer, region, fold, split, learn, score = unit

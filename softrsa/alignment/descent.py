@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,7 @@ from softrsa._memory import give_back_freed
 from softrsa._processes import ALONE, Ranks
 from softrsa._threads import map_on_cores
 from softrsa.alignment.embedding import Embedding
-from softrsa.alignment.responses import Side, TiledSide
+from softrsa.alignment.responses import Responses
 from softrsa.alignment.settings import FitSettings
 from softrsa.errors import DataError
 from softrsa.measures import Measure
@@ -67,7 +67,7 @@ class Tiling:
 class Plan:
     """How to fit: a measure to score with, a differentiable one to fit with, scaling per side.
 
-    With a ``tiling``, sides are `softrsa.alignment.responses.TiledSide`.
+    With a ``tiling``, RSMs are never held whole.
     """
 
     scored: Measure
@@ -92,8 +92,8 @@ class Problem:
     its ``group``, no longer gets better.
     """
 
-    model: Side
-    brain: Side
+    model: Responses
+    brain: Responses
     train: Tensor
     validation: Tensor | None
     gate: str
@@ -249,14 +249,10 @@ class _Batch:
             anchors.append(profile)
         return Block(scaled[0], scaled[1], anchors[0], anchors[1])
 
-    def _embedded(self, sides: list[Side], k: int) -> Tensor:
+    def _embedded(self, sides: list[Responses], k: int) -> Tensor:
         pairs = zip(self.embeddings or [], sides, strict=True)
         return torch.stack(
-            [
-                pair[k].project(units).unsqueeze(0).double()
-                for pair, side in pairs
-                if (units := side.all_units()) is not None
-            ]
+            [pair[k].project(side.all_units()).unsqueeze(0).double() for pair, side in pairs]
         )
 
     def _transformed(self, block: Block) -> tuple[Tensor, Tensor]:
@@ -400,8 +396,10 @@ def is_degenerate(before: Tensor, after: Tensor) -> Tensor:
 
 def embeddings_of(problem: Problem, n_components: int) -> tuple[Embedding, Embedding]:
     """Principal components of both sides' units over the training stimuli."""
-    sides = (problem.model.all_units(), problem.brain.all_units())
-    model, brain = (Embedding.fit(u[problem.train], n_components) for u in sides if u is not None)
+    model, brain = (
+        Embedding.fit(side.all_units()[problem.train], n_components)
+        for side in (problem.model, problem.brain)
+    )
     return model, brain
 
 
@@ -415,7 +413,7 @@ def fit_tiled_paths(
 @torch.no_grad()
 def score_tiled(
     transforms: tuple[nn.Module, nn.Module],
-    sides: tuple[TiledSide, TiledSide],
+    sides: tuple[Responses, Responses],
     measure: str,
     *,
     anchors: tuple[Tensor | None, Tensor | None] = (None, None),
@@ -426,9 +424,9 @@ def score_tiled(
     placed = [
         place(rsm, transform, anchor, ranks, which=i)
         for transform, side, anchor in zip(transforms, sides, anchors, strict=True)
-        for i, rsm in enumerate(side.rsms(kind, keep=False))
+        for i, rsm in enumerate(side.tiles(kind, keep=False))
     ]
-    both = transforms[0], *[transforms[1]] * len(sides[1].units)
+    both = transforms[0], *[transforms[1]] * len(sides[1].subjects)
     return float(_score(placed, both, measure, ranks))
 
 
@@ -446,14 +444,14 @@ class _TiledFit:
 
     def __init__(self, problem: Problem, plan: Plan):
         self.plan, self.tiling = plan, plan.tiling or Tiling()
-        self.sides = cast(tuple[TiledSide, TiledSide], (problem.model, problem.brain))
+        self.sides = problem.model, problem.brain
         self.problem = problem
         self.embeddings = (
             embeddings_of(problem, plan.settings.n_components)
             if problem.gate == "embedding"
             else None
         )
-        device = self.sides[0].units[0].device
+        device = self.sides[0].device
         gates = [self._gate(problem.gate, k).to(device) for k in (0, 1)]
         self.transforms = [
             plan.soft_gate(gate, how) for gate, how in zip(gates, plan.scaling, strict=True)
@@ -488,7 +486,7 @@ class _TiledFit:
                 anchors = self._embedding(k).project(part.all_units()).float()
             placed += [
                 place(rsm, transform, anchors, self.tiling.ranks, which=i)
-                for i, rsm in enumerate(part.rsms(torch.float32, keep=keep))
+                for i, rsm in enumerate(part.tiles(torch.float32, keep=keep))
             ]
         return placed
 

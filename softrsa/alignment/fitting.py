@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ from softrsa.alignment.descent import (
     score_tiled,
 )
 from softrsa.alignment.embedding import Embedding
-from softrsa.alignment.responses import Side, TiledSide
+from softrsa.alignment.responses import Responses
 from softrsa.alignment.settings import (
     SMALLEST_BLOCK,
     FitSettings,
@@ -43,8 +43,8 @@ SELECTED = as_chain("selected")
 class Task:
     """Both sides, and the stimuli to learn from."""
 
-    model: Side
-    brain: Side
+    model: Responses
+    brain: Responses
     train: Tensor
 
 
@@ -95,25 +95,24 @@ class Fitted:
     units: nn.Module | None = None
     subjects: tuple[str, ...] = ()
 
-    def side_anchors(self, side: Side, which: str) -> Tensor | None:
+    def side_anchors(self, side: Responses, which: str) -> Tensor | None:
         """Embeddings of the stimuli of the "model" or "brain", where its gate reads any."""
         if self.embeddings is None:
             return None
-        units = side.all_units()
-        if units is None:
+        if side.units is None:
             raise DataError(
                 f"The {which}'s gate reads embeddings of units (features or recordings), got RDMs."
             )
         embedding = self.embeddings[0 if which == "model" else 1]
-        return embedding.project(units).to(side.rsms.dtype)
+        return embedding.project(side.all_units()).to(side.rsms.dtype)
 
-    def model_side(self, model: Side) -> Side:
+    def model_side(self, model: Responses) -> Responses:
         """Put the model's units through what was fitted to them."""
         return model if self.units is None else with_units(model, self.units, self.name)
 
     @torch.no_grad()
     def transformed(
-        self, model: Side, brain: Side, readers: Side | None = None
+        self, model: Responses, brain: Responses, readers: Responses | None = None
     ) -> tuple[Tensor, Tensor]:
         """RSMs of both sides after the transform: (1, n, n) and (n_subjects, n, n).
 
@@ -125,13 +124,13 @@ class Fitted:
             self.brain_for(brain)(brain.rsms, self.side_anchors(readers or brain, "brain")),
         )
 
-    def brain_for(self, brain: Side | TiledSide) -> nn.Module:
+    def brain_for(self, brain: Responses) -> nn.Module:
         """Brain's transform, with scales of their own for subjects other than those fitted on."""
         if not isinstance(self.brain, SoftGate) or brain.subjects == self.subjects:
             return self.brain
         return SoftGate(self.brain.step, self.brain.scaling.how, self.brain.symmetrize)
 
-    def score_tiled(self, model: TiledSide, brain: TiledSide, measure: str, ranks: Ranks) -> float:
+    def score_tiled(self, model: Responses, brain: Responses, measure: str, ranks: Ranks) -> float:
         """Mean score over subjects of the transformed RSMs, which are never held."""
         sides = model, brain
         anchors: tuple[Tensor | None, Tensor | None] = None, None
@@ -143,7 +142,7 @@ class Fitted:
         return score_tiled(both, sides, measure, anchors=anchors, ranks=ranks)
 
 
-def check_units(model: Side, names: str, layer: str) -> Tensor:
+def check_units(model: Responses, names: str, layer: str) -> Tensor:
     """Give a layer's units, or refuse one without units of its own for a transform of units."""
     if model.units is None:
         raise DataError(
@@ -158,7 +157,7 @@ def check_units(model: Side, names: str, layer: str) -> Tensor:
     return model.units[0]
 
 
-def with_units(model: Side, transform: nn.Module, name: str) -> Side:
+def with_units(model: Responses, transform: nn.Module, name: str) -> Responses:
     """Put a model's units through a transform, and make its RSM of what comes out."""
     units = check_units(model, repr(name), "a layer")
     with torch.no_grad():
@@ -274,12 +273,12 @@ class _Seen:
             for task, inner in zip(tasks, splits, strict=True)
         ]
 
-    def _fit(self, model: Side, brain: Side, train: Tensor) -> nn.Module | None:
+    def _fit(self, model: Responses, brain: Responses, train: Tensor) -> nn.Module | None:
         if self.row is None or self.row.fit is None:
             return None
         return self.row.fit(lambda: _training(model.take(train), brain.take(train), self.plan))
 
-    def _changed(self, model: Side, module: nn.Module | None) -> Side:
+    def _changed(self, model: Responses, module: nn.Module | None) -> Responses:
         return model if module is None else with_units(model, module, self.row.name)
 
     def fixed(self, one: Chain, on_step: Callable[[int], object]) -> list[Fitted]:
@@ -292,7 +291,7 @@ class _Seen:
             on_step(0)  # lets the progress bar appear while thresholds are searched
             task, model = self.tasks[i], self.models[i]
 
-            def of(side: Side, stimuli: Tensor) -> nn.Module:
+            def of(side: Responses, stimuli: Tensor) -> nn.Module:
                 part, brain = side.take(stimuli), task.brain.take(stimuli)
                 return fit_module(lambda: _training(part, brain, self.plan))
 
@@ -314,13 +313,14 @@ class _Seen:
         rsms = self.tasks[0].brain.rsms
         return map_on_cores(fit, [*places], entries=rsms.numel(), device=rsms.device)
 
-    def _score(self, transform: nn.Module, model: Side, brain: Side, stimuli: Tensor) -> float:
+    def _score(
+        self, transform: nn.Module, model: Responses, brain: Responses, stimuli: Tensor
+    ) -> float:
         """Score some stimuli, both sides under one transform."""
         model, brain, plan = model.take(stimuli), brain.take(stimuli), self.plan
         if plan.tiling is not None:
-            sides = cast(tuple[TiledSide, TiledSide], (model, brain))
             both, ranks = (transform, transform), plan.tiling.ranks
-            return score_tiled(both, sides, plan.scored.name, ranks=ranks)
+            return score_tiled(both, (model, brain), plan.scored.name, ranks=ranks)
         return float(plan.scored.between(transform(model.rsms), transform(brain.rsms)).mean())
 
     def learned(self, one: Chain, on_step: Callable[[int], object]) -> list[Fitted]:
@@ -371,7 +371,7 @@ class _Seen:
         )  # fmt: skip
 
 
-def _training(model: Side, brain: Side, plan: Plan) -> Training:
+def _training(model: Responses, brain: Responses, plan: Plan) -> Training:
     """Give what a row's `fit` may read, all on the training stimuli."""
     units = None if model.units is None else model.units[0].double()
     return Training(model.rsms, brain.rsms, units, plan.scored, plan.settings.grid)
@@ -447,7 +447,9 @@ def _curves(train: Tensor, validation: Tensor, n_stops: int) -> Tensor:
     return curves
 
 
-def make_plan(measure: Measure, model: Side, brain: Side, settings: FitSettings, seed: int) -> Plan:
+def make_plan(
+    measure: Measure, model: Responses, brain: Responses, settings: FitSettings, seed: int
+) -> Plan:
     """Resolve what depends on the data: the measure to fit under and each side's scaling."""
     fitted = measure if measure.differentiable else get("centered_pearson")
     how = settings.scaling

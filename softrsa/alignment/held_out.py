@@ -21,7 +21,7 @@ from softrsa.alignment.fitting import (
     progress_bar,
 )
 from softrsa.alignment.resampling import Draws, resample_scores
-from softrsa.alignment.responses import Side
+from softrsa.alignment.responses import Responses
 from softrsa.alignment.settings import Options, Split
 from softrsa.errors import DataError
 from softrsa.inference import noise_ceiling
@@ -31,7 +31,7 @@ from softrsa.pairs import off_diagonal
 from softrsa.transforms.on_rsms import Centered, Identity, SoftGate
 
 
-def stimulus_labels(model: Side, brain: Side) -> np.ndarray:
+def stimulus_labels(model: Responses, brain: Responses) -> np.ndarray:
     """Ids of the stimuli as netCDF keeps them, or their places where the data have none."""
     stimuli = brain.stimuli if model.stimuli is None else model.stimuli
     if stimuli is None:
@@ -59,8 +59,8 @@ class Run:
     layer: str
     region: str
     fold: int
-    model: Side
-    brain: Side
+    model: Responses
+    brain: Responses
     split: Split
     learn: tuple[int, ...]
     score: tuple[int, ...]
@@ -73,17 +73,20 @@ class Run:
         left_out = f", without subject {out[0]!r}" if out else ""
         return f"layer {self.layer!r}, region {self.region!r}, fold {self.fold}{left_out}"
 
-    def test(self) -> tuple[Side, Side]:
+    def test(self) -> tuple[Responses, Responses]:
         """Both sides over the test stimuli, all subjects."""
         return self.model.take(self.split.test), self.brain.take(self.split.test)
 
-    def readers(self, test: Side) -> Side:
+    def readers(self, test: Responses) -> Responses:
         """Subjects whose units embed the brain's anchors: those learned from."""
         return test.take_subjects(self.learn)
 
 
 def make_runs(
-    layer: tuple[str, Side], region: tuple[str, Side], splits: Sequence[Split], subjects: str
+    layer: tuple[str, Responses],
+    region: tuple[str, Responses],
+    splits: Sequence[Split],
+    subjects: str,
 ) -> list[Run]:
     """Make a run per fold, or per fold and held-out subject, of a named layer and region."""
     brain = region[1]
@@ -123,7 +126,7 @@ def fit_all(runs: Sequence[Run], options: Options, *, progress: bool) -> None:
 
 def _tasks(runs: Sequence[Run]) -> list[Task]:
     """Give the fits what they may see; runs that learn from the same subjects share their RSMs."""
-    brains: dict[tuple[int, tuple[int, ...]], Side] = {}
+    brains: dict[tuple[int, tuple[int, ...]], Responses] = {}
     for run in runs:
         key = id(run.brain), run.learn
         if key not in brains:
@@ -178,14 +181,14 @@ def evaluate(
     return Judged(records, resampled.sums)
 
 
-def plain_rsa(model: Side, brain: Side, subjects: Sequence[int]) -> float:
+def plain_rsa(model: Responses, brain: Responses, subjects: Sequence[int]) -> float:
     """Mean over subjects of the Pearson correlation of RSMs as they are."""
     rsms = brain.rsms[list(subjects)]
     return float(pearson(off_diagonal(model.rsms), off_diagonal(rsms)).mean())
 
 
 def _describe(
-    fitted: Fitted, side: Side, readers: Side, which: str
+    fitted: Fitted, side: Responses, readers: Responses, which: str
 ) -> tuple[Tensor, Tensor, Tensor] | None:
     """Mean and sd over anchors of the step parameters, and quantiles of the curve over anchors."""
     transform = fitted.model if which == "model" else fitted.brain_for(side)
@@ -202,8 +205,8 @@ def _describe(
 def collect(
     runs: Sequence[Run],
     judged: Sequence[Judged],
-    layers: Mapping[str, Side],
-    regions: Mapping[str, Side],
+    layers: Mapping[str, Responses],
+    regions: Mapping[str, Responses],
     options: Options,
     *,
     all_stimuli: bool,
@@ -272,7 +275,7 @@ def collect(
     )  # fmt: skip
 
 
-def score_all_stimuli(name: str, model: Side, brain: Side, options: Options) -> float:
+def score_all_stimuli(name: str, model: Responses, brain: Responses, options: Options) -> float:
     """Score with the subjects' mean RSM over all stimuli; NaN where a transform is fitted."""
     if name not in UNFITTED:
         return float("nan")
@@ -328,7 +331,7 @@ def _counted_folds(there: xr.DataArray) -> tuple[int, str] | None:
     return int(folds.sum()), " / ".join(map(str, folds.index[int(folds.argmax())]))
 
 
-def check_feature_measure(options: Options, sides: Mapping[str, Side]) -> None:
+def check_feature_measure(options: Options, sides: Mapping[str, Responses]) -> None:
     """Refuse transforms, which act on RSMs, and sides that have no units."""
     entry = options.measure
     others = [one.name for one in options.transforms if one.name != "identity"]
@@ -388,7 +391,7 @@ def few_stimuli_warnings(options: Options, runs: Sequence[Run]) -> list[str]:
     ]
 
 
-def score_features(name: str, model: Side, brain: Side, options: Options) -> float:
+def score_features(name: str, model: Responses, brain: Responses, options: Options) -> float:
     """Mean over subjects of the score over all stimuli; NaN for what is fitted."""
     del name  # of the transform: the identity
     measure = options.measure
@@ -399,7 +402,10 @@ def score_features(name: str, model: Side, brain: Side, options: Options) -> flo
 
 
 def _mean_score(
-    entry: Measure, train: tuple[Side, Side], test: tuple[Side, Side], subjects: Sequence[int]
+    entry: Measure,
+    train: tuple[Responses, Responses],
+    test: tuple[Responses, Responses],
+    subjects: Sequence[int],
 ) -> float:
     scores = []
     for subject in subjects:
@@ -412,7 +418,7 @@ def _mean_score(
     return float(torch.stack(scores).mean())
 
 
-def _features(sides: tuple[Side, Side], subject: int) -> tuple[Tensor, Tensor]:
+def _features(sides: tuple[Responses, Responses], subject: int) -> tuple[Tensor, Tensor]:
     model, brain = ((side.units or ())[i] for side, i in zip(sides, (0, subject), strict=True))
     # of two precisions the lower: beyond it, one side holds rounding
     dtype = min(model.dtype, brain.dtype, key=lambda kind: torch.finfo(kind).bits)

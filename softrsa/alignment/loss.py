@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from softrsa.alignment.responses import Data, Region, as_regions
+from softrsa.alignment.responses import Data, Responses, as_regions
 from softrsa.errors import DataError, FitError, ShapeError, unknown_name
 from softrsa.measures import Measure, available, get
 from softrsa.rsm import SIMILARITIES, similarity_matrix
@@ -100,9 +100,12 @@ class AlignmentLoss(nn.Module):
         self.model_transform = _on_rsms(model_transform, bounded)
         self.brain_transform = _on_rsms(brain_transform, bounded)
         self.weights = None if weights is None else dict(weights)
-        regions = {} if brain is None else as_regions(brain, similarity)
-        self.region_names = list(regions)  # a ModuleDict would refuse names with a dot
-        self.regions = nn.ModuleList(regions.values())
+        self.regions = {} if brain is None else as_regions(brain, similarity)
+
+    def _apply(self, fn, recurse: bool = True):
+        # recordings move with the module, and are not saved with it
+        self.regions = {name: region.changed(fn) for name, region in self.regions.items()}
+        return super()._apply(fn, recurse)
 
     def forward(
         self,
@@ -153,19 +156,20 @@ class AlignmentLoss(nn.Module):
         ).sum()
         return total / sum(pairs.values()) + self._penalty().to(total)
 
-    def _batch_regions(self, brain: Features | None, stimuli: Stimuli | None) -> dict[str, Region]:
+    def _batch_regions(
+        self, brain: Features | None, stimuli: Stimuli | None
+    ) -> dict[str, Responses]:
         if (brain is None) == (stimuli is None):
             given = "neither" if brain is None else "both"
             raise DataError(f"Give the batch's `brain` data or its `stimuli` ids, got {given}.")
         if brain is not None:
             return as_regions({**_named(brain, "brain")}, self.similarity, plain=True)
-        if not self.region_names:
+        if not self.regions:
             raise DataError("To look `stimuli` up, give the recordings: AlignmentLoss(brain, ...).")
         ids = pd.Index(stimuli.cpu().numpy() if isinstance(stimuli, Tensor) else stimuli)  # type: ignore[arg-type]
-        named = zip(self.region_names, self.regions, strict=True)
-        return {name: region.take(ids, name) for name, region in named}  # type: ignore[operator]
+        return {name: region.at(ids, name) for name, region in self.regions.items()}
 
-    def _check_counts(self, layers: Mapping[str, Tensor], regions: Mapping[str, Region]) -> None:
+    def _check_counts(self, layers: Mapping[str, Tensor], regions: Mapping[str, Responses]) -> None:
         counts = {name: len(x) for name, x in layers.items()}
         counts |= {name: region.n_stimuli for name, region in regions.items()}
         found = ", ".join(f"{name!r} {n}" for name, n in counts.items())
@@ -178,22 +182,22 @@ class AlignmentLoss(nn.Module):
             )
 
     def _distance(
-        self, layers: Mapping[str, Tensor], regions: Mapping[str, Region], pair: tuple[str, str]
+        self, layers: Mapping[str, Tensor], regions: Mapping[str, Responses], pair: tuple[str, str]
     ) -> Tensor:
         """1 - mean score over subjects, or the mean distance, of a layer and a region."""
         x, region = layers[pair[0]].flatten(1), regions[pair[1]]
         if self.entry.takes == "features":
-            scores = [self.entry(x, units.to(x)) for units in region.all_units(self.entry.name)]
-            score = torch.stack(scores).mean()
+            if region.units is None:
+                raise DataError(
+                    f"{self.entry.name!r} compares features, and RDMs or RSMs are given only."
+                )
+            score = torch.stack([self.entry(x, units.to(x)) for units in region.units]).mean()
         else:
             rsm = similarity_matrix(x, similarity=self.similarity)
             _check_finite(rsm, pair[0])
             model = _transformed(self.model_transform, rsm, x)
-            references = region.rsms(self.similarity).to(rsm)
-            units = region.joint_units()
-            brain = _transformed(
-                self.brain_transform, references, None if units is None else units.to(x)
-            )
+            units = None if region.units is None else region.all_units().to(x)
+            brain = _transformed(self.brain_transform, region.rsms.to(rsm), units)
             score = self.entry.between(model, brain).mean()
         if not bool(score.detach().isfinite()):
             raise FitError(

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 import torch
 import xarray as xr
-from torch import Tensor, nn
+from torch import Tensor
 
 from softrsa._checks import check_floating
 from softrsa._processes import Ranks
@@ -30,15 +30,16 @@ Data = xr.DataArray | Tensor | np.ndarray | Sequence[Tensor | np.ndarray | xr.Da
 
 
 @dataclass(frozen=True)
-class Side:
-    """Similarity matrices of one side over n stimuli.
+class Responses:
+    """What one side of an alignment says about n stimuli: units, their RSMs, or both.
 
     Attributes
     ----------
-    rsms : Tensor, shape (n_subjects, n_stimuli, n_stimuli)
-        Similarities, float64; a model has one "subject".
+    held : Tensor, shape (n_subjects, n_stimuli, n_stimuli), or None
+        Similarities; float64 where `align` has read them. A model has one "subject". None where
+        they are made on demand, whole or in tiles.
     units : tuple of Tensor, shape (n_stimuli, n_units) each, or None
-        Per subject, for embeddings; None for RDMs.
+        Per subject; None for RDMs.
     stimuli : pandas.Index or None
         Ids, where the data carry them.
     subjects : tuple of str
@@ -53,7 +54,7 @@ class Side:
         Whether it is the mean of several subjects' RSMs, with all their units side by side.
     """
 
-    rsms: Tensor
+    held: Tensor | None
     units: tuple[Tensor, ...] | None
     stimuli: pd.Index | None
     subjects: tuple[str, ...]
@@ -62,40 +63,86 @@ class Side:
     averaged: bool = False
 
     @property
+    def rsms(self) -> Tensor:
+        """RSMs (n_subjects, n_stimuli, n_stimuli): those held, or made of the units."""
+        if self.held is not None:
+            return self.held
+        units = self.units or ()
+        return torch.stack([similarity_matrix(u, similarity=self.similarity) for u in units])
+
+    @property
     def n_stimuli(self) -> int:
         """Number of stimuli."""
-        return self.rsms.shape[-1]
+        return self._first.shape[-1 if self.units is None else -2]
 
-    def take(self, stimuli: Tensor) -> Side:
+    @property
+    def device(self) -> torch.device:
+        """Where they are."""
+        return self._first.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Number type that all subjects' units can be brought to without loss."""
+        return reduce(torch.promote_types, (u.dtype for u in self.units or (self.rsms,)))
+
+    @property
+    def _first(self) -> Tensor:
+        return self.rsms if self.units is None else self.units[0]
+
+    def take(self, stimuli: Tensor) -> Responses:
         """Keep some stimuli, in the order given."""
         return replace(
             self,
-            rsms=self.rsms[:, stimuli][:, :, stimuli],
+            held=None if self.held is None else self.held[:, stimuli][:, :, stimuli],
             units=None if self.units is None else tuple(u[stimuli] for u in self.units),
-            stimuli=None if self.stimuli is None else self.stimuli[stimuli.numpy()],
+            stimuli=None if self.stimuli is None else self.stimuli[stimuli.cpu().numpy()],
         )
 
-    def take_subjects(self, subjects: Sequence[int]) -> Side:
+    def at(self, wanted: pd.Index, name: str) -> Responses:
+        """Keep the stimuli with these ids, in their order; of unlabelled data, these positions."""
+        known = pd.RangeIndex(self.n_stimuli) if self.stimuli is None else self.stimuli
+        if wanted.has_duplicates:
+            repeated = wanted[wanted.duplicated()].unique().tolist()
+            raise StimulusError(
+                f"A batch must hold each stimulus once, since a pair of the same stimulus says "
+                f"nothing; repeated: {repeated[:10]}."
+            )
+        places = known.get_indexer(wanted)
+        if (places < 0).any():
+            missing = wanted[places < 0].tolist()
+            raise StimulusError(
+                f"{name!r} has no recordings of the stimuli {missing[:10]}; its ids are such as "
+                f"{known[:3].tolist()}."
+            )
+        return self.take(torch.from_numpy(places).to(self.device))
+
+    def take_subjects(self, subjects: Sequence[int]) -> Responses:
         """Keep some subjects, in the order given; all of them are not copied."""
         if tuple(subjects) == tuple(range(len(self.subjects))):
             return self
         return replace(
             self,
-            rsms=self.rsms[list(subjects)],
+            held=None if self.held is None else self.held[list(subjects)],
             units=None if self.units is None else tuple(self.units[i] for i in subjects),
             subjects=tuple(self.subjects[i] for i in subjects),
         )
 
-    def to(self, device: torch.device) -> Side:
+    def to(self, device: torch.device) -> Responses:
         """Move everything to a device."""
-        units = None if self.units is None else tuple(u.to(device) for u in self.units)
-        return replace(self, rsms=self.rsms.to(device), units=units)
+        return self.changed(lambda x: x.to(device))
 
-    def all_units(self) -> Tensor | None:
+    def changed(self, change: Callable[[Tensor], Tensor]) -> Responses:
+        """Put all numbers through a change of device or type."""
+        units = None if self.units is None else tuple(map(change, self.units))
+        return replace(self, held=None if self.held is None else change(self.held), units=units)
+
+    def all_units(self) -> Tensor:
         """All subjects' units side by side (n_stimuli, n_units)."""
-        return None if self.units is None else torch.cat(self.units, 1)
+        if self.units is None:
+            raise DataError("Units (features or recordings) are needed, got RDMs or RSMs.")
+        return torch.cat(self.units, 1)
 
-    def with_units(self, units: Tensor, name: str) -> Side:
+    def with_units(self, units: Tensor, name: str) -> Responses:
         """Put other units (n_stimuli, n_units) in the place of one subject's, made by ``name``."""
         if units.ndim != 2 or len(units) != self.n_stimuli or not bool(units.isfinite().all()):
             raise DataError(
@@ -103,18 +150,29 @@ class Side:
                 f"{tuple(units.shape)}."
             )
         rsms = similarity_matrix(units, similarity=self.similarity)[None].double()
-        return replace(self, units=(units,), rsms=rsms)
+        return replace(self, units=(units,), held=rsms)
+
+    def tiles(self, dtype: torch.dtype | None = None, *, keep: bool = True) -> list[TiledRSM]:
+        """One RSM in tiles per subject, in the number type of its units or another.
+
+        Together they ``keep`` as many bytes of tiles as one RSM may.
+        """
+        units = self.units or ()
+        room = KEPT_BYTES // len(units) if keep else 0
+        return [
+            lay_out(u.to(dtype or u.dtype), similarity=str(self.similarity), kept_bytes=room)
+            for u in units
+        ]
 
 
-def one_subject(side: Side) -> Side:
+def one_subject(side: Responses) -> Responses:
     """Take the mean of the subjects' RSMs, and all their units: a model is one subject."""
     if len(side.subjects) == 1:
         return side
-    units = side.all_units()
     return replace(
         side,
-        rsms=side.rsms.mean(0, keepdim=True),
-        units=None if units is None else (units,),
+        held=side.rsms.mean(0, keepdim=True),
+        units=None if side.units is None else (side.all_units(),),
         subjects=("mean",),
         averaged=True,
     )
@@ -149,7 +207,7 @@ def _listed(part: Data) -> Sequence[Tensor | np.ndarray | xr.DataArray]:
 ORIGIN = ("similarity", "dissimilarity", "dissimilarity_measure")  # attributes of stacks
 
 
-def as_side(
+def as_responses(
     data: Data,
     *,
     similarity: SimilarityLike,
@@ -157,40 +215,40 @@ def as_side(
     subject: str = "subject",
     device: torch.device,
     units: bool = True,
-) -> Side:
+    whole: bool = True,
+) -> Responses:
     """Read features, recordings or RDMs, labelled or not, one or a list (of subjects).
 
     Labelled arrays are told apart by their dimensions. Of plain arrays, those whose last two
     dimensions are a symmetric matrix with a diagonal of zeros or ones are RDMs or RSMs, as in
     files; everything else is (n_stimuli, n_units). Without ``units``, those of dask-backed arrays
-    are not kept, and so never in memory all at once.
+    are not kept, and so never in memory all at once. If not ``whole``, no RSMs are made of units.
     """
     if isinstance(data, xr.DataArray):
-        side = _from_labelled(data, similarity, name, subject, device, units=units)
+        found = _from_labelled(data, similarity, name, subject, device, units=units, whole=whole)
     elif isinstance(data, (list, tuple)):
-        side = _joined(
-            [
-                as_side(
-                    item, similarity=similarity, name=f"{name}[{i}]", device=device, units=units
-                )
-                for i, item in enumerate(join_all(data))
-            ],
-            name,
-        )
+        members = [
+            as_responses(
+                item, similarity=similarity, name=f"{name}[{i}]", device=device, units=units,
+                whole=whole,
+            )
+            for i, item in enumerate(join_all(data))
+        ]  # fmt: skip
+        found = _joined(members, name)
     elif isinstance(data, (Tensor, np.ndarray)):
-        side = _from_plain(data, similarity, name, device)
+        found = _from_plain(data, similarity, name, device, whole=whole)
     else:
         raise DTypeError(
             f"`{name}` must be an array, a labelled array or a list of either (one per subject), "
             f"got {type(data).__name__}. Files are read with `softrsa.load`."
         )
-    if not side.rsms.isfinite().all():
-        bad = (~side.rsms.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
+    if found.held is not None and not found.held.isfinite().all():
+        bad = (~found.held.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
         raise DataError(
             f"`{name}` has similarities that are not finite (subjects {bad}): its values must be "
             "finite and no stimulus may be constant over units."
         )
-    return side
+    return found
 
 
 def _from_labelled(
@@ -201,22 +259,26 @@ def _from_labelled(
     device: torch.device,
     *,
     units: bool,
-) -> Side:
+    whole: bool,
+) -> Responses:
     if "anchor" in data.dims:
         return _from_stack(check_rdms(data, name=name), name, subject, device)
-    lazy = is_lazy(data)  # `build_rsms` checks values too, and they are read from disk each time
+    lazy = is_lazy(data) and whole  # `build_rsms` checks too, and values are read each time
     data = check_labels(data, name=name) if lazy else check_recording(data, name=name)
     has_subjects = subject in data.coords and data[subject].dims == ("unit",)
     # in float64: sums of float32 differ between processors in the eighth digit
-    rsms = build_rsms(
-        data, by=subject if has_subjects else None, similarity=similarity, dtype=torch.float64
+    by = subject if has_subjects else None
+    rsms = (
+        build_rsms(data, by=by, similarity=similarity, dtype=torch.float64).values
+        if whole
+        else None
     )
     # in the order of the RSMs, so that positions mean the same in both
     parts = split_units(data, subject) if has_subjects else {"": data}
-    return Side(
-        torch.from_numpy(rsms.values if has_subjects else rsms.values[None]).to(
-            device, torch.float64
-        ),
+    return Responses(
+        None
+        if rsms is None
+        else torch.from_numpy(rsms if has_subjects else rsms[None]).to(device, torch.float64),
         tuple(share_or_copy(part.values).to(device) for part in parts.values())
         if units or not lazy
         else None,
@@ -227,7 +289,7 @@ def _from_labelled(
     )
 
 
-def _from_stack(stack: xr.DataArray, name: str, subject: str, device: torch.device) -> Side:
+def _from_stack(stack: xr.DataArray, name: str, subject: str, device: torch.device) -> Responses:
     """RDM or RSM stack -> one RSM per subject, the mean over sessions and other dimensions."""
     rsms = to_rsm(stack)
     others = [str(dim) for dim in rsms.dims if dim not in ("anchor", "neighbor", subject)]
@@ -239,7 +301,7 @@ def _from_stack(stack: xr.DataArray, name: str, subject: str, device: torch.devi
     if not recorded.any():
         raise DataError(f"`{name}` is empty: no subject has a matrix in it.")
     rsms = rsms[recorded]
-    return Side(
+    return Responses(
         torch.from_numpy(rsms.values.copy()).to(device, torch.float64),
         None,
         rsms.indexes["anchor"],
@@ -255,8 +317,13 @@ def _is_bounded(stack: xr.DataArray) -> bool:
 
 
 def _from_plain(
-    data: Tensor | np.ndarray, similarity: SimilarityLike, name: str, device: torch.device
-) -> Side:
+    data: Tensor | np.ndarray,
+    similarity: SimilarityLike,
+    name: str,
+    device: torch.device,
+    *,
+    whole: bool,
+) -> Responses:
     if isinstance(data, np.ndarray):
         if data.dtype.kind not in "fiuc":
             raise DTypeError(f"`{name}` must hold float32 or float64 numbers, got {data.dtype}.")
@@ -273,10 +340,10 @@ def _from_plain(
     diagonal = matrix_diagonal(stack)
     if diagonal is not None:
         rsms = 1 - stack.double() if diagonal == 0 else stack.double()
-        return Side(rsms, None, None, subjects, False)
-    rsms = similarity_matrix(stack.double(), similarity=similarity)
+        return Responses(rsms, None, None, subjects, False)
+    rsms = similarity_matrix(stack.double(), similarity=similarity) if whole else None
     bounded = as_similarity(similarity).bounded
-    return Side(rsms, tuple(stack), None, subjects, bounded, similarity)
+    return Responses(rsms, tuple(stack), None, subjects, bounded, similarity)
 
 
 def matrix_diagonal(stack: Tensor) -> int | None:
@@ -293,7 +360,7 @@ def matrix_diagonal(stack: Tensor) -> int | None:
     return None
 
 
-def _joined(sides: list[Side], name: str) -> Side:
+def _joined(sides: list[Responses], name: str) -> Responses:
     """Subjects given as a list, over the same stimuli."""
     if not sides:
         raise DataError(f"`{name}` is an empty list: at least one subject is needed.")
@@ -303,64 +370,15 @@ def _joined(sides: list[Side], name: str) -> Side:
             f"`{name}` has subjects with {sorted(counts)} stimuli; equal is needed."
         )
     units = [unit for side in sides for unit in side.units or ()]
-    return Side(
-        torch.cat([side.rsms for side in sides]),
+    held = None if any(side.held is None for side in sides) else [side.rsms for side in sides]
+    return Responses(
+        None if held is None else torch.cat(held),
         tuple(units) if all(side.units is not None for side in sides) else None,
         sides[0].stimuli,
-        tuple(str(i) for i in range(sum(len(side.rsms) for side in sides))),
+        tuple(str(i) for i in range(sum(len(side.subjects) for side in sides))),
         all(side.bounded for side in sides),
         sides[0].similarity,
     )
-
-
-@dataclass(frozen=True)
-class TiledSide:
-    """Features of one side over n stimuli; as `Side`, without its RSMs."""
-
-    units: tuple[Tensor, ...]
-    similarity: str
-    stimuli: pd.Index | None
-    subjects: tuple[str, ...]
-
-    @property
-    def n_stimuli(self) -> int:
-        """Number of stimuli."""
-        return len(self.units[0])
-
-    @property
-    def device(self) -> torch.device:
-        """Where they are."""
-        return self.units[0].device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Number type that all subjects' features can be brought to without loss."""
-        return reduce(torch.promote_types, (u.dtype for u in self.units))
-
-    @property
-    def bounded(self) -> bool:
-        """Whether similarities lie in [-1, 1] by their nature."""
-        return as_similarity(self.similarity).bounded
-
-    def take(self, stimuli: Tensor) -> TiledSide:
-        """Keep some stimuli, in the order given."""
-        ids = None if self.stimuli is None else self.stimuli[stimuli.cpu().numpy()]
-        return replace(self, units=tuple(u[stimuli] for u in self.units), stimuli=ids)
-
-    def all_units(self) -> Tensor:
-        """All subjects' units side by side (n_stimuli, n_units)."""
-        return torch.cat(self.units, 1)
-
-    def rsms(self, dtype: torch.dtype | None = None, *, keep: bool = True) -> list[TiledRSM]:
-        """One RSM per subject, in the number type of its features or another.
-
-        Together they ``keep`` as many bytes of tiles as one RSM may.
-        """
-        room = KEPT_BYTES // len(self.units) if keep else 0
-        return [
-            lay_out(u.to(dtype or u.dtype), similarity=self.similarity, kept_bytes=room)
-            for u in self.units
-        ]
 
 
 def tiling_obstacle(
@@ -385,32 +403,19 @@ def rsm_bytes(*sides: Data) -> int:
     return sum(8 * n_stimuli**2 * count for n_stimuli, count in map(_counts, sides))
 
 
-def check_same_data(ranks: Ranks, *sides: Side | TiledSide) -> None:
+def check_same_data(ranks: Ranks, *sides: Responses) -> None:
     """Refuse data that differ between processes."""
     ranks.check_same("features", *(u for side in sides for u in side.units or ()))
 
 
-def as_tiled_side(
-    data: Data, *, similarity: str, name: str, device: torch.device, subject: str = "subject"
-) -> TiledSide:
-    """Read features or recordings, labelled or not, one or a list (of subjects)."""
-    members: list[Any] = join_all(data) if isinstance(data, (list, tuple)) else [data]
-    found: list[tuple[Tensor, pd.Index | None, str]] = []
-    for i, member in enumerate(members):
-        place = f"{name}[{i}]" if isinstance(data, (list, tuple)) else name
-        found += _units_of(member, place, subject)
-    counts = {len(units) for units, _, _ in found}
-    if len(counts) != 1:
-        raise StimulusError(
-            f"`{name}` has subjects with {sorted(counts)} stimuli; equal is needed."
-        )
-    names = [label for _, _, label in found]
-    if isinstance(data, (list, tuple)):
-        names = [str(i) for i in range(len(found))]
-    units = tuple(x.to(device) for x, _, _ in found)
-    for x in units:  # now, while stimuli are in the order given
-        lay_out(x, name, similarity)
-    return TiledSide(units, similarity, found[0][1], tuple(names))
+def as_tiled(
+    data: Data, *, similarity: SimilarityLike, name: str, device: torch.device
+) -> Responses:
+    """Read features or recordings, as `as_responses`, for RSMs that are never held."""
+    found = as_responses(data, similarity=similarity, name=name, device=device, whole=False)
+    for units in found.units or ():  # now, while stimuli are in the order given
+        lay_out(units, name, str(similarity))
+    return found
 
 
 def has_features_only(data: Data) -> bool:
@@ -440,103 +445,12 @@ def _counts(data: Data) -> tuple[int, int]:
     return data.shape[-2], data.shape[0] if data.ndim == 3 else 1  # type: ignore[union-attr]
 
 
-def _units_of(
-    data: Tensor | np.ndarray | xr.DataArray, name: str, subject: str
-) -> list[tuple[Tensor, pd.Index | None, str]]:
-    """Units (n_stimuli, n_units) of each subject, the stimuli, and the subject's label."""
-    if isinstance(data, xr.DataArray):
-        recording = check_recording(data, name=name)
-        labelled = subject in recording.coords and recording[subject].dims == ("unit",)
-        parts = split_units(recording, subject) if labelled else {"": recording}
-        stimuli = recording.indexes["stimulus"]
-        return [(_tensor(part.values), stimuli, str(label)) for label, part in parts.items()]
-    x = data if isinstance(data, Tensor) else _tensor(data)
-    check_floating(**{name: x})
-    if x.ndim not in (2, 3):
-        raise ShapeError(
-            f"`{name}` must be (n_stimuli, n_units), or a stack of these over subjects, got shape "
-            f"{tuple(x.shape)}."
-        )
-    stack = x.detach().unsqueeze(0) if x.ndim == 2 else x.detach()
-    return [(units, None, str(i) if x.ndim == 3 else "") for i, units in enumerate(stack)]
-
-
-def _tensor(values: np.ndarray) -> Tensor:
-    writable = values if values.flags.writeable else values.copy()  # torch would warn
-    return torch.from_numpy(np.ascontiguousarray(writable))
-
-
-class Region(nn.Module):
-    """Recordings of a region's subjects over stimuli, or their RSMs where there is nothing else.
-
-    Buffers, so that they move with the module they belong to; not saved with it.
-    """
-
-    def __init__(self, units: Sequence[Tensor], rsms: Tensor | None, stimuli: pd.Index | None):
-        super().__init__()
-        self.n_subjects = len(units)
-        for i, unit in enumerate(units):
-            self.register_buffer(f"units_{i}", unit, persistent=False)
-        self.register_buffer("stored_rsms", rsms, persistent=False)
-        self.stimuli = stimuli
-
-    stored_rsms: Tensor | None
-
-    @property
-    def units(self) -> list[Tensor]:
-        """Per subject (n_stimuli, n_units); empty for RSMs."""
-        return [getattr(self, f"units_{i}") for i in range(self.n_subjects)]
-
-    @property
-    def n_stimuli(self) -> int:
-        """Number of stimuli."""
-        return len(self.units[0]) if self.stored_rsms is None else self.stored_rsms.shape[-1]
-
-    def take(self, wanted: pd.Index, name: str) -> Region:
-        """Keep the stimuli with these ids, in their order; of unlabelled data, these positions."""
-        known = pd.RangeIndex(self.n_stimuli) if self.stimuli is None else self.stimuli
-        if wanted.has_duplicates:
-            repeated = wanted[wanted.duplicated()].unique().tolist()
-            raise StimulusError(
-                f"A batch must hold each stimulus once, since a pair of the same stimulus says "
-                f"nothing; repeated: {repeated[:10]}."
-            )
-        places = known.get_indexer(wanted)
-        if (places < 0).any():
-            missing = wanted[places < 0].tolist()
-            raise StimulusError(
-                f"{name!r} has no recordings of the stimuli {missing[:10]}; its ids are such as "
-                f"{known[:3].tolist()}."
-            )
-        first = self.units[0] if self.stored_rsms is None else self.stored_rsms
-        at = torch.from_numpy(places).to(first.device)
-        rsms = self.stored_rsms
-        return Region(
-            [u[at] for u in self.units], None if rsms is None else rsms[:, at][:, :, at], wanted
-        )
-
-    def rsms(self, similarity: str) -> Tensor:
-        """RSMs (n_subjects, n_stimuli, n_stimuli)."""
-        if self.stored_rsms is not None:
-            return self.stored_rsms
-        return torch.stack([similarity_matrix(u, similarity=similarity) for u in self.units])
-
-    def all_units(self, measure: str) -> list[Tensor]:
-        """Units of every subject, for a measure on features."""
-        if self.stored_rsms is not None:
-            raise DataError(f"{measure!r} compares features, and RDMs or RSMs are given only.")
-        return self.units
-
-    def joint_units(self) -> Tensor | None:
-        """All subjects' units side by side."""
-        return None if self.stored_rsms is not None else torch.cat(self.units, 1)
-
-
 def as_regions(
     brain: Data | Mapping[str, Data], similarity: str, *, plain: bool = False
-) -> dict[str, Region]:
+) -> dict[str, Responses]:
     """Read regions: a mapping, an array with a coordinate `region`, or one array.
 
+    RSMs of all stimuli may be large, and a batch needs but a block of them: none are made here.
     ``plain`` are tensors of one batch: they stay on their device.
     """
     if isinstance(brain, Mapping):
@@ -547,34 +461,10 @@ def as_regions(
         parts = {str(k): brain.sel(region=k, drop=True) for k in brain["region"].values}
     else:
         parts = {"brain": brain}
-    return {name: _as_region(part, name, similarity, plain) for name, part in parts.items()}
-
-
-def _as_region(data: Data, name: str, similarity: str, plain: bool) -> Region:
-    if isinstance(data, xr.DataArray) and "anchor" not in data.dims:
-        data = check_recording(data, name=name)
-        per_subject = "subject" in data.coords and data["subject"].dims == ("unit",)
-        parts = split_units(data, "subject").values() if per_subject else [data]
-        # RSMs of all stimuli may be large, and a batch needs but a block of them
-        units = [torch.from_numpy(part.values.copy()) for part in parts]
-        return Region(units, None, data.indexes["stimulus"])
-    if plain and isinstance(data, Tensor):
-        return _as_batch(data.detach(), name)
-    side = as_side(data, similarity=similarity, name=name, device=torch.device("cpu"))
-    if side.units is None:
-        return Region([], side.rsms, side.stimuli)
-    return Region(side.units, None, side.stimuli)
-
-
-def _as_batch(data: Tensor, name: str) -> Region:
-    """Read a batch's recordings (n, n_units) or (n_subjects, n, n_units), or RDMs or RSMs."""
-    if data.ndim not in (2, 3):
-        raise ShapeError(
-            f"{name!r} must be (n_stimuli, n_units), (n_subjects, n_stimuli, n_units), or RDMs, "
-            f"got shape {tuple(data.shape)}."
+    return {
+        name: as_responses(
+            part, similarity=similarity, name=name, whole=False,
+            device=part.device if plain and isinstance(part, Tensor) else torch.device("cpu"),
         )
-    stack = data if data.ndim == 3 else data[None]
-    diagonal = matrix_diagonal(stack)
-    if diagonal is None:
-        return Region(stack.unbind(0), None, None)
-    return Region([], 1 - stack if diagonal == 0 else stack, None)
+        for name, part in parts.items()
+    }  # fmt: skip

@@ -32,7 +32,7 @@ from softrsa.alignment.resampling import (
     make_draws,
     resampled,
 )
-from softrsa.alignment.responses import Side
+from softrsa.alignment.responses import Responses
 from softrsa.alignment.settings import Options
 
 SUMS = ("score", "stimuli", "pairs", "chance")  # as `resampling.resample_scores` gives them
@@ -40,8 +40,8 @@ SUMS = ("score", "stimuli", "pairs", "chance")  # as `resampling.resample_scores
 
 def score_together(
     runs: Sequence[Run],
-    layers: Mapping[str, Side],
-    regions: Mapping[str, Side],
+    layers: Mapping[str, Responses],
+    regions: Mapping[str, Responses],
     options: Options,
     *,
     progress: bool,

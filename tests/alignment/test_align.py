@@ -21,7 +21,7 @@ from softrsa.alignment import (
     stimulus_folds,
 )
 from softrsa.alignment.held_out import degenerate_warnings, fit_all, make_runs
-from softrsa.alignment.responses import as_side
+from softrsa.alignment.responses import as_responses
 from softrsa.alignment.settings import Options
 from softrsa.errors import (
     DataError,
@@ -164,7 +164,8 @@ def test_splits_of_ones_own(data, layers):
 class TestSubjectsLeftOut:
     def runs(self, subjects, model, quick):
         sides = (
-            as_side(d, similarity="correlation", name="x", device=CPU) for d in (model, subjects)
+            as_responses(d, similarity="correlation", name="x", device=CPU)
+            for d in (model, subjects)
         )
         model_side, brain = sides
         splits = [Split(torch.arange(16), torch.arange(16, 24))]
@@ -583,7 +584,7 @@ def test_a_stack_says_whether_it_holds_correlations():
     ):
         values = rsm if attrs["kind"] == "rsm" else 1 - rsm
         stack = xr.DataArray(values, dims=("anchor", "neighbor"), coords=coords, attrs=attrs)
-        side = as_side(stack, similarity="correlation", name="x", device=CPU)
+        side = as_responses(stack, similarity="correlation", name="x", device=CPU)
         assert side.bounded == bounded
 
 

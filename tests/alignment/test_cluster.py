@@ -17,7 +17,7 @@ import xarray as xr
 
 from softrsa.alignment import FitSettings, Split, align, cluster
 from softrsa.alignment.cluster import Store
-from softrsa.alignment.responses import as_side
+from softrsa.alignment.responses import as_responses
 from softrsa.alignment.settings import stimulus_folds
 from softrsa.cli import main
 from softrsa.errors import (
@@ -136,7 +136,7 @@ def test_a_cluster_gives_the_same_and_data_travel_once(sides, stored, client, mo
 def test_a_unit_works_in_one_thread_and_leaves_the_others(monkeypatch):
     seen = []
     monkeypatch.setattr(cluster, "_named", lambda *_: seen.append(torch.get_num_threads()))
-    side = as_side(torch.randn(8, 3), similarity="l2", name="x", device=torch.device("cpu"))
+    side = as_responses(torch.randn(8, 3), similarity="l2", name="x", device=torch.device("cpu"))
     unit = ("layer", "region", 0, stimulus_folds(8, 2, seed=0)[0], (0,), (0,))
     before = torch.get_num_threads()
     try:

@@ -15,7 +15,7 @@ from softrsa.alignment.fitting import (
     make_plan,
     one_standard_error,
 )
-from softrsa.alignment.responses import as_side
+from softrsa.alignment.responses import as_responses
 from softrsa.errors import DataError
 from softrsa.measures import get
 from softrsa.transforms import geo_topological
@@ -33,7 +33,7 @@ CPU = torch.device("cpu")
 
 
 def side(data, name="model"):
-    return as_side(data, similarity="correlation", name=name, device=CPU)
+    return as_responses(data, similarity="correlation", name=name, device=CPU)
 
 
 def chains(*names):

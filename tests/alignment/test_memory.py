@@ -135,7 +135,7 @@ def test_large_runs_are_announced_in_one_line(capsys):
 def test_a_run_that_cannot_fit_does_not_start(monkeypatch, data):
     module = sys.modules["softrsa.alignment.align"]
     monkeypatch.setattr(module, "available_memory", lambda device: 1e5)
-    monkeypatch.setattr(module, "as_side", None)  # nothing is computed
+    monkeypatch.setattr(module, "as_responses", None)  # nothing is computed
     message = r"needs 0\.06 GB of memory .* and 0\.00 GB are available on cpu\. Use fewer stimuli"
     with pytest.raises(MemoryLimitError, match=message):
         align(*data, transforms=["identity"])

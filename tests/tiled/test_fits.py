@@ -9,7 +9,7 @@ from softrsa import Aligner
 from softrsa.alignment import FitSettings, aligner
 from softrsa.alignment.descent import Problem, _TiledFit, is_degenerate
 from softrsa.alignment.fitting import Task, fit_transforms, make_plan
-from softrsa.alignment.responses import as_tiled_side, rsm_bytes
+from softrsa.alignment.responses import as_tiled, rsm_bytes
 from softrsa.errors import DataError, DTypeError, ShapeError, StimulusError
 from softrsa.measures import get
 from softrsa.rsm import similarity_matrix
@@ -178,7 +178,7 @@ def test_stimuli_without_a_similarity_are_named_as_given(data):
 def test_collapse_is_seen_as_in_whole_matrices(data, upper):
     """With an upper bound far below all similarities everything becomes 1."""
     train, _ = halves(data)
-    sides = [as_tiled_side(x, similarity="correlation", name="x", device=CPU) for x in train]
+    sides = [as_tiled(x, similarity="correlation", name="x", device=CPU) for x in train]
     plan = make_plan(get("centered_pearson"), *sides, SETTINGS, 0)
     n = sides[0].n_stimuli
     fit = _TiledFit(Problem(*sides, torch.arange(n), None, "profile", 0.0, 1), plan)
