@@ -362,7 +362,7 @@ def _score_here(runs: Sequence[Run], options: Options, keep: Keep, progress: boo
     with tqdm(total=len(runs), disable=not progress or not runs, desc="aligning", delay=1) as bar:
 
         def work(run: Run) -> None:
-            keep(run, _raised(_named(run, options)))
+            keep(run, _raised(_named(run, options, lambda _: bar.update(0))))
             bar.update()
 
         if runs:
@@ -370,10 +370,12 @@ def _score_here(runs: Sequence[Run], options: Options, keep: Keep, progress: boo
             map_on_cores(work, runs, entries=rsms.numel(), device=rsms.device)
 
 
-def _named(run: Run, options: Options) -> xr.Dataset | SoftRSAError:
+def _named(
+    run: Run, options: Options, on_step: Callable[[int], object] = lambda _: None
+) -> xr.Dataset | SoftRSAError:
     """Score one run; an error of ours is given back with its name, as dask retries what raises."""
     try:
-        return score_alone(run, options)
+        return score_alone(run, options, on_step)
     except SoftRSAError as error:
         return type(error)(f"In {run.name}: {error}")
 

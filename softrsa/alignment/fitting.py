@@ -190,8 +190,8 @@ def fit_transforms(
 
 
 def count_fit_steps(tasks: Sequence[Task], chains: Sequence[Chain], settings: FitSettings) -> int:
-    """How many single-fit steps `fit_transforms` may take, for a progress bar."""
-    total = 0
+    """How many single-fit steps `fit_transforms` may take, one of what is not learned."""
+    total = sum(len(tasks) for one in candidates(chains) if not one.rsms.is_learned)
     for one in (one for one in candidates(chains) if one.rsms.is_learned):
         for task in tasks:
             combinations = len(_gates(one, task, settings)) * len(settings.penalties)
@@ -301,6 +301,7 @@ class _Seen:
                 for side, split in zip(self.inner[i], self.splits[i], strict=True)
             ]
             train_score = self._score(transform, model, task.brain, task.train)
+            on_step(1)
             return Fitted(
                 one.name, one.name, transform, transform, None, train_score,
                 torch.tensor(scores, dtype=torch.float64), units=self.modules[i],
@@ -461,14 +462,16 @@ def make_plan(
 
 
 @contextmanager
-def progress_bar(total: int, shown: bool) -> Iterator[Callable[[int], object]]:
-    """Show a tqdm bar over fit steps, after a second; yields what advances it."""
+def progress_bar(
+    total: int, shown: bool, title: str = "fitting transforms"
+) -> Iterator[Callable[[int], object]]:
+    """Show a tqdm bar over steps, after a second; yields what advances it."""
     from tqdm import tqdm
 
     with tqdm(
         total=total,
         disable=not shown or not total,
-        desc="fitting transforms",
+        desc=title,
         unit="step",
         unit_scale=True,
         delay=1,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -26,7 +26,6 @@ from softrsa.alignment.settings import Options, Split
 from softrsa.errors import DataError
 from softrsa.inference import noise_ceiling
 from softrsa.measures import Measure, pearson, row_offset_share
-from softrsa.measures.predictivity import Kind, held_out_predictivity
 from softrsa.measures.shape import coordinates
 from softrsa.pairs import off_diagonal
 from softrsa.transforms.on_rsms import Centered, Identity, SoftGate
@@ -142,14 +141,16 @@ class Judged(NamedTuple):
     sums: list[Tensor] | None
 
 
-def evaluate(run: Run, options: Options, draws: Draws | None) -> Judged:
+def evaluate(
+    run: Run, options: Options, draws: Draws | None, on_step: Callable[[int], object]
+) -> Judged:
     """Score every transform of a run on its test stimuli, each pair of stimuli transformed once."""
     model, brain = run.test()
     readers, chosen, measure = run.readers(brain), list(run.score), options.measure
     pairs = {name: fitted.transformed(model, brain, readers) for name, fitted in run.fitted.items()}
     models = torch.cat([left for left, _ in pairs.values()])
     brains = torch.stack([right[chosen] for _, right in pairs.values()])
-    resampled = resample_scores(run, measure, models, brains, draws)
+    resampled = resample_scores(run, measure, models, brains, draws, on_step=on_step)
     scores = measure.between(models[:, None], brains).mean(-1)
     shares = row_offset_share(models[:, None], brains).mean(-1)
     # a measure that does not say how it normalizes: the mean RSM as it is
@@ -343,9 +344,6 @@ def _counted_folds(there: xr.DataArray) -> tuple[int, str] | None:
     return int(folds.sum()), " / ".join(map(str, folds.index[int(folds.argmax())]))
 
 
-PREDICTIVE: dict[str, Kind] = {"linear_predictivity": "linear", "ridge_predictivity": "ridge"}
-
-
 def check_feature_measure(options: Options, sides: Mapping[str, Responses]) -> None:
     """Refuse transforms, which act on RSMs, and sides that have no units."""
     entry = options.measure
@@ -393,9 +391,7 @@ def evaluate_features(run: Run, options: Options) -> Judged:
 def few_stimuli_warnings(options: Options, runs: Sequence[Run]) -> list[str]:
     """Say where a measure is high for any features, because there are more units than stimuli."""
     measure = options.measure
-    if not options.of_features:
-        return []
-    if measure.name in {*PREDICTIVE, "debiased_cka"}:
+    if not options.of_features or measure.unbiased or measure.held_out:
         return []
     fewest = min(len(run.split.test) for run in runs)
     widest = max(u.shape[-1] for run in runs for side in run.test() for u in side.units or ())
@@ -412,7 +408,7 @@ def score_features(name: str, model: Responses, brain: Responses, options: Optio
     """Mean over subjects of the score over all stimuli; NaN for what is fitted."""
     del name  # of the transform: the identity
     measure = options.measure
-    if measure.name in PREDICTIVE:
+    if measure.held_out is not None:
         return torch.nan
     sides = model, brain
     return _mean_score(measure, sides, sides, range(len(brain.subjects)))
@@ -428,11 +424,8 @@ def _mean_score(
     for subject in subjects:
         x, y = _features(train, subject)
         x_test, y_test = _features(test, subject)
-        if entry.name in PREDICTIVE:
-            kind = PREDICTIVE[entry.name]
-            score = held_out_predictivity(x, y, x_test, y_test, kind=kind)
-        else:
-            score = entry(x_test, y_test)
+        fitted = entry.held_out
+        score = entry(x_test, y_test) if fitted is None else fitted(x, y, x_test, y_test)
         # a distance with its sign changed, so that larger is more similar in every table
         scores.append(score if entry.larger_is_more_similar else -score)
     return float(torch.stack(scores).mean())

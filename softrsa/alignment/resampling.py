@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import combinations, product
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
@@ -16,7 +16,7 @@ from softrsa.errors import DataError, unknown_name
 from softrsa.inference import resampling_variances
 from softrsa.inference.bootstrap import draw_counts
 from softrsa.inference.comparing import CORRECTIONS, adjusted
-from softrsa.inference.matched import MEASURES, influences, permuted_scores
+from softrsa.inference.matched import influences, permuted_scores
 from softrsa.measures import Measure
 
 
@@ -127,8 +127,21 @@ def _disjoint(runs: Sequence[Scored]) -> bool:
     return len(tested) == len({*tested})
 
 
+def count_steps(run: Scored, measure: Measure, draws: Draws | None) -> int:
+    """How many scores `resample_scores` reports of, one after another: none of a cosine."""
+    if draws is None or measure.embed is not None or measure.takes == "features":
+        return 0
+    return len(run.split.test) + min(SLOW, len(draws.counts))
+
+
 def resample_scores(
-    run: Scored, measure: Measure, models: Tensor, brains: Tensor, draws: Draws | None
+    run: Scored,
+    measure: Measure,
+    models: Tensor,
+    brains: Tensor,
+    draws: Draws | None,
+    *,
+    on_step: Callable[[int], object],
 ) -> OfRun:
     """Resample the scores of one run by stimuli and by pairs, and permute its stimuli.
 
@@ -137,14 +150,16 @@ def resample_scores(
     run : Run
         Which stimuli and subjects are scored.
     measure : Measure
-        On RSMs. Where its resamples have no closed form, stimuli are left out one at a time, pairs
-        are not drawn (which widens intervals a little), and 200 permutations are scored.
+        On RSMs. Without `Measure.embed`, stimuli are left out one at a time, pairs are not drawn
+        (which widens intervals a little), and 200 permutations are scored.
     models : Tensor, shape (t, n, n)
         Transformed RSMs of the layer.
     brains : Tensor, shape (t, s, n, n)
         Those of the scored subjects.
     draws : Draws or None
         What was drawn; None for no resamples.
+    on_step : callable
+        Hears of each score of the slow road; see `count_steps`.
 
     Returns
     -------
@@ -153,14 +168,14 @@ def resample_scores(
         for), and sums (2, r, t, all subjects) of scores and numbers of them: as they are (r = 1),
         by stimuli, by pairs, by chance.
     """
-    if measure.name in MEASURES:
+    if measure.embed is not None:
         score, of_stimuli, of_pairs = influences(measure, models, brains)
         mean = of_pairs.mean(1)
         influence = mean.sum(-1) + mean.sum(-2)
     elif draws is None:
         return OfRun(models.new_full(models.shape[:2], torch.nan), None)
     else:
-        score, of_stimuli = left_out_influences(measure, models, brains)
+        score, of_stimuli = left_out_influences(measure, models, brains, on_step)
         of_pairs, influence = None, of_stimuli.mean(1)
     if draws is None:
         return OfRun(influence, None)
@@ -177,26 +192,42 @@ def resample_scores(
     by_chance = (
         permuted_scores(measure, models, brains, orders)
         if of_pairs is not None
-        else torch.stack(
-            [measure.between(models[:, i][:, :, i][:, None], brains) for i in orders[:SLOW]]
-        )
+        else scores_of_permuted(measure, models, brains, orders[:SLOW], on_step)
     )
     n_subjects = len(run.brain.subjects)
     found = (score[None], by_stimuli, by_pairs, by_chance)
     return OfRun(influence, [_counted(one, at, n_subjects) for one in found])
 
 
-def left_out_influences(measure: Measure, models: Tensor, brains: Tensor) -> tuple[Tensor, Tensor]:
+def left_out_influences(
+    measure: Measure, models: Tensor, brains: Tensor, on_step: Callable[[int], object]
+) -> tuple[Tensor, Tensor]:
     """Scores (t, s), and the influence (t, s, n) of each stimulus from leaving it out."""
     n = models.shape[-1]
     score = measure.between(models[:, None], brains)
-    without = []
+    everyone, without = torch.arange(n, device=models.device), []
     for i in range(n):
-        kept = torch.arange(n, device=models.device) != i
-        without.append(
-            measure.between(models[:, kept][..., kept][:, None], brains[..., kept, :][..., kept])
-        )
+        kept = everyone[everyone != i]
+        x, y = (rsms.index_select(-2, kept).index_select(-1, kept) for rsms in (models, brains))
+        without.append(measure.between(x[:, None], y))
+        on_step(1)
     return score, (score.unsqueeze(-1) - torch.stack(without, -1)) * (n - 1) / n
+
+
+def scores_of_permuted(
+    measure: Measure,
+    models: Tensor,
+    brains: Tensor,
+    orders: Tensor,
+    on_step: Callable[[int], object],
+) -> Tensor:
+    """Scores (r, t, s), each permuted model scored by the function."""
+    given, found = measure.pairs_of(brains), []
+    for order in orders:
+        mixed = models.index_select(-2, order).index_select(-1, order)
+        found.append(measure(measure.pairs_of(mixed[:, None]), given))
+        on_step(1)
+    return torch.stack(found)
 
 
 def add_up(sums: Sequence[list[Tensor]]) -> list[Tensor]:

@@ -11,6 +11,7 @@ import xarray as xr
 from torch import Tensor
 
 from softrsa._threads import map_on_cores
+from softrsa.alignment.fitting import progress_bar
 from softrsa.alignment.held_out import (
     SIDES,
     UNFITTED,
@@ -25,6 +26,7 @@ from softrsa.alignment.held_out import (
 from softrsa.alignment.resampling import (
     Draws,
     by_group,
+    count_steps,
     finished,
     labelled,
     make_draws,
@@ -46,7 +48,11 @@ def score_together(
 ) -> xr.Dataset:
     """Fit, score and resample all runs in this process, fits of all runs in the same batches."""
     draws = _draws(runs, options)
-    judged = _judged(runs, options, draws, progress=progress)
+    if not options.of_features:
+        fit_all(runs, options, progress=progress)
+    n_steps = sum(1 + count_steps(run, options.measure, draws) for run in runs)
+    with progress_bar(n_steps, progress, "scoring") as advance:
+        judged = _judged(runs, options, draws, advance)
     data = collect(runs, judged, layers, regions, options, all_stimuli=True)
     if draws is None:
         return data
@@ -54,8 +60,10 @@ def score_together(
     return data.merge(resampled(runs, sums, _transforms(data), draws), join="exact")
 
 
-def score_alone(run: Run, options: Options) -> xr.Dataset:
-    """Fit, score and resample one run as if there were no other.
+def score_alone(
+    run: Run, options: Options, on_step: Callable[[int], object] = lambda _: None
+) -> xr.Dataset:
+    """Fit, score and resample one run as if there were no other; ``on_step`` hears of it.
 
     Returns
     -------
@@ -67,7 +75,9 @@ def score_alone(run: Run, options: Options) -> xr.Dataset:
     sides = {run.layer: run.model}, {run.region: run.brain}
     first = replace(run, fold=0)
     draws = _draws([run], options)
-    judged = _judged([first], options, draws, progress=False)
+    if not options.of_features:
+        fit_all([first], options, progress=False)
+    judged = _judged([first], options, draws, on_step)
     data = collect([first], judged, *sides, options, all_stimuli=run.fold == 0)
     if draws is None:
         return data
@@ -89,17 +99,21 @@ def _draws(runs: Sequence[Run], options: Options) -> Draws | None:
 
 
 def _judged(
-    runs: Sequence[Run], options: Options, draws: Draws | None, *, progress: bool
+    runs: Sequence[Run],
+    options: Options,
+    draws: Draws | None,
+    on_step: Callable[[int], object],
 ) -> list[Judged]:
-    """Fit the runs and score them on their test stimuli."""
-    if not options.of_features:
-        fit_all(runs, options, progress=progress)
+    """Score fitted runs on their test stimuli."""
     rsms = runs[0].brain.rsms
 
     def judge(run: Run) -> Judged:
         if options.of_features:
-            return evaluate_features(run, options)
-        return evaluate(run, options, draws)
+            judged = evaluate_features(run, options)
+        else:
+            judged = evaluate(run, options, draws, on_step)
+        on_step(1)
+        return judged
 
     return map_on_cores(judge, runs, entries=rsms.numel(), device=rsms.device)
 

@@ -21,8 +21,8 @@ from softrsa.inference.result import InferenceResult, cautions, describe
 from softrsa.measures import Measure
 from softrsa.measures.correlation import centered
 from softrsa.measures.rank import SOFT_STRENGTH
-from softrsa.pairs import condense, expand
-from softrsa.transforms import double_center, soft_rank
+from softrsa.pairs import condense
+from softrsa.transforms import soft_rank
 
 KINDS = ("weighted", "select", "interpolate")
 MOST_STEPS = 200
@@ -184,6 +184,7 @@ def weighted_rsm_model(rsms: Tensor, *, name: str = "weighted") -> FlexibleModel
 
     Examples
     --------
+    >>> from softrsa.pairs import expand
     >>> rsms = expand(torch.rand(3, 45, generator=torch.Generator().manual_seed(0)))
     >>> subject = 3 * rsms[0] + 4 * rsms[2]
     >>> weighted_rsm_model(rsms).fit(subject[None], "pearson").round(decimals=4).tolist()
@@ -232,15 +233,9 @@ def _fit_mixture(models: Tensor, subjects: Tensor, entry: Measure) -> Tensor:
 
 
 def _fit_weighted(models: Tensor, subjects: Tensor, entry: Measure) -> Tensor:
-    spaces = {
-        "cosine": _as_is, "pearson": centered, "whitened_cosine": _whitened,
-        "whitened_pearson": lambda pairs: _whitened(centered(pairs)),
-        "centered_pearson": lambda rsms: double_center(rsms).flatten(1),
-    }  # fmt: skip
-    if entry.name not in spaces:
+    if entry.embed is None or entry.embed.of == "ranks":  # ranks of a sum are no sum of ranks
         return _ascended(models, subjects, entry)
-    columns, targets = (spaces[entry.name](rsms) for rsms in (models, subjects))
-    return _least_squares(columns, (targets / targets.norm(dim=1, keepdim=True)).mean(0))
+    return _least_squares(entry.embed.vectors(models), entry.embed.unit(subjects).mean(0))
 
 
 def _least_squares(columns: Tensor, target: Tensor) -> Tensor:
@@ -254,17 +249,6 @@ def _least_squares(columns: Tensor, target: Tensor) -> Tensor:
     weights, _ = nnls(triangle.cpu().numpy(), (basis.T @ target).cpu().numpy())
     found = torch.from_numpy(weights).to(columns)
     return found / found.norm() if found.any() else found
-
-
-def _as_is(pairs: Tensor) -> Tensor:
-    return pairs
-
-
-def _whitened(pairs: Tensor) -> Tensor:
-    """Double-centered squares, diagonal included: their cosine is the whitened one."""
-    square = expand(pairs)
-    square = square - square.mean(-1, keepdim=True)
-    return (square - square.mean(-2, keepdim=True)).flatten(1)
 
 
 def _ascended(models: Tensor, subjects: Tensor, entry: Measure) -> Tensor:

@@ -16,11 +16,10 @@ from torch import Tensor
 
 from softrsa._ranks import in_order, runs_of_equals, true_places
 from softrsa.inference.pair_table import Stack
+from softrsa.measures import Embedding
 from softrsa.measures.correlation import centered
 from softrsa.transforms import double_center
 
-PRODUCT_MEASURES = ("pearson", "cosine", "whitened_pearson", "whitened_cosine", "centered_pearson")
-WHITENED = ("whitened_pearson", "whitened_cosine")
 PRODUCT_BYTES = 64e6  # of the table of products that is held at once
 ROUNDING = 1e-12  # a squared norm below this share of what it was before centering is none
 
@@ -70,25 +69,30 @@ def measured_forms(stack: Stack, counts: Tensor) -> tuple[Forms, Forms]:
     ``counts`` (r, n_stimuli) in float64. NaN where an RSM is constant in a resample.
     """
     stack = prepared(stack)
-    plain = before = _plain(stack, counts)
-    name = stack.entry.name
-    form = plain
-    if name in (*WHITENED, "centered_pearson"):
-        form = plain.less(_offsets(stack, counts))
-    if name in ("pearson", "whitened_pearson"):
+    plain = _plain(stack, counts)
+    shares = None if stack.embed.offsets == "kept" else _offsets(stack, counts)
+    return embedded(stack.embed, plain, shares)
+
+
+def embedded(embed: Embedding, plain: Forms, shares: Forms | None) -> tuple[Forms, Forms]:
+    """Take from inner products of entries what is removed, ``shares`` being that of offsets.
+
+    The second forms are those of normalized subjects, of which whitening is no part.
+    """
+    before = plain
+    form = plain if shares is None else plain.less(shares)
+    if embed.of == "deviations":
         means = plain.ones_models / plain.ones, plain.ones_subjects / plain.ones
         form, plain = form.without_mean(*means), plain.without_mean(*means)
-    if name == "centered_pearson":
-        plain = form
-    return without_rounding(form, before), plain
+    return without_rounding(form, before), form if embed.offsets == "removed" else plain
 
 
 def prepared(stack: Stack) -> Stack:
     """Remove beforehand what the measure ignores, so that sums of large numbers do not cancel."""
-    name, values = stack.entry.name, stack.values
-    if name in ("pearson", "whitened_pearson"):
+    values = stack.values
+    if stack.embed.of == "deviations":
         values = centered(values)
-    elif name == "centered_pearson" and not stack.n_missing:
+    elif stack.embed.offsets == "removed" and not stack.n_missing:
         values = double_center(stack.squares(values))[:, stack.first, stack.second]
     return replace(stack, values=values)
 
@@ -138,22 +142,31 @@ def offsets(stack: Stack, counts: Tensor) -> tuple[Tensor, Tensor]:
     Of asymmetric RSMs (r, 2 n, k + 1), for rows and columns apart.
     """
     values = torch.cat([stack.values, torch.ones_like(stack.values[:1])])
-    square = stack.squares(values)
-    mask = square[-1]
+    mask = stack.squares(values[-1:])[0]
     near = counts @ mask.T  # how many partners a stimulus has
-    sums = torch.einsum("rj,kij->rik", counts, square + square.mT) / 2
-    on_diagonal = near + 2 if stack.entry.name in WHITENED else near
+    sums, apart = _row_sums(stack, values, counts)
+    on_diagonal = near + 2 if stack.embed.offsets == "whitened" else near
     if stack.n_missing:
         total = _solved(mask * counts[:, None] + torch.diag_embed(on_diagonal), sums, counts)
     else:
         total = _solved_complete(on_diagonal, sums, counts)
     if not stack.once:
-        apart = torch.einsum("rj,kij->rik", counts, square - square.mT) / 2
         # the last term fixes the offsets' mean, of which their differences say nothing
         system = torch.diag_embed(near) - mask * counts[:, None] + counts[:, None]
         more = _solved(system, apart, counts)
         total, sums = torch.cat([total, more], 1) * 2, torch.cat([sums, apart], 1)
     return total, sums
+
+
+def _row_sums(stack: Stack, values: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean of the sums (r, n, k) of rows and columns, and half their difference; a square each."""
+    squares = (stack.squares(one[None])[0] for one in values)
+    if stack.once:
+        sums = torch.stack([counts @ square for square in squares], -1)
+        return sums, sums  # which are those of rows and columns
+    both = [torch.stack([counts @ square.mT, counts @ square]) for square in squares]
+    rows, columns = torch.stack(both, -1)
+    return (rows + columns) / 2, (rows - columns) / 2
 
 
 def _solved_complete(on_diagonal: Tensor, sums: Tensor, counts: Tensor) -> Tensor:
@@ -211,7 +224,6 @@ def form_ceilings(form: Forms, plain: Forms, subject_counts: Tensor) -> tuple[Te
     return lower, upper
 
 
-RANKED_MEASURES = ("spearman", "rho_a")
 PART = 2**18  # entries of subjects' RSMs at a time: so many stay in the processor's cache
 EXACT_IN_FLOAT32 = 2**22  # up to here all half-integers, hence all average ranks, are exact
 
@@ -255,7 +267,7 @@ def _correlation(left: Tensor, right: Tensor, weights: Tensor, stack: Stack) -> 
     """Correlate (r, a, p) and (r, b, p), twice the centered ranks, of pairs with weights (r, p)."""
     weighted = right * weights[:, None]
     cross = left @ weighted.mT
-    if stack.entry.name == "rho_a":
+    if stack.embed.untied:
         n = weights.sum(1)
         return cross * (3 / (n**3 - n))[:, None, None]
     # ranks of a constant deviate by exactly 0: the result is NaN there
@@ -380,16 +392,15 @@ class Scored:
 
 def score(stack: Stack, counts: Tensor) -> Scored:
     """Score models on resamples in which stimuli occur so often (r, n_stimuli), float64."""
-    name = stack.entry.name
-    if name in PRODUCT_MEASURES:
-        forms = measured_forms(stack, counts)
-        scores, ceilings = cosines(forms[0]), partial(form_ceilings, *forms)
-    elif name in RANKED_MEASURES:
+    if stack.entry.embed is None:
+        scores, drawn = looped_scores(stack, counts)
+        ceilings = partial(looped_ceilings, stack, drawn)
+    elif stack.embed.of == "ranks":
         scores, *ranked = ranked_scores(stack, counts)
         ceilings = partial(ranked_ceilings, stack, *ranked)
     else:
-        scores, drawn = looped_scores(stack, counts)
-        ceilings = partial(looped_ceilings, stack, drawn)
+        forms = measured_forms(stack, counts)
+        scores, ceilings = cosines(forms[0]), partial(form_ceilings, *forms)
     return Scored(scores, stack.n_subjects, ceilings)
 
 
@@ -401,13 +412,13 @@ def score_once(stack: Stack) -> Scored:
 def chunks(stack: Stack, n_resamples: int) -> Iterator[slice]:
     """Split resamples into runs whose intermediate numbers fit into bounded memory."""
     n_rows, n_pairs = stack.values.shape
-    # ranks are gone through many times, best in the processor's cache
-    budget = CHUNK_BYTES / 16 if stack.entry.name in RANKED_MEASURES else CHUNK_BYTES
-    each = {
-        **dict.fromkeys(PRODUCT_MEASURES, 2 * n_pairs + n_rows**2),
-        **dict.fromkeys(WHITENED, 2 * n_pairs + 4 * n_rows**2 + 4 * n_rows * stack.n_stimuli),
-        **dict.fromkeys(RANKED_MEASURES, n_rows * n_pairs),
-    }.get(stack.entry.name, 2 * n_rows * n_pairs)
+    budget, each = CHUNK_BYTES, 2 * n_pairs + n_rows**2
+    if stack.entry.embed is None:
+        each = 2 * n_rows * n_pairs
+    elif stack.embed.of == "ranks":  # gone through many times, best in the processor's cache
+        budget, each = CHUNK_BYTES / 16, n_rows * n_pairs
+    elif stack.embed.offsets == "whitened":
+        each += 3 * n_rows**2 + 4 * n_rows * stack.n_stimuli
     size = max(1, int(budget / (8 * each)))
     for start in range(0, n_resamples, size):
         yield slice(start, min(start + size, n_resamples))

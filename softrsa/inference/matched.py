@@ -1,34 +1,29 @@
-"""Scores of many models, each with its own form of the subjects' RSMs, over many resamples."""
+"""Scores of many models, each with its own form of the subjects' RSMs, over many resamples.
+
+Of measures with `Measure.embed`. One model with its subjects after another, so that copies of one
+RSM at most are held.
+"""
 
 from __future__ import annotations
-
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from softrsa._ranks import average_ranks
 from softrsa.inference.inner_products import (
     CHUNK_BYTES,
-    PRODUCT_MEASURES,
-    RANKED_MEASURES,
-    WHITENED,
     Forms,
     cosines,
+    embedded,
     offsets,
     prepared,
     ranked_scores,
-    without_rounding,
 )
-from softrsa.inference.pair_table import Stack
+from softrsa.inference.pair_table import Stack, embedding
 from softrsa.measures import Measure
-from softrsa.measures.correlation import centered
 from softrsa.pairs import expand
-from softrsa.transforms import double_center
 
-MEASURES = (*PRODUCT_MEASURES, *RANKED_MEASURES)
-PLAIN = ("pearson", "cosine", "centered_pearson")  # inner products of all entries, once cleaned
 STEP = 1e-3  # of weights, for derivatives: squares of it are below what matters
+TILE = 2**17  # entries gathered at a time: what the processor's cache holds
 
 
 def resampled_scores(measure: Measure, models: Tensor, subjects: Tensor, counts: Tensor) -> Tensor:
@@ -37,7 +32,7 @@ def resampled_scores(measure: Measure, models: Tensor, subjects: Tensor, counts:
     Parameters
     ----------
     measure : Measure
-        One of `MEASURES`.
+        With `Measure.embed`.
     models : Tensor, shape (n_models, n_stimuli, n_stimuli)
         Square RSMs, float64.
     subjects : Tensor, shape (n_models, n_subjects, n_stimuli, n_stimuli)
@@ -59,18 +54,17 @@ def resampled_scores(measure: Measure, models: Tensor, subjects: Tensor, counts:
     >>> scores.shape, bool((scores[0, :, 0] - 1).abs().max() < 1e-9)
     (torch.Size([1, 2, 3]), True)
     """
-    together = torch.cat([models[:, None], subjects], 1)  # (t, 1 + s, n, n)
-    stack = _stack(measure, together.flatten(0, 1))
-    scored = _ranked_scores if measure.name in RANKED_MEASURES else _form_scores
-    each = 2 * stack.values.shape[1] + 4 * len(stack.values) * stack.n_stimuli
-    parts = counts.split(max(1, int(CHUNK_BYTES / (8 * each))))
-    found = torch.cat([scored(stack, part, together.shape[:2]) for part in parts])
+    found = [
+        _resampled(_stack(measure, model, own), counts)
+        for model, own in zip(models, subjects, strict=True)
+    ]
     few = (counts > 0).sum(1) < max(3, measure.smallest_n)
-    return found.masked_fill_(few[:, None, None], torch.nan)
+    return torch.stack(found, 1).masked_fill_(few[:, None, None], torch.nan)
 
 
-def _stack(measure: Measure, squares: Tensor) -> Stack:
-    """All entries of square RSMs (k, n, n) that the measure compares, as one stack of models."""
+def _stack(measure: Measure, model: Tensor, subjects: Tensor) -> Stack:
+    """Entries that the measure compares, of a square RSM (n, n) and of subjects' (s, n, n)."""
+    squares = torch.cat([model[None], subjects])
     if measure.takes in ("pairs", "dissimilarities"):
         squares = expand(measure.pairs_of(squares))
     n, device = squares.shape[-1], squares.device
@@ -79,58 +73,48 @@ def _stack(measure: Measure, squares: Tensor) -> Stack:
     first, second = (held.triu() if once else held).nonzero(as_tuple=True)
     return Stack(
         entry=measure, values=squares[:, first, second], first=first, second=second, once=once,
-        n_models=len(squares), n_stimuli=n, n_missing=0, models=(), subjects=(),
+        n_models=1, n_stimuli=n, n_missing=0, models=(), subjects=("",) * len(subjects),
     )  # fmt: skip
 
 
-def _form_scores(stack: Stack, counts: Tensor, shape: torch.Size) -> Tensor:
-    """Cosines of matched inner products (r, t, s)."""
+def _resampled(stack: Stack, counts: Tensor) -> Tensor:
+    """Scores (r, s) of one model with its subjects."""
+    n_rows, n_pairs = stack.values.shape
+    if stack.embed.of == "ranks":
+        parts = counts.split(max(1, int(CHUNK_BYTES / 16 / (8 * n_rows * n_pairs))))
+        return torch.cat([ranked_scores(stack, part)[0][:, 0] for part in parts])
     stack = prepared(stack)
-    name, values = stack.entry.name, stack.values.unflatten(0, shape)
-    weights = stack.counts_of_pairs(counts)
-    products = (values[:, :1] * values[:, 1:]).flatten(0, 1)
-    plain = before = _matched(
-        weights @ products.T, weights @ stack.values.square().T, weights @ stack.values.T,
-        weights.sum(1, keepdim=True), shape,
-    )  # fmt: skip
-    form = plain
-    if name in (*WHITENED, "centered_pearson"):
+    parts = counts.split(max(1, int(CHUNK_BYTES / (32 * n_rows * stack.n_stimuli))))
+    return torch.cat([_cosines(stack, part) for part in parts])
+
+
+def _cosines(stack: Stack, counts: Tensor) -> Tensor:
+    """Cosines (r, s) over resamples, each from its inner products."""
+    values = stack.values
+    ones = torch.ones_like(values[:1])
+    products = (*(values[:1] * values[1:]), *values.square(), *values, *ones)
+    plain = _forms(torch.stack([_total(stack, one, counts) for one in products], 1), len(values))
+    shares = None
+    if stack.embed.offsets != "kept":
         total, sums = offsets(stack, counts)
-        mine, theirs = total[..., :-1].unflatten(-1, shape), sums[..., :-1].unflatten(-1, shape)
-        form = plain.less(
-            _matched(
-                (mine[..., :1] * theirs[..., 1:]).sum(1).flatten(1),
-                (mine * theirs).sum(1).flatten(1),
-                (total[..., :-1] * sums[..., -1:]).sum(1),
-                (total[..., -1:] * sums[..., -1:]).sum(1), shape,
-            )
-        )  # fmt: skip
-    if name in ("pearson", "whitened_pearson"):
-        form = form.without_mean(plain.ones_models / plain.ones, plain.ones_subjects / plain.ones)
-    scores = cosines(without_rounding(form, before))
-    return scores.view(len(counts), shape[0], shape[1] - 1)
+        mine, theirs = total[..., :-1], sums[..., :-1]
+        products = mine[..., :1] * theirs[..., 1:], mine * theirs, mine * sums[..., -1:]
+        own = total[..., -1:] * sums[..., -1:]
+        shares = _forms(torch.cat([one.sum(1) for one in (*products, own)], 1), len(values))
+    form, _ = embedded(stack.embed, plain, shares)
+    return cosines(form)[:, 0]
 
 
-def _matched(cross: Tensor, own: Tensor, ones: Tensor, one: Tensor, shape: torch.Size) -> Forms:
-    """Inner products as if every model in every resample (r t) were a resample of its own."""
-    n_models, n_together = shape
-    cross = cross.view(-1, 1, n_together - 1)
-    own, ones = own.view(-1, n_together), ones.view(-1, n_together)
-    return Forms(
-        cross, own[:, :1], torch.diag_embed(own[:, 1:]), ones[:, :1], ones[:, 1:],
-        one.repeat_interleave(n_models, dim=0),
-    )  # fmt: skip
+def _total(stack: Stack, pairs: Tensor, counts: Tensor) -> Tensor:
+    """Sum entries (p,) over the pairs of resamples, (r,), without writing down their counts."""
+    return ((counts @ stack.squares(pairs[None])[0]) * counts).sum(1) / (1 + stack.once)
 
 
-def _ranked_scores(stack: Stack, counts: Tensor, shape: torch.Size) -> Tensor:
-    """Rank correlations (r, t, s), one model with its subjects after another."""
-    found = []
-    for values in stack.values.unflatten(0, shape):
-        names = tuple(map(str, range(len(values) - 1)))
-        one = replace(stack, values=values, n_models=1, subjects=names)
-        parts = counts.split(max(1, int(CHUNK_BYTES / 16 / (8 * values.numel()))))
-        found.append(torch.cat([ranked_scores(one, part)[0][:, 0] for part in parts]))
-    return torch.stack(found, 1)
+def _forms(sums: Tensor, n: int) -> Forms:
+    """Inner products of one model with n - 1 subjects, all with themselves, with ones; of ones."""
+    cross, own, ones, one = sums.split([n - 1, n, n, 1], 1)
+    among = torch.diag_embed(own[:, 1:])
+    return Forms(cross[:, None], own[:, :1], among, ones[:, :1], ones[:, 1:], one)
 
 
 def permuted_scores(measure: Measure, models: Tensor, subjects: Tensor, orders: Tensor) -> Tensor:
@@ -139,7 +123,7 @@ def permuted_scores(measure: Measure, models: Tensor, subjects: Tensor, orders: 
     Parameters
     ----------
     measure : Measure
-        One of `MEASURES`.
+        With `Measure.embed`.
     models : Tensor, shape (n_models, n_stimuli, n_stimuli)
         Square RSMs, float64.
     subjects : Tensor, shape (n_models, n_subjects, n_stimuli, n_stimuli)
@@ -160,23 +144,31 @@ def permuted_scores(measure: Measure, models: Tensor, subjects: Tensor, orders: 
     tensor([[[1.],
              [1.]]], dtype=torch.float64)
     """
-    together = torch.cat([models[:, None], subjects], 1)
-    stack = _stack(measure, together.flatten(0, 1))
-    n = stack.n_stimuli
-    squares = _unit_squares(stack).unflatten(0, together.shape[:2])
-    rows, columns = (
-        torch.triu_indices(n, n, device=orders.device)
-        if stack.once
-        else torch.ones(n, n, device=orders.device).nonzero().T
-    )
-    times = 1 + (rows != columns) * stack.once  # an entry stands for its mirror image too
-    weighted = squares[:, 1:, rows, columns] * times
     found = []
-    for some in orders.split(max(1, int(CHUNK_BYTES / 4 / (8 * len(rows))))):
-        index = (some[:, rows] * n + some[:, columns]).flatten()
-        given = [one.flatten().index_select(0, index).view(len(some), -1) for one in squares[:, 0]]
-        found.append(torch.stack([x @ y.T for x, y in zip(given, weighted, strict=True)], 1))
-    return torch.cat(found)
+    for model, own in zip(models, subjects, strict=True):
+        stack = _stack(measure, model, own)
+        squares = unit_squares(stack)
+        found.append(permuted_products(squares[0], squares[1:], orders, symmetric=stack.once))
+    return torch.stack(found, 1)
+
+
+def permuted_products(square: Tensor, others: Tensor, orders: Tensor, *, symmetric: bool) -> Tensor:
+    """Inner products (r, s) of a square (n, n) in other orders with squares (s, n, n)."""
+    n = len(square)
+    entries, found = square.flatten(), others.new_zeros(len(orders), len(others))
+    n_rows = max(1, min(-(-n // 4), TILE // n))
+    for start in range(0, n, n_rows):
+        # rows of the square, of a symmetric one from the diagonal on
+        rows, columns = slice(start, start + n_rows), slice(start if symmetric else 0, n)
+        given = others[:, rows, columns].clone()
+        if symmetric:
+            given[..., n_rows:] *= 2  # these stand for their mirror images too
+        given = given.flatten(1).T
+        parts = max(1, TILE // len(given))
+        for part, sums in zip(orders.split(parts), found.split(parts), strict=True):
+            index = (part[:, rows, None] * n + part[:, None, columns]).flatten()
+            sums.addmm_(entries.index_select(0, index).view(len(part), -1), given)
+    return found
 
 
 def influences(measure: Measure, models: Tensor, subjects: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -185,7 +177,7 @@ def influences(measure: Measure, models: Tensor, subjects: Tensor) -> tuple[Tens
     Parameters
     ----------
     measure : Measure
-        One of `MEASURES`.
+        With `Measure.embed`.
     models : Tensor, shape (n_models, n_stimuli, n_stimuli)
         Square RSMs, float64.
     subjects : Tensor, shape (n_models, n_subjects, n_stimuli, n_stimuli)
@@ -214,7 +206,8 @@ def influences(measure: Measure, models: Tensor, subjects: Tensor) -> tuple[Tens
     True
     """
     score, of_pairs = pair_influences(measure, models, subjects)
-    if measure.name in PLAIN:
+    embed = embedding(measure)
+    if embed.of != "ranks" and embed.offsets != "whitened":
         return score, of_pairs.sum(-1) + of_pairs.sum(-2), of_pairs
     n = models.shape[-1]
     once = models.new_ones(1, n)
@@ -226,32 +219,24 @@ def influences(measure: Measure, models: Tensor, subjects: Tensor) -> tuple[Tens
 
 def pair_influences(measure: Measure, models: Tensor, subjects: Tensor) -> tuple[Tensor, Tensor]:
     """Scores and influences of pairs, as `influences` gives them, in one pass over the pairs."""
-    together = torch.cat([models[:, None], subjects], 1)
-    stack = _stack(measure, together.flatten(0, 1))
-    squares = _unit_squares(stack).unflatten(0, together.shape[:2])
-    x, y = squares[:, :1], squares[:, 1:]
-    products = x * y
-    score = products.sum((-2, -1), keepdim=True)
-    of_pairs = products - score * (x.square() + y.square()) / 2
+    of_pairs = torch.empty_like(subjects)
+    score = of_pairs.new_empty(subjects.shape[:2])
+    for t, (model, own) in enumerate(zip(models, subjects, strict=True)):
+        squares = unit_squares(_stack(measure, model, own))
+        torch.mul(squares[0], squares[1:], out=of_pairs[t])
+        torch.sum(of_pairs[t], (-2, -1), out=score[t])
+        lengths = squares.square_()
+        of_pairs[t] -= lengths[1:].add_(lengths[0]).mul_(score[t, :, None, None] / 2)
     of_pairs.diagonal(dim1=-2, dim2=-1).zero_()
-    return score[..., 0, 0], of_pairs
+    return score, of_pairs
 
 
-def _unit_squares(stack: Stack) -> Tensor:
-    """Squares (k, n, n) whose inner products are the scores of `permuted_scores`."""
-    name, values = stack.entry.name, stack.values
-    if name in RANKED_MEASURES:
-        values = average_ranks(values)
-    if name not in ("cosine", "whitened_cosine", "centered_pearson"):
-        values = centered(values)
-    square = stack.squares(values)
-    if name in WHITENED:
-        square = square - square.mean(-1, keepdim=True)
-        square = square - square.mean(-2, keepdim=True)
-    elif name == "centered_pearson":
-        square = double_center(square)
-    n = stack.values.shape[1] * (1 + stack.once)  # entries off the diagonal
-    if name == "rho_a":
-        pairs = stack.values.shape[1]
-        return square * (12 / (pairs**3 - pairs) * pairs / n) ** 0.5
-    return square / square.norm(dim=(-2, -1), keepdim=True)
+def unit_squares(stack: Stack) -> Tensor:
+    """Squares (k, n, n) whose inner products are the scores; permuted as RSMs are."""
+    shape = len(stack.values), stack.n_stimuli, stack.n_stimuli
+    if stack.embed.offsets == "removed":
+        return stack.embed.unit(stack.squares(stack.values)).view(shape)
+    vectors = stack.embed.unit(stack.values)
+    if stack.embed.offsets == "whitened":
+        return vectors.view(shape)
+    return stack.squares(vectors) / (1 + stack.once) ** 0.5

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from softrsa._checks import check_floating
 from softrsa.errors import DataError, ShapeError, StimulusError
-from softrsa.measures import Measure, get
+from softrsa.measures import Embedding, Measure, get
 from softrsa.pairs import expand
 
 FEWEST_STIMULI = 4
@@ -38,6 +38,11 @@ class Stack:
     models: tuple[str, ...]
     subjects: tuple[str, ...]
     model_dim: str = "model"
+
+    @property
+    def embed(self) -> Embedding:
+        """What the measure is the cosine of."""
+        return embedding(self.entry)
 
     @property
     def of_models(self) -> Tensor:
@@ -87,6 +92,13 @@ def find_measure(measure: str | Measure | Callable[[Tensor, Tensor], Tensor]) ->
     if isinstance(measure, str):
         return get(measure)
     return get(getattr(measure, "__name__", repr(measure)))
+
+
+def embedding(entry: Measure) -> Embedding:
+    """Give what a measure is the cosine of, where it says so."""
+    if entry.embed is None:
+        raise DataError(f"{entry.name!r} does not say what it is the cosine of (`Measure.embed`).")
+    return entry.embed
 
 
 def stack_rsms(

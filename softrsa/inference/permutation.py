@@ -11,20 +11,17 @@ import xarray as xr
 from torch import Tensor
 
 from softrsa._checks import check_count
-from softrsa._ranks import average_ranks
 from softrsa.errors import DataError
 from softrsa.inference.inner_products import (
     CHUNK_BYTES,
-    RANKED_MEASURES,
     ranked_ceilings,
     ranked_scores,
     score_once,
 )
+from softrsa.inference.matched import permuted_products, unit_squares
 from softrsa.inference.pair_table import Stack, stack_rsms, stack_subjects, unlabeled
 from softrsa.inference.result import InferenceResult, describe
-from softrsa.measures import Measure, cosine, get
-
-COSINES = ("pearson", "cosine", "centered_pearson")
+from softrsa.measures import Measure, cosine
 
 
 def permutation_test(
@@ -104,7 +101,7 @@ def permutation_test(
     orders = torch.stack(
         [torch.randperm(stack.n_stimuli, generator=rng) for _ in range(n_permutations)]
     )
-    permuted = torch.cat(list(_permuted_scores(stack, orders.to(stack.first.device))))
+    permuted = _permuted_scores(stack, orders.to(stack.first.device))
     settings = {"seed": seed, "n_permutations": n_permutations, "two_sided": int(two_sided)}
     data = describe(stack, **settings, procedure="permutation_test")
     p, p_fwer = _tail_shares(
@@ -119,10 +116,18 @@ def permutation_test(
     )
 
 
-def _permuted_scores(stack: Stack, orders: Tensor) -> Iterator[Tensor]:
-    """Mean scores over subjects (chunk, models), the models permuted, so many at a time."""
-    if stack.entry.name == "spearman":  # ranks are permuted with the pairs
-        stack = replace(stack, entry=get("pearson"), values=average_ranks(stack.values))
+def _permuted_scores(stack: Stack, orders: Tensor) -> Tensor:
+    """Mean scores over subjects (r, models), the models permuted."""
+    if stack.entry.embed is None:
+        return torch.cat(list(_scores_of_permuted(stack, orders)))
+    models, subjects = unit_squares(stack).split([stack.n_models, stack.n_subjects])
+    target = subjects.mean(0, keepdim=True)
+    scores = (permuted_products(one, target, orders, symmetric=stack.once) for one in models)
+    return torch.cat(list(scores), 1)
+
+
+def _scores_of_permuted(stack: Stack, orders: Tensor) -> Iterator[Tensor]:
+    """Mean scores (chunk, models), each permuted RSM scored by the function."""
     squares = stack.squares(stack.of_models)
     size = max(1, int(CHUNK_BYTES / 4 / (8 * stack.n_models * len(stack.first))))
     for some in orders.split(size):
@@ -252,19 +257,19 @@ def _lower_ceilings(stack: Stack) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
     These have the shape (k, r, n_subjects, n_pairs).
     """
     entry, subjects = stack.entry, stack.of_subjects
-    if entry.name in RANKED_MEASURES:
+    if entry.embed and entry.embed.of == "ranks":
         _, ranks, times = ranked_scores(stack, subjects.new_ones(1, stack.n_stimuli))
         return ranks, lambda mixed: ranked_ceilings(
             stack, mixed[0], times.expand(mixed.shape[1], -1), torch.ones_like(mixed[0, ..., 0])
         )[0]
-    normalize = entry.normalize or torch.clone
     if entry.takes == "matrices":
-        normal = normalize(stack.squares(subjects))[:, stack.first, stack.second]
-    else:
-        normal = normalize(subjects)
-    if entry.name in COSINES:  # of what is normalized
+        subjects = stack.squares(subjects)
+    normal = (entry.normalize or torch.clone)(subjects)
+    if entry.takes == "matrices":
+        normal = normal[:, stack.first, stack.second]
+    if entry.embed and entry.embed.offsets != "whitened":  # a cosine of what is normalized
         return normal[None], lambda mixed: cosine(mixed[0], _others(mixed[0]))
-    both = torch.stack([subjects, normal])
+    both = torch.stack([stack.of_subjects, normal])
     return both, lambda mixed: entry.function(mixed[0], _others(mixed[1]))
 
 

@@ -2,6 +2,7 @@
 
 from softrsa.measures.cka import angular_cka, debiased_cka, linear_cka, minibatch_cka, rbf_cka
 from softrsa.measures.correlation import (
+    Embedding,
     centered_pearson,
     cosine,
     pearson,
@@ -16,6 +17,7 @@ from softrsa.measures.whitened import whitened_cosine, whitened_pearson
 
 __all__ = [
     "MEASURES",
+    "Embedding",
     "Measure",
     "angular_cka",
     "angular_procrustes",

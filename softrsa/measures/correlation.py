@@ -1,18 +1,103 @@
-"""Correlations between RSMs: Pearson, cosine, Spearman on vectors; centered Pearson on squares."""
+"""Correlations between RSMs, and what they are the cosine of."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import isqrt
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from softrsa._checks import check_broadcast, check_floating, check_square
 from softrsa._ranks import average_ranks
-from softrsa.errors import ShapeError
-from softrsa.pairs import off_diagonal
+from softrsa.errors import DataError, ShapeError
+from softrsa.pairs import expand, off_diagonal
 from softrsa.transforms import double_center
 from softrsa.transforms.center import residual
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """How an RSM becomes a vector whose cosine with another's is the score: `Measure.embed`.
+
+    What is known of such a measure holds for resamples, permutations, noise ceilings and mixtures
+    of RSMs, which are then computed all at once.
+
+    Attributes
+    ----------
+    of : {"values", "deviations", "ranks"}
+        What is compared: values as they are, less their mean, or their average ranks less theirs.
+    offsets : {"kept", "removed", "whitened"}
+        Whether row and column means are removed from the square: of the entries off its diagonal,
+        as `softrsa.transforms.double_center` does, or of all of it, with a diagonal of zeros, which
+        is the whitening of `whitened_cosine`.
+    untied : bool
+        Whether ranks are divided by the length they have without ties, not by their own: `rho_a`.
+
+    Raises
+    ------
+    DataError
+        If these three do not go together.
+
+    Examples
+    --------
+    >>> spearman_is = Embedding(of="ranks")
+    >>> spearman_is.unit(torch.tensor([[10.0, 20.0, 90.0], [10.0, 30.0, 20.0]])).prod(0).sum()
+    tensor(0.5000)
+    """
+
+    of: Literal["values", "deviations", "ranks"] = "values"
+    offsets: Literal["kept", "removed", "whitened"] = "kept"
+    untied: bool = False
+
+    def __post_init__(self):
+        if (self.of, self.offsets, self.untied) not in _KNOWN:
+            known = "; ".join(f"{of}, {kept}{', untied' * no}" for of, kept, no in _KNOWN)
+            raise DataError(f"There is no {self}. What goes together: {known}.")
+
+    @property
+    def takes(self) -> tuple[str, ...]:
+        """What a measure that is so embedded may take; see `Measure.takes`."""
+        if self.offsets == "removed":
+            return ("matrices",)
+        once = ("pairs", "dissimilarities")
+        return once if self.untied or self.offsets == "whitened" else ("vectors", *once)
+
+    def vectors(self, x: Tensor) -> Tensor:
+        """Embed what the measure takes, (..., n_pairs) or (..., n, n): vectors (..., m).
+
+        Linear but for ranks; exactly 0 where a measure is undefined.
+        """
+        if self.offsets == "removed":
+            lost = _centered_unit(x)[1].isinf()
+            return double_center(x).masked_fill(lost, 0.0).flatten(-2)
+        x = average_ranks(x) if self.of == "ranks" else x
+        x = x if self.of == "values" else centered(x)
+        return without_means(expand(x)).flatten(-2) if self.offsets == "whitened" else x
+
+    def unit(self, x: Tensor) -> Tensor:
+        """Vectors whose inner products are the scores."""
+        vectors = self.vectors(x)
+        if self.untied:
+            n = vectors.shape[-1]
+            return vectors * (12 / (n**3 - n)) ** 0.5
+        return vectors / vectors.norm(dim=-1, keepdim=True)
+
+    def normalize(self, x: Tensor) -> Tensor:
+        """Bring ``x`` to the form whose mean over subjects is pooled; nothing is whitened there."""
+        if self.of == "ranks":
+            return average_ranks(x)
+        if self.offsets == "removed":
+            return self.unit(x).view(x.shape)
+        return Embedding(self.of).unit(x)
+
+
+_KNOWN = (
+    ("values", "kept", False), ("deviations", "kept", False), ("ranks", "kept", False),
+    ("ranks", "kept", True), ("values", "removed", False), ("values", "whitened", False),
+    ("deviations", "whitened", False),
+)  # fmt: skip
 
 
 def cosine(x: Tensor, y: Tensor) -> Tensor:
@@ -236,6 +321,12 @@ def centered(x: Tensor) -> Tensor:
     # the mean of a constant may round to a neighbor, and the rest would correlate with anything
     low, high = torch.aminmax(x.detach(), dim=-1, keepdim=True)
     return (x - x.mean(-1, keepdim=True)).masked_fill(low == high, 0.0)
+
+
+def without_means(square: Tensor) -> Tensor:
+    """Subtract row means, then column means, of all entries."""
+    square = square - square.mean(-1, keepdim=True)
+    return square - square.mean(-2, keepdim=True)
 
 
 def _is_rounding(norm: Tensor, size: Tensor) -> Tensor:

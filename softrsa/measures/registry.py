@@ -5,17 +5,29 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
+from functools import cache, partial
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from softrsa._ranks import average_ranks
 from softrsa._table import Table
 from softrsa.errors import DataError, DTypeError, unknown_name
 from softrsa.measures.cka import angular_cka, debiased_cka, linear_cka, rbf_cka
-from softrsa.measures.correlation import centered_pearson, cosine, pearson, spearman
-from softrsa.measures.predictivity import linear_predictivity, ridge_predictivity
+from softrsa.measures.correlation import (
+    Embedding,
+    centered_pearson,
+    cosine,
+    pearson,
+    spearman,
+)
+from softrsa.measures.predictivity import (
+    held_out_predictivity,
+    linear_predictivity,
+    ridge_predictivity,
+)
 from softrsa.measures.rank import (
     SOFT_STRENGTH,
     kendall_tau_a,
@@ -26,7 +38,7 @@ from softrsa.measures.rank import (
 from softrsa.measures.shape import angular_procrustes, cca, nbs, procrustes_distance, svcca
 from softrsa.measures.whitened import whitened_cosine, whitened_pearson
 from softrsa.pairs import condense, off_diagonal
-from softrsa.transforms import double_center, soft_rank
+from softrsa.transforms import soft_rank
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,11 +74,37 @@ class Measure:
         Fewest stimuli for which the score is defined.
     reference : str
         Where it comes from.
+    embed : Embedding, optional
+        Of a measure on RSMs that is a cosine: of what. Bootstraps, permutations, noise ceilings,
+        flexible models and the intervals of `align` are then computed all at once; otherwise the
+        function is called for each resample.
     normalize : callable, optional
         Of a measure on RSMs: brings one input to the form whose mean over subjects is the pooled
-        RSM of a noise ceiling; what the measure ignores is removed.
+        RSM of a noise ceiling; what the measure ignores is removed. That of ``embed``, if given.
+    held_out : callable, optional
+        Of a measure on features that fits one to the other: the score (...) of stimuli that were
+        not fitted, given (x_train, y_train, x_test, y_test).
+    unbiased : bool
+        Whether unrelated features score no more than 0 on average, however many their units.
     words : str
         In the methods paragraph, after "RSMs were compared by"; the name by default.
+
+    Raises
+    ------
+    DataError
+        If ``embed`` contradicts what the function takes or the scores it gives of an example.
+
+    Examples
+    --------
+    >>> def correlation(a, b):
+    ...     a, b = (x - x.mean(-1, keepdim=True) for x in (a, b))
+    ...     return torch.nn.functional.cosine_similarity(a, b, dim=-1)
+    >>> mine = Measure(
+    ...     function=correlation, takes="vectors", range=(-1, 1), smallest_n=3, reference="here",
+    ...     embed=Embedding(of="deviations"),
+    ... )
+    >>> mine(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([1.0, 3.0, 2.0]))
+    tensor(0.5000)
     """
 
     function: Callable[..., Tensor]
@@ -79,8 +117,16 @@ class Measure:
     invariances: frozenset[str] = frozenset()
     smallest_n: int
     reference: str
-    normalize: Callable[[Tensor], Tensor] | None = None
+    embed: Embedding | None = None
+    normalize: Callable[[Tensor], Tensor] | None = field(default=None, compare=False)
+    held_out: Callable[..., Tensor] | None = field(default=None, compare=False)
+    unbiased: bool = False
     words: str = ""
+
+    def __post_init__(self):
+        if self.embed is not None:
+            object.__setattr__(self, "normalize", self.embed.normalize)
+            _check_embed(self, self.embed)
 
     @property
     def name(self) -> str:
@@ -115,17 +161,31 @@ class Measure:
         return self.function(self.pairs_of(x), self.pairs_of(y))
 
 
-def _unit(x: Tensor) -> Tensor:
-    return x / x.norm(dim=-1, keepdim=True)
+def _check_embed(measure: Measure, embed: Embedding) -> None:
+    """Compare a measure with the cosine it says it is, on an example."""
+    if measure.takes not in embed.takes:
+        raise DataError(
+            f"{measure.name!r} takes {measure.takes!r}; a measure with embed={embed} takes "
+            f"{' or '.join(map(repr, embed.takes))}."
+        )
+    x, y = (measure.pairs_of(rsms) for rsms in _example(max(7, measure.smallest_n)))
+    expected = (embed.unit(x) * embed.unit(y)).sum(-1)
+    found = measure(x, y).expand_as(expected)
+    apart = (found - expected).abs().nan_to_num(torch.inf)
+    worst = apart.argmax()
+    if apart[worst] > 1e-9:
+        raise DataError(
+            f"{measure.name!r} is not what it says: its function scores an example "
+            f"{found[worst].item():.6g}, embed={embed} {expected[worst].item():.6g}. Mend one of "
+            "them; without `embed` each resample is scored by the function, which takes longer."
+        )
 
 
-def _standard(x: Tensor) -> Tensor:
-    return _unit(x - x.mean(-1, keepdim=True))
-
-
-def _centered_unit(x: Tensor) -> Tensor:
-    centered = double_center(x)
-    return centered / centered.norm(dim=(-2, -1), keepdim=True)
+@cache
+def _example(n: int) -> Tensor:
+    """Two times eight asymmetric RSMs of few different values, some positively related."""
+    rng = torch.Generator().manual_seed(0)
+    return torch.randn(2, 8, n, n, generator=rng, dtype=torch.float64).mul_(3).round_()
 
 
 def _soft_ranks(x: Tensor) -> Tensor:
@@ -148,23 +208,23 @@ _ROWS = (
     Measure(
         function=centered_pearson, takes="matrices", range=_UNIT, smallest_n=4,
         invariances=frozenset({"scale", "shift", "row_offset"}),
-        normalize=_centered_unit, reference="softrsa: Pearson of double-centered RSMs",
+        embed=Embedding(offsets="removed"), reference="softrsa: Pearson of double-centered RSMs",
         words=('the Pearson correlation of their off-diagonal entries after double-centering, '
         'which removes row and column means'),
     ),
     Measure(
         function=cosine, takes="vectors", range=_UNIT, smallest_n=2,
-        invariances=frozenset({"scale"}), normalize=_unit, reference=_RSA,
+        invariances=frozenset({"scale"}), embed=Embedding(), reference=_RSA,
         words="the cosine of their off-diagonal entries",
     ),
     Measure(
         function=pearson, takes="vectors", range=_UNIT, smallest_n=3,
-        invariances=frozenset({"scale", "shift"}), normalize=_standard, reference=_RSA,
+        invariances=frozenset({"scale", "shift"}), embed=Embedding("deviations"), reference=_RSA,
         words="the Pearson correlation of their off-diagonal entries",
     ),
     Measure(
         function=spearman, takes="vectors", range=_UNIT, smallest_n=3, differentiable=False,
-        invariances=_ORDER, normalize=average_ranks, reference=_RSA,
+        invariances=_ORDER, embed=Embedding("ranks"), reference=_RSA,
         words="the Spearman correlation of their off-diagonal entries",
     ),
     Measure(
@@ -180,7 +240,7 @@ _ROWS = (
     ),
     Measure(
         function=rho_a, takes="pairs", range=_UNIT, smallest_n=3, differentiable=False,
-        invariances=_ORDER, normalize=average_ranks,
+        invariances=_ORDER, embed=Embedding("ranks", untied=True),
         reference="Schütt et al. (2023), doi:10.7554/eLife.82566",
         words="rho-a (Spearman's with ties broken at random) of their off-diagonal entries",
     ),
@@ -191,12 +251,13 @@ _ROWS = (
     ),
     Measure(
         function=whitened_cosine, takes="dissimilarities", range=_UNIT, smallest_n=2,
-        invariances=frozenset({"scale"}), normalize=_unit, reference=_WHITE,
+        invariances=frozenset({"scale"}), embed=Embedding(offsets="whitened"), reference=_WHITE,
         words="the whitened cosine of their dissimilarities",
     ),
     Measure(
         function=whitened_pearson, takes="pairs", range=_UNIT, smallest_n=3,
-        invariances=frozenset({"scale", "shift"}), normalize=_standard, reference=_WHITE,
+        invariances=frozenset({"scale", "shift"}), embed=Embedding("deviations", "whitened"),
+        reference=_WHITE,
         words="the whitened Pearson correlation of their dissimilarities",
     ),
     Measure(
@@ -210,6 +271,7 @@ _ROWS = (
     ),
     Measure(
         function=debiased_cka, takes="features", range=_UNIT, smallest_n=4, invariances=_SIMILAR,
+        unbiased=True,
         reference="Song et al. (2012), JMLR 13, 1393-1434",
         words="debiased linear centered kernel alignment",
     ),
@@ -240,10 +302,12 @@ _ROWS = (
     ),
     Measure(
         function=linear_predictivity, takes="features", range=(-math.inf, 1.0), symmetric=False,
+        held_out=partial(held_out_predictivity, kind="linear"),
         smallest_n=2, invariances=frozenset({"scale", "shift"}), reference=_SYNTHESIS,
     ),
     Measure(
         function=ridge_predictivity, takes="features", range=(-math.inf, 1.0), symmetric=False,
+        held_out=partial(held_out_predictivity, kind="ridge"),
         smallest_n=2, invariances=frozenset({"scale", "shift"}),
         reference="Golub, Heath & Wahba (1979), doi:10.1080/00401706.1979.10489751",
     ),
@@ -256,7 +320,8 @@ for _row in _ROWS:
 def properties(measure: Measure) -> str:
     """Describe a measure as JSON, so that a result can be read where the measure is unknown."""
     plain = {f.name: getattr(measure, f.name) for f in fields(measure)}
-    del plain["function"], plain["normalize"]
+    for unsaid in ("function", "embed", "normalize", "held_out"):
+        del plain[unsaid]
     return json.dumps({**plain, "name": measure.name, "invariances": sorted(measure.invariances)})
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from softrsa._checks import check_floating
 from softrsa.errors import DataError, ShapeError
-from softrsa.measures.correlation import centered, check_pairs
+from softrsa.measures.correlation import centered, check_pairs, without_means
 from softrsa.pairs import expand
 
 
@@ -156,8 +156,7 @@ def _factor(covariance: Tensor) -> Tensor:
 def _whiten(rdm: Tensor, factor: Tensor | None) -> Tensor:
     """W C D C' W' of square RDMs, with W the inverse of the factor."""
     if factor is None:
-        rdm = rdm - rdm.mean(-1, keepdim=True)
-        return rdm - rdm.mean(-2, keepdim=True)
+        return without_means(rdm)
     identity = torch.eye(len(factor), dtype=factor.dtype, device=factor.device)
     inverse = torch.linalg.solve_triangular(factor, identity, upper=False)
     # W C = (I - u u') W, with u the unit vector along W 1

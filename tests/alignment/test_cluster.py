@@ -89,7 +89,7 @@ def scored(monkeypatch):
     """Give the names of units that are computed in this process."""
     names, plain = [], cluster.score_alone
 
-    def score_alone(run, job):
+    def score_alone(run, job, *rest):
         names.append(run.name)
         return plain(run, job)
 

@@ -1,13 +1,16 @@
 """Intervals, p against chance and comparisons of held-out scores."""
 
+from contextlib import contextmanager
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 import softrsa
-from softrsa.alignment import AlignmentResult, random_splits
+from softrsa.alignment import AlignmentResult, random_splits, scoring
 from softrsa.errors import DataError, UnknownNameError
-from softrsa.measures import Measure, cosine, pearson
+from softrsa.measures import Measure, cosine, get, pearson
 from softrsa.pairs import condense
 from softrsa.rsm import similarity_matrix
 
@@ -155,6 +158,38 @@ def test_the_slow_road_leads_to_the_same_place(n_subjects):
     widths = [(table["score_high"] - table["score_low"]).to_numpy() for table in (slow, fast)]
     assert ((widths[0] > 0.85 * widths[1]) & (widths[0] < 1.6 * widths[1])).all()
     assert (slow["p_chance"] - fast["p_chance"]).abs().max() < 0.12
+
+
+@pytest.mark.filterwarnings("ignore:Row offsets")
+@pytest.mark.parametrize("name", ["centered_pearson", "spearman"])
+def test_a_measure_that_says_what_it_is_has_the_numbers_of_its_twin(name):
+    def own(x, y):
+        return get(name).function(x, y)
+
+    layers, brain = study(24, 2)
+    options = {"transforms": ["identity"], "folds": 2, "n_resamples": 20}
+    given = replace(get(name), function=own)
+    mine, theirs = (
+        softrsa.align(layers, {"V4": brain}, measure=m, **options).data for m in (given, name)
+    )
+    for variable in ("score", "resampled_score", "p_chance", "stimulus_influence"):
+        np.testing.assert_allclose(mine[variable], theirs[variable], rtol=0, atol=1e-12)
+
+
+def test_the_slow_road_shows_where_it_is(monkeypatch):
+    layers, brain = study(24, 1)
+    shown = []
+    monkeypatch.setattr(scoring, "progress_bar", lambda *given: shown.append(given) or bar())
+    heard = []
+
+    @contextmanager
+    def bar():
+        yield heard.append
+
+    options = {"transforms": ["identity"], "folds": 2, "n_resamples": 30, "progress": True}
+    softrsa.align(layers["right"], {"V4": brain}, measure="kendall_tau_a", **options)
+    # of either fold 12 stimuli left out, 30 permutations, and its end
+    assert sum(heard) == shown[0][0] == 2 * (12 + 30 + 1)
 
 
 def test_mistakes_name_the_values(result):

@@ -1,12 +1,29 @@
 """Matched scores of resamples and permutations: loops over the measures themselves."""
 
+import ast
+from dataclasses import replace
+from importlib.resources import files
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from softrsa.inference.matched import MEASURES, influences, permuted_scores, resampled_scores
-from softrsa.measures import get
+from softrsa.errors import DataError
+from softrsa.inference import (
+    bootstrap,
+    crossvalidate,
+    matched,
+    noise_ceiling,
+    permutation_test,
+    weighted_rsm_model,
+)
+from softrsa.inference.matched import influences, permuted_scores, resampled_scores
+from softrsa.inference.permutation import noise_ceiling_test
+from softrsa.measures import available, get
+
+MEASURES = [name for name, entry in available().items() if entry.embed]
 
 
 def some_rsms(n=11, *, symmetric=True):
@@ -91,3 +108,64 @@ def test_a_constant_rsm_and_too_few_stimuli_are_undefined():
         .isnan()
         .all()
     )
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_tiles_do_not_matter(symmetric, monkeypatch):
+    models, subjects = some_rsms(symmetric=symmetric)
+    orders = torch.rand(5, 11, generator=torch.Generator().manual_seed(0)).argsort(-1)
+    whole = permuted_scores(get("pearson"), models, subjects, orders)
+    for tile in (1, 25, 1000):
+        monkeypatch.setattr(matched, "TILE", tile)
+        found = permuted_scores(get("pearson"), models, subjects, orders)
+        torch.testing.assert_close(found, whole, rtol=0, atol=1e-14)
+
+
+def test_a_measure_that_says_nothing_is_refused():
+    models, subjects = some_rsms()
+    silent = replace(get("pearson"), embed=None)
+    with pytest.raises(DataError, match=r"'pearson' does not say .* \(`Measure.embed`\)"):
+        influences(silent, models, subjects)
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_ones_own_measure_goes_the_fast_road_to_the_same_numbers(name):
+    called = []
+
+    def own(x, y):
+        called.append(1)
+        return get(name).function(x, y)
+
+    entry = replace(get(name), function=own)
+    squares = torch.cat([some_rsms()[0], some_rsms()[1].flatten(0, 1)])
+    models, subjects = squares[:2], squares[2:]
+    flexible = [weighted_rsm_model(models)]
+    called.clear()
+    ways = {
+        "resampled_score": lambda m: bootstrap(models, subjects, m, over="both", n_resamples=9),
+        "permuted_score": lambda m: permutation_test(models, subjects, m, n_permutations=9),
+        "ceiling": lambda m: bootstrap(models, subjects, m, n_resamples=9),
+        "weights": lambda m: crossvalidate(flexible, subjects, m, stimulus_folds=2),
+    }
+    for variable, way in ways.items():
+        np.testing.assert_allclose(
+            way(entry).data[variable], way(name).data[variable], rtol=0, atol=1e-12
+        )
+        assert not called or variable == "weights"
+    bounds = (torch.stack(noise_ceiling(subjects, m)) for m in (entry, name))
+    torch.testing.assert_close(*bounds, rtol=0, atol=1e-12)
+    tests = (noise_ceiling_test(subjects, m, n_permutations=9) for m in (entry, name))
+    np.testing.assert_allclose(*(test.permuted for test in tests), rtol=0, atol=1e-12)
+
+
+def test_only_the_table_of_measures_names_them():
+    """Of several names together, or one compared with: a default is no list."""
+    names = {*available()} - {"cosine"}  # which is a similarity, too
+    for room in ("inference", "alignment"):
+        for file in files("softrsa").joinpath(room).iterdir():
+            if not file.name.endswith(".py"):
+                continue
+            for node in ast.walk(ast.parse(file.read_text())):
+                if isinstance(node, ast.Compare | ast.Tuple | ast.List | ast.Set | ast.Dict):
+                    said = {each.value for each in ast.walk(node) if isinstance(each, ast.Constant)}
+                    assert not said & names, (file.name, node.lineno, said & names)

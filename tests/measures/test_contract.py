@@ -1,15 +1,28 @@
 """What every measure on RSMs declares in the registry is what it does."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
 
 from softrsa import measures
-from softrsa.errors import ShapeError, UnknownNameError
-from softrsa.measures import Measure, available, get
+from softrsa.errors import DataError, ShapeError, UnknownNameError
+from softrsa.measures import Embedding, Measure, available, get
 from softrsa.pairs import condense, off_diagonal
 
 N = 7
-NOT_MEASURES = {"MEASURES", "Measure", "available", "get", "minibatch_cka", "row_offset_share"}
+NOT_MEASURES = {
+    "Embedding",
+    "MEASURES",
+    "Measure",
+    "available",
+    "get",
+    "minibatch_cka",
+    "row_offset_share",
+}
 CHANGES = {
     "scale": lambda x: 3.7 * x,
     "shift": lambda x: x + 0.9,
@@ -212,3 +225,57 @@ class TestEveryMeasure:
             found = entry.function(*pairs)
             tolerance = 1e-2 if entry.name == "soft_spearman" else 1e-12
             torch.testing.assert_close(found, entry.between(x, y), rtol=0, atol=tolerance)
+
+    def test_it_is_the_cosine_it_says(self, entry, rng):
+        if entry.embed is not None:
+            x, y = (entry.pairs_of(s) for s in rsms(rng, 2, 20).round(decimals=1))
+            products = entry.embed.unit(x) * entry.embed.unit(y)
+            expected = entry.function(x, y)
+            torch.testing.assert_close(products.sum(-1), expected, rtol=0, atol=1e-12)
+
+
+@given(st.lists(st.integers(0, 5), min_size=20, max_size=20).filter(lambda v: len({*v}) > 1))
+def test_rank_embedding_is_scipys_spearman(values):
+    x, y = torch.tensor(values).double(), torch.arange(20).double().sin()
+    found = Embedding("ranks").unit(x) @ Embedding("ranks").unit(y)
+    assert found.item() == pytest.approx(stats.spearmanr(x, y).statistic, abs=1e-12)
+
+
+def test_embedding_by_hand():
+    x = torch.tensor([1.0, 2.0, 6.0], dtype=torch.float64)
+    assert Embedding("deviations").vectors(x).tolist() == [-2, -1, 3]
+    assert Embedding("ranks").vectors(x).tolist() == [-1, 0, 1]
+    # D = [[0, 1, 2], [1, 0, 6], [2, 6, 0]] has row means 1, 7/3, 8/3 and mean 2
+    whitened = Embedding(offsets="whitened").vectors(3 * x).view(3, 3)
+    expected = torch.tensor([[0, -1, 1], [-1, -8, 9], [1, 9, -10]], dtype=torch.float64)
+    torch.testing.assert_close(whitened, expected, rtol=0, atol=1e-12)
+    offsets = torch.arange(5).double()
+    lost = Embedding(offsets="removed").unit(offsets[:, None] - offsets.sin())
+    assert lost.isnan().all()
+
+
+def test_what_an_embedding_says_must_hold():
+    spearman = get("spearman")
+    with pytest.raises(DataError, match=r"'spearman' .* -0\.072.*'values'.* -0\.161"):
+        replace(spearman, embed=Embedding())
+    with pytest.raises(DataError, match=r"takes 'vectors'; .* takes 'matrices'"):
+        replace(spearman, embed=Embedding(offsets="removed"))
+    with pytest.raises(DataError, match=r"takes 'vectors'; .*untied=True.* 'pairs' or 'dissim"):
+        replace(spearman, embed=Embedding("ranks", untied=True))
+    with pytest.raises(DataError, match=r"no .*of='rank'.* ranks, kept, untied;"):
+        Embedding("rank")
+
+    def positive(x, y):
+        return measures.pearson(x, y).clamp_min(0)
+
+    with pytest.raises(DataError, match=r"'positive' .* scores an example 0, embed=.* -0\.\d+\."):
+        replace(get("pearson"), function=positive)
+
+
+def test_normalization_follows_from_the_embedding(rng):
+    entry, x = get("pearson"), rsms(rng, 3)
+    data = entry.pairs_of(x)
+    expected = (data - data.mean(-1, keepdim=True)) / data.std(-1, correction=0, keepdim=True)
+    found = replace(entry, normalize=torch.clone).normalize(data)
+    torch.testing.assert_close(found, expected / data.shape[-1] ** 0.5)
+    assert replace(entry, embed=None).normalize is not None

@@ -66,6 +66,10 @@ class TestEveryMeasure:
         near, far = (entry(x, x + scale * noise).mean() for scale in (0.1, 3.0))
         assert (near > far) == entry.larger_is_more_similar
 
+    def test_unrelated_features_of_many_units(self, entry, rng):
+        x, y = torch.randn(2, 50, 12, 30, dtype=torch.float64, generator=rng)
+        assert entry.unbiased == (entry(x, y).mean().abs() < 0.05)
+
     def test_symmetric(self, entry, rng):
         x, y = features(rng, 20)
         assert same(entry(x, y), entry(y, x)) == entry.symmetric
