@@ -58,6 +58,7 @@ from softrsa.rsm.similarity import SIMILARITY_TABLE, SimilarityLike, as_similari
 from softrsa.transforms import EmbeddingGate, Gate, GlobalGate, ProfileGate, SoftStep
 from softrsa.transforms.on_rsms import (
     TRANSFORMS,
+    Always,
     Centered,
     Chain,
     HardGT,
@@ -474,7 +475,7 @@ def _loaded_chain(name: str, units: nn.Module | None, rsms: nn.Module) -> str | 
             return TRANSFORMS[part]
         return Transform(
             name=part, title=part, words=f"a transform {part}", acts_on=acts_on,
-            fit=lambda _: module,
+            fit=Always(module),
         )  # fmt: skip
 
     if units is None:
