@@ -100,10 +100,7 @@ example:
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose mistakes are one line, and whose help may list what is slow to know.
 
-    Attributes
-    ----------
-    lists : list of (Action, callable)
-        Options, and what gives the names to add to their help once it is asked for.
+    ``lists`` has options, and what gives the names to add to their help once it is asked for.
     """
 
     lists: list[tuple[argparse.Action, Callable[[], Iterable[str]]]]

@@ -80,14 +80,10 @@ LabelledRDMs = xr.DataArray | Mapping[str, xr.DataArray]
 
 
 def labelled_items(stacks: LabelledRDMs) -> tuple[np.ndarray, list[str], list[str]]:
-    """Take RDMs apart into items: values, subjects and regions.
+    """Take a stack of RDMs, or stacks by region, apart: values, subjects and regions of the items.
 
-    Parameters
-    ----------
-    stacks : DataArray, dims (region, subject[, session], anchor, neighbor), or mapping
-        RDMs; or from names of regions to stacks (subject[, session], anchor, neighbor), which are
-        joined by stimulus id. RDMs that are NaN altogether are left out: a region that a subject
-        does not have.
+    Stacks by region are joined by stimulus id. RDMs that are NaN altogether are left out: a region
+    that a subject does not have.
     """
     if isinstance(stacks, xr.DataArray):
         if "region" not in stacks.dims:
@@ -187,23 +183,12 @@ def resampled_products(vectors: Tensor, rule: Rule, counts: Tensor) -> Tensor:
 
 
 def match_scores(gram: Tensor, references: Tensor, rule: Rule, items: Tensor) -> Tensor:
-    """Score some items with every region's mean over reference items; larger is nearer.
+    """Score items (m,) with every region's mean over reference items: (..., m, n_regions).
 
-    Parameters
-    ----------
-    gram : Tensor, shape (..., n_items, n_items)
-        From `products` with the same rule.
-    references : Tensor, shape (n_items, n_regions, n_items)
-        1 for the items that make the mean of a region for an item, else 0.
-    rule : {"best_match", "centroid"}
-        Correlation with the mean, or minus the squared Euclidean distance from it.
-    items : Tensor of int, shape (m,)
-        Numbers of the items to score.
-
-    Returns
-    -------
-    Tensor, shape (..., m, n_regions)
-        NaN where a region has no reference, or an RDM is constant.
+    ``gram`` is from `products` with the same rule; ``references`` (n_items, n_regions, n_items)
+    have a 1 for the items that make the mean of a region for an item. Larger is nearer: the
+    correlation with the mean, or minus the squared Euclidean distance from it; NaN where a region
+    has no reference, or an RDM is constant.
     """
     references = references.to(gram).index_select(0, items)
     absent = references.sum(-1) == 0

@@ -29,24 +29,12 @@ ENDINGS = ("", "id", "ids", "name", "names", "label", "labels", "file", "files",
 
 
 def meaning(name: str) -> str | None:
-    """Tell what a name means to softrsa, whatever its capitals, underscores and endings.
-
-    Examples
-    --------
-    >>> meaning("image_id"), meaning("ROI"), meaning("imgNames"), meaning("reaction_time")
-    ('stimulus', 'region', 'stimulus', None)
-    """
+    """Tell what a name means to softrsa, whatever its capitals, underscores and endings."""
     return _MEANINGS.get(_plain(name))
 
 
 def renamings(names: Iterable[str]) -> dict[str, str]:
-    """Find the names to use for what means the same; a name that is there already stays.
-
-    Examples
-    --------
-    >>> renamings(["sub", "image", "image_id", "unit", "voxel", "beta"])
-    {'sub': 'subject', 'image': 'stimulus', 'beta': 'value'}
-    """
+    """Find the names to use for what means the same; a name that is there already stays."""
     names = list(names)
     found: dict[str, str] = {}
     taken = {*names}
@@ -61,13 +49,7 @@ def renamings(names: Iterable[str]) -> dict[str, str]:
 
 
 def known_names(wanted: Iterable[str]) -> str:
-    """List some names with what else they may be called.
-
-    Examples
-    --------
-    >>> known_names(["region", "layer"])
-    '`region` (or roi, area), `layer` (or module)'
-    """
+    """List some names with what else they may be called."""
     others = {name: ", ".join(n for n in SYNONYMS[name] if n != name) for name in wanted}
     return ", ".join(f"`{name}`" + (f" (or {o})" if o else "") for name, o in others.items())
 

@@ -83,13 +83,7 @@ def read_values(array: xr.DataArray | xr.Variable) -> np.ndarray:
 
 
 def chunk_slices(array: xr.DataArray | xr.Variable) -> Iterator[tuple[slice, ...]]:
-    """Cut an array into its chunks, in order; into one piece where it is in memory.
-
-    Examples
-    --------
-    >>> list(chunk_slices(xr.Variable(("stimulus", "unit"), np.zeros((2, 3)))))
-    [(slice(0, 2, None), slice(0, 3, None))]
-    """
+    """Cut an array into its chunks, in order; into one piece where it is in memory."""
     sizes = array.chunks if array.chunks is not None else tuple((n,) for n in array.shape)
     edges = ([int(edge) for edge in np.cumsum((0, *each))] for each in sizes)
     yield from product(*([slice(a, b) for a, b in pairwise(each)] for each in edges))

@@ -34,18 +34,7 @@ class Ranked(NamedTuple):
 
 
 def net_concordance(x: Tensor, y: Tensor) -> Tensor:
-    """Concordant minus discordant pairs of entries; tied pairs are neither.
-
-    Parameters
-    ----------
-    x, y : Tensor, shape (..., n)
-        Vectors to compare; leading dimensions broadcast.
-
-    Returns
-    -------
-    Tensor, shape (...)
-        Whole numbers in float64; NaN where a vector has a NaN.
-    """
+    """Concordant minus discordant pairs of entries (..., n); NaN where a vector has a NaN."""
     n = x.shape[-1]
     lead = torch.broadcast_shapes(x.shape[:-1], y.shape[:-1])
     left, right = (_ranked(vectors.detach().reshape(-1, n)) for vectors in (x, y))

@@ -19,11 +19,8 @@ OUTPUTS = ("last_hidden_state", "pooler_output", "image_embeds", "text_embeds", 
 class Attached(nn.Module):
     """A network that gives features (n, n_features); see `attach`.
 
-    Attributes
-    ----------
-    precision : torch.dtype or None
-        Of the network's computations by `torch.autocast`; features are float32 then. None: that of
-        inputs and weights.
+    ``precision`` is that of its computations by `torch.autocast`, features being float32 then; None
+    is that of inputs and weights.
     """
 
     precision: torch.dtype | None = None

@@ -135,34 +135,8 @@ def embed_test_samples(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Train a head on a split as `run_experiment` does, and embed the samples it has not seen.
 
-    Parameters
-    ----------
-    task : RegressionTask
-        From `load_task` or `make_task`.
-    head : str
-        Of `NeighborRegressor`.
-    split, test_size, settings
-        As for `run_experiment`; ``split`` is the seed.
-
-    Returns
-    -------
-    embedding : ndarray, shape (n_test, d)
-        Of the test samples.
-    labels : ndarray, shape (n_test,) or (n_test, n_targets)
-        Their labels, from 0 to 1.
-
-    Raises
-    ------
-    UnknownNameError, DataError
-        As `NeighborRegressor.fit`.
-
-    Examples
-    --------
-    >>> embedding, labels = embed_test_samples(
-    ...     load_task("diabetes"), "nca", settings={"max_epochs": 1}
-    ... )
-    >>> embedding.shape, labels.shape
-    ((88, 25), (88,))
+    ``split`` is the seed; given are embeddings (n_test, d) and labels from 0 to 1, (n_test,) or
+    (n_test, n_targets).
     """
     train, test = split_samples(task, test_size, split)
     regressor = _fit(head, split, {**PROTOCOL, **checked_settings(settings)}, task, train)

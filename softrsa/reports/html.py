@@ -32,21 +32,7 @@ def write_page(
     title: str | None = None,
     images: Pictures | None = None,
 ) -> None:
-    """Write an alignment as one HTML file.
-
-    Parameters
-    ----------
-    path : str or Path
-        The file; an existing one is replaced.
-    data : Dataset
-        `AlignmentResult.data`.
-    table : DataFrame
-        `AlignmentResult.table`.
-    title : str, optional
-        Heading of the page.
-    images : mapping from stimulus id to array or file, or folder, optional
-        Pictures of the stimuli; see `softrsa.reports.page_content`.
-    """
+    """Write an alignment as one HTML file; ``images`` are as for `thumbnails`."""
     lacking = sorted(KEPT - {*map(str, data.data_vars)})
     if lacking:
         raise DataError(

@@ -35,20 +35,7 @@ INTERVALS = {
 
 
 def plot_identification(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """Draw accuracies with intervals over subjects and over stimuli.
-
-    Parameters
-    ----------
-    table : DataFrame
-        `IdentificationResult.table`.
-    ax : Axes, optional
-        Where to draw; a new figure by default.
-
-    Returns
-    -------
-    Axes
-        Transforms from left to right; a dashed line at chance.
-    """
+    """Draw accuracies, with intervals over subjects and over stimuli, and chance as a line."""
     ax = _axes(ax)
     at = np.arange(len(table))
     shown = {name: how for name, how in INTERVALS.items() if f"{name}_low" in table}
@@ -110,20 +97,10 @@ def plot_geo_topological_grid(
 
 
 def plot_curves(curves: pd.DataFrame, *, chance: float) -> Figure:
-    """Draw accuracy against noise and against the number of stimuli.
+    """Draw accuracy of each transform against noise and against the number of stimuli.
 
-    Parameters
-    ----------
-    curves : DataFrame
-        From `softrsa.identification.identify`.
-    chance : float
-        One over the number of regions; a dashed line.
-
-    Returns
-    -------
-    Figure
-        A panel for each of noise and number of stimuli that varies, at the least noise and the
-        most stimuli otherwise; a line for each transform, with standard errors over subjects.
+    A panel for each of the two that varies, at the least noise and the most stimuli otherwise, with
+    standard errors over subjects and a dashed line at chance.
     """
     from softrsa.reports.figures import panels
 

@@ -19,21 +19,9 @@ LEVEL = 0.05
 def plot_inference(data: xr.Dataset, table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """Draw mean scores as bars with 95 % intervals, and the noise ceiling as a band.
 
-    Parameters
-    ----------
-    data : Dataset
-        `InferenceResult.data`.
-    table : DataFrame
-        `InferenceResult.table`.
-    ax : Axes, optional
-        Where to draw; a new figure by default.
-
-    Returns
-    -------
-    Axes
-        Points are subjects, where there are several. A star above an interval: above 0 at .05
-        (corrected over models where a permutation test did so); a triangle: different from the
-        lower noise ceiling at .05.
+    Points are subjects, where there are several. A star above an interval: above 0 at .05
+    (corrected over models where a permutation test did so); a triangle: different from the lower
+    noise ceiling at .05.
     """
     if ax is None:
         ax = panels(1, height=2.9)[1][0]

@@ -38,20 +38,7 @@ GATES = {
 
 
 def methods_text(data: xr.Dataset) -> tuple[str, list[str]]:
-    """Describe an alignment for a paper.
-
-    Parameters
-    ----------
-    data : Dataset
-        `AlignmentResult.data`.
-
-    Returns
-    -------
-    text : str
-        A paragraph with numbered references.
-    references : list of str
-        In the order of their numbers.
-    """
+    """Describe an alignment for a paper: a paragraph, and its numbered references."""
     cited: list[str] = []
 
     def cite(key: str) -> str:

@@ -25,17 +25,7 @@ WIDE = 7.2  # inches
 def plot_critical_distance(test: RankTest, *, ax: Axes | None = None) -> Axes:
     """Draw mean ranks on a line, best to the left, and bars over methods that do not differ.
 
-    Parameters
-    ----------
-    test : RankTest
-        From `softrsa.prediction.friedman_nemenyi`.
-    ax : Axes, optional
-        Where to draw; a new figure by default.
-
-    Returns
-    -------
-    Axes
-        Names on both sides, the better half left; the critical distance is drawn above.
+    Names are on both sides, the better half left; the critical distance is drawn above.
     """
     ranks = test.mean_ranks.sort_values()
     k = len(ranks)
@@ -85,22 +75,7 @@ def _groups(ranks: np.ndarray, distance: float) -> list[tuple[float, float]]:
 
 
 def plot_embedding(embedding: np.ndarray, labels: np.ndarray, *, ax: Axes | None = None) -> Axes:
-    """Draw samples on the first two principal components of their embedding, colored by label.
-
-    Parameters
-    ----------
-    embedding : ndarray, shape (n, d)
-        What `NeighborRegressor.embed` gives.
-    labels : ndarray, shape (n,)
-        True labels.
-    ax : Axes, optional
-        Where to draw; a new figure by default.
-
-    Returns
-    -------
-    Axes
-        With a color bar.
-    """
+    """Draw two principal components of an embedding (n, d), colored by labels (n,)."""
     if ax is None:
         from softrsa.reports.figures import panels
 
@@ -210,15 +185,8 @@ def _reach_of(labels: np.ndarray) -> tuple[float, float]:
 def plot_errors(table: pd.DataFrame) -> Figure:
     """Draw mean errors with their standard deviations over splits, a panel per task.
 
-    Parameters
-    ----------
-    table : DataFrame
-        `ExperimentResult.table`.
-
-    Returns
-    -------
-    Figure
-        Methods from top to bottom in the order of the table; a line at the linear head's error.
+    Methods are in the order of `ExperimentResult.table`, top to bottom; a line is at the linear
+    head's error.
     """
     from softrsa.reports.figures import COLORS, panels
 
@@ -244,16 +212,8 @@ def plot_errors(table: pd.DataFrame) -> Figure:
 def plot_search(table: pd.DataFrame) -> Figure:
     """Draw validation errors of a search as heat maps of embedding and batch size.
 
-    Parameters
-    ----------
-    table : DataFrame
-        `SearchResult.table`, the best combination first.
-
-    Returns
-    -------
-    Figure
-        A panel per similarity, in alphabetical order, on one scale of colors; the numbers are the
-        errors, and the best combination is framed.
+    A panel per similarity, on one scale of colors, with the errors in numbers; the best
+    combination, first in `SearchResult.table`, is framed.
     """
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize

@@ -98,18 +98,10 @@ def plot_rsm(
 
 
 def cluster_order(values: np.ndarray) -> np.ndarray:
-    """Order stimuli so that alike ones lie together, whichever of RSM and RDM is given.
+    """Order stimuli (n,) so that alike ones lie together, whichever of RSM and RDM is given.
 
-    Parameters
-    ----------
-    values : ndarray, shape (n, n)
-        Similarities or dissimilarities: rows are compared, so it does not matter which.
-
-    Returns
-    -------
-    ndarray of int, shape (n,)
-        Positions: average linkage of Euclidean distances between rows, leaves turned so that
-        neighbors are most alike (not turned above 1000 stimuli).
+    Average linkage of Euclidean distances between rows, leaves turned so that neighbors are most
+    alike (not turned above 1000 stimuli).
     """
     from scipy.cluster.hierarchy import leaves_list, linkage
     from scipy.spatial.distance import pdist

@@ -34,34 +34,11 @@ def stream_similarities(
 ) -> Tensor:
     """Compute `similarity_matrix` of an array that dask reads, without ever holding it whole.
 
-    Parameters
-    ----------
-    array : DataArray, dims (stimulus, unit)
-        Checked but for its values.
-    similarity : str
-        Any but `mahalanobis`.
-    device : device
-        Where sums are held.
-    dtype : dtype
-        Of the result; sums are float64.
-    check_rows : callable
-        Gets the smallest and the largest value of every stimulus (n,), and raises where the
-        similarity is undefined.
-
-    Returns
-    -------
-    Tensor, shape (n, n)
-        As in memory: symmetric, the diagonal exact.
-
-    Raises
-    ------
-    UnknownNameError, DataError
-        If there is no such similarity, or it is `mahalanobis`; and what ``check_rows`` raises.
-
-    Notes
-    -----
-    Every value is read once where n is at most 2500; else more often, as only so many rows of sums
-    are held at a time; and once more where responses are nearly equal (distances only).
+    ``array`` is checked but for its values; ``check_rows`` gets the smallest and the largest value
+    of every stimulus (n,), and raises where the similarity, any but `mahalanobis`, is undefined.
+    Every value is read once where n is at most 2500; else more often, as only so many rows of
+    float64 sums are held at a time; and once more where responses are nearly equal (distances
+    only).
     """
     check_arguments(torch.empty(1, 1), None, as_similarity(similarity), None, None)
     n, n_units = array.shape

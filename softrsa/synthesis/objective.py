@@ -92,19 +92,7 @@ MeasureLike = str | Measure | Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Objective:
-    """Scores of synthetic features against fixed ones.
-
-    Attributes
-    ----------
-    name : str
-        Of the measure.
-    scores : callable
-        Takes (R, n, q), gives (R,).
-    worst, best : float, or None
-        Ends of the measure's range; None where they are not known.
-    larger_is_more_similar : bool
-        False for a distance.
-    """
+    """Scores (R,) of synthetic features (R, n, q), with the ends of their range where known."""
 
     name: str
     scores: Callable[[Tensor], Tensor]

@@ -179,20 +179,10 @@ FAMILIES: dict[str, Step] = {"s1": S1(), "s2": S2()}
 
 @dataclass(frozen=True)
 class TransformedRSM:
-    """An RSM in tiles, and what is done to its entries.
+    """An RSM in tiles, and what is done to its entries by a family of steps, if by any.
 
-    Attributes
-    ----------
-    rsm : TiledRSM
-        Similarities.
-    family : {None, "s1", "s2"}
-        Family of the step; None leaves similarities as they are.
-    parameters : tuple of Tensor, shape (n,) each
-        Of every anchor, as the family takes them (`softrsa.tiled.moments`).
-    unit : float
-        Range of similarities that the step is for.
-    symmetrize : bool
-        Whether the result is the mean of the transformed RSM and its transpose.
+    Parameters, (n,) each, are of every anchor, as the family takes them; ``unit`` is the range of
+    similarities that the step is for.
     """
 
     rsm: TiledRSM

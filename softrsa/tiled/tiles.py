@@ -180,16 +180,10 @@ class PairSource:
 
 
 class TiledRSM:
-    """An n x n RSM of which only some tiles are held.
+    """An n x n RSM, perhaps ``bounded`` by -1 and 1, of which only some tiles are held.
 
-    Parameters
-    ----------
-    source : GramSource or PairSource
-        From `tiled_features`.
-    bounded : bool
-        Whether similarities lie in [-1, 1] by their nature.
-    kept_bytes : int, optional
-        Memory for tiles that are kept instead of computed again at every visit: `KEPT_BYTES`.
+    Tiles are kept, instead of computed again at every visit, as far as they fit into
+    ``kept_bytes``.
     """
 
     def __init__(self, source: Source, *, bounded: bool = False, kept_bytes: int | None = None):
