@@ -86,7 +86,7 @@ class RankTest:
         """Draw the critical-distance diagram: methods joined by a bar do not differ."""
         from softrsa.reports.prediction_figures import plot_critical_distance
 
-        return plot_critical_distance(self, ax=ax)
+        return plot_critical_distance(self.mean_ranks, self.critical_distance, ax=ax)
 
 
 def friedman_nemenyi(
