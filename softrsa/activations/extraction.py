@@ -23,8 +23,6 @@ from softrsa.activations.storage import Store
 from softrsa.errors import DataError, ShapeError, StimulusError, unknown_name
 from softrsa.io.schema import check_distinct
 
-__all__ = ["Recorder", "borrowed", "choose_layers"]
-
 LEAVES = "leaves"
 
 
@@ -140,9 +138,6 @@ def _forward_on(model: nn.Module, device: torch.device | None) -> Callable[[Tens
         return torch.func.functional_call(model, lent, (batch,)) if lent else model(batch)
 
     return forward
-
-
-__all__ = ["extract_activations"]
 
 
 def extract_activations(

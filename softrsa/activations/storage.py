@@ -15,8 +15,6 @@ import xarray as xr
 from softrsa.io import OutputError, atomic_path, cache_folder, open_array
 from softrsa.io.schema import plain_labels
 
-__all__ = ["Store"]
-
 CHUNK_UNITS = 4096  # × 64 stimuli × 4 bytes = 1 MiB
 CHUNK_STIMULI = 64
 

@@ -20,8 +20,6 @@ from softrsa.errors import DataError, FileMissingError
 if TYPE_CHECKING:
     from requests import Response
 
-__all__ = ["CutShortError", "Resuming", "locked"]
-
 TIMEOUT = 30  # seconds without an answer from the server
 TRIES = 3  # in a row without a single new byte
 PAUSE = 0.2  # seconds before the first further try
@@ -141,8 +139,6 @@ def locked(target: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
-
-__all__ = ["fetch"]
 
 MIRROR = "SOFTRSA_MIRROR"
 

@@ -26,8 +26,6 @@ from softrsa.io.schema import (
     plain_labels,
 )
 
-__all__ = ["from_brainio", "to_brainio"]
-
 KEPT = ("region", "layer", "subject", "neuroid_id", "hemisphere")
 STIMULUS_COORDINATES = ("stimulus_id", "image_id")  # today's name, then the legacy one
 TimeBin = int | tuple[float, float]

@@ -13,8 +13,6 @@ from softrsa.io.labelling import Kind, Options, check_options
 from softrsa.io.looking import DAMAGED, FORMATS, Format, Look, look
 from softrsa.io.netcdf import UNREADABLE, Chunks, open_in_chunks
 
-__all__ = ["load", "recognize"]
-
 
 def load(
     path: str | Path,

@@ -59,8 +59,6 @@ def _number(content: bytes | mmap.mmap, at: int, n_bytes: int = 8) -> int:
     return int.from_bytes(content[at : at + n_bytes], "little")
 
 
-__all__ = ["open_array"]
-
 Chunks = Mapping[str, int] | int | Literal["auto"]
 UNREADABLE = (  # what the readers raise
     OSError, RuntimeError, ValueError, TypeError, LookupError, EOFError, NotImplementedError,

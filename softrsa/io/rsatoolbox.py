@@ -29,8 +29,6 @@ from softrsa.io.schema import (
     plain_labels,
 )
 
-__all__ = ["from_rsatoolbox"]
-
 WORDS = {  # rsatoolbox has no fixed names; these are the usual ones
     "region": ("region", "roi"),
     "layer": ("layer", "module"),
@@ -312,8 +310,6 @@ def _plain(values: np.ndarray) -> Any:
     values = plain_labels(values)
     return values.item() if values.ndim == 0 else values
 
-
-__all__ = ["to_rsatoolbox"]
 
 OWN_ATTRS = ("kind", "source_format", KEY, MEASURE)
 

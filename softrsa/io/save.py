@@ -13,8 +13,6 @@ from softrsa.io.archives import write_npz
 from softrsa.io.schema import VARIABLE, check_labelled, check_storable
 from softrsa.io.tables import write_csv
 
-__all__ = ["save"]
-
 SCHEMA = "1"
 
 

@@ -69,9 +69,6 @@ def check_distinct(ids: pd.Index, name: str) -> None:
         )
 
 
-__all__ = ["chunk_slices", "is_lazy", "read_values"]
-
-
 def is_lazy(array: xr.DataArray | xr.Variable) -> bool:
     """Tell whether values are a dask array, in chunks."""
     return array.chunks is not None
@@ -88,8 +85,6 @@ def chunk_slices(array: xr.DataArray | xr.Variable) -> Iterator[tuple[slice, ...
     edges = ([int(edge) for edge in np.cumsum((0, *each))] for each in sizes)
     yield from product(*([slice(a, b) for a, b in pairwise(each)] for each in edges))
 
-
-__all__ = ["check_rdms"]
 
 LEADING = ("layer", "region", "subject", "session", "time")
 KINDS = ("rdm", "rsm")
@@ -246,8 +241,6 @@ def _guess_kind(rdms: xr.DataArray, recorded: np.ndarray, name: str) -> str:
         'or "rsm".'
     )
 
-
-__all__ = ["check_recording", "check_trials"]
 
 BLOCK_BYTES = 64 * 2**20  # largest part of an array looked at in one go
 PARTS = ("layer", "region", "subject")  # unit coordinates an error message quotes
