@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import xarray as xr
-from xarray.indexes import PandasMultiIndex
 
 from softrsa._files import atomic_path
 from softrsa._wording import listed
 from softrsa.errors import DTypeError, ShapeError, SoftRSAError, StimulusError, unknown_name
 from softrsa.io.labelling import Options
 from softrsa.io.looking import FORMATS, Format, Look, look
-from softrsa.io.netcdf import holds_netcdf, open_array
+from softrsa.io.netcdf import holds_netcdf, open_array, write_compressed
 from softrsa.io.schema import (
-    VARIABLE,
     check_labelled,
     check_recording,
     check_storable,
     check_trials,
     mean_by_stimulus,
     plain_labels,
+    without_levels,
 )
 
 KEPT = ("region", "layer", "subject", "neuroid_id", "hemisphere")
@@ -92,16 +92,8 @@ def from_brainio(
             "`assembly` must be an xarray.DataArray or the path of a netCDF file, got "
             f"{type(assembly).__name__}."
         )
-    assembly = _flat(assembly)
-    _check_neuroids(assembly, name)
-    assembly = _pick_time(assembly, time_bin, name)
-    for label, wanted in (("region", region), ("layer", layer)):
-        if wanted is not None:
-            assembly = _only(assembly, label, wanted, name)
-    trials = _trials(assembly, name, keep=not average_repetitions)
-    if not average_repetitions:
-        return check_trials(trials, name=name)
-    return check_recording(mean_by_stimulus(check_trials(trials, name=name)), name=name)
+    only = {"region": region, "layer": layer}
+    return _labelled(assembly, name, only, time_bin=time_bin, average=average_repetitions)
 
 
 def to_brainio(recording: xr.DataArray, path: str | Path | None = None) -> xr.DataArray:
@@ -164,10 +156,7 @@ def to_brainio(recording: xr.DataArray, path: str | Path | None = None) -> xr.Da
     if path is not None:
         check_storable(assembly)
         with atomic_path(path) as temporary:
-            encoding = {VARIABLE: {"zlib": True, "complevel": 4}}
-            assembly.to_dataset(name=VARIABLE).to_netcdf(
-                temporary, engine="netcdf4", encoding=encoding
-            )
+            write_compressed(assembly, temporary)
     return assembly
 
 
@@ -184,10 +173,26 @@ def holds_assembly(seen: Look) -> bool:
 
 def read_assembly(path: Path, options: Options) -> xr.DataArray:
     """Read an assembly and average its presentations."""
-    assembly, name = _flat(_open(path, options.variable)), f"array in {path}"
+    return _labelled(_open(path, options.variable), f"array in {path}", {})
+
+
+def _labelled(
+    assembly: xr.DataArray,
+    name: str,
+    only: Mapping[str, str | None],
+    *,
+    time_bin: TimeBin | None = None,
+    average: bool = True,
+) -> xr.DataArray:
+    """Take one time and the neuroids with some labels of an assembly, and average repetitions."""
+    assembly = without_levels(assembly)
     _check_neuroids(assembly, name)
-    trials = _trials(_pick_time(assembly, None, name), name, keep=False)
-    return check_recording(mean_by_stimulus(check_trials(trials, name=name)), name=name)
+    assembly = _pick_time(assembly, time_bin, name)
+    for label, wanted in only.items():
+        if wanted is not None:
+            assembly = _only(assembly, label, wanted, name)
+    trials = check_trials(_trials(assembly, name, keep=not average), name=name)
+    return check_recording(mean_by_stimulus(trials), name=name) if average else trials
 
 
 def _open(path: Path, variable: str | None) -> xr.DataArray:
@@ -195,12 +200,6 @@ def _open(path: Path, variable: str | None) -> xr.DataArray:
     look(path)  # is it there?
     with open_array(path, variable=variable) as lazy:
         return lazy.load()
-
-
-def _flat(assembly: xr.DataArray) -> xr.DataArray:
-    """Make the levels of MultiIndexes plain coordinates."""
-    multi = {i.dim for i in assembly.xindexes.values() if isinstance(i, PandasMultiIndex)}
-    return assembly.reset_index(list(multi)) if multi else assembly
 
 
 def _check_neuroids(assembly: xr.DataArray, name: str) -> None:

@@ -25,6 +25,15 @@ SYNONYMS = {
     "dissimilarity": ("dissimilarity", "distance"),
     "similarity": ("similarity",),
 }
+# what rsatoolbox's descriptors and tables of RDMs are usually called, which have no fixed names
+WORDS = {
+    "region": ("region", "roi"),
+    "layer": ("layer", "module"),
+    "subject": ("subject", "subj", "sub", "participant"),
+    "session": ("session", "ses"),
+    "time": ("time",),
+}
+STIMULUS = ("stimulus", "stimuli", "stimulus_id", "image_id", "conds", "condition", "conditions")
 ENDINGS = ("", "id", "ids", "name", "names", "label", "labels", "file", "files", "s")
 
 
@@ -124,23 +133,12 @@ OF_UNITS = ("unit", "region", "layer", "subject", "session", "hemisphere", "neur
 
 @dataclass(frozen=True)
 class Sides:
-    """What labels the rows and columns of an array.
+    """What labels the rows and columns of an array."""
 
-    Attributes
-    ----------
-    turned : bool
-        Whether the stimuli are in the columns.
-    ids : ndarray or None
-        The stimulus ids, as far as known.
-    source : str
-        The variable that holds them; empty if the caller gave them.
-    coords : dict of str to (str, ndarray)
-        Further labels, each with its side: ``stimulus`` or ``unit``.
-    """
-
-    turned: bool
-    ids: np.ndarray | None
-    source: str = ""
+    turned: bool  # whether the stimuli are in the columns
+    ids: np.ndarray | None  # of the stimuli, as far as known
+    source: str = ""  # the variable that holds them; empty if the caller gave them
+    # further labels, each with its side: ``stimulus`` or ``unit``
     coords: dict[str, tuple[str, np.ndarray]] = field(default_factory=dict)
 
 
@@ -198,26 +196,28 @@ def find_sides(shape: tuple[int, ...], options: Options, name: str) -> Sides:
     only_columns = [key for key, row in beside.items() if len(row) == columns != rows]
     flat = len(shape) == 2
     upside_down = flat and any(_role(key) == "unit" for key in only_rows)
+
+    def labelled(turned: bool, ids: np.ndarray | None, source: str = "") -> Sides:
+        return _with_labels(Sides(turned, ids, source), beside, rows, columns)
+
     if options.stimuli is not None:
-        turned = upside_down and len(options.stimuli) == columns != rows
-        return _with_labels(Sides(turned, options.stimuli), beside, rows, columns)
+        return labelled(upside_down and len(options.stimuli) == columns != rows, options.stimuli)
     if options.ids_in is not None:
         ids = _asked_for(options, name)
-        turned = flat and len(ids) == columns != rows
-        return _with_labels(Sides(turned, ids, options.ids_in), beside, rows, columns)
+        return labelled(flat and len(ids) == columns != rows, ids, options.ids_in)
     found = _by_name(beside, only_rows)
     if found:
-        return _with_labels(Sides(False, beside[found], found), beside, rows, columns)
+        return labelled(False, beside[found], found)
     turning = _by_name(beside, only_columns) if flat else None
     if turning and not any(_role(key) == "unit" for key in only_columns):
-        return _with_labels(Sides(True, beside[turning], turning), beside, rows, columns)
+        return labelled(True, beside[turning], turning)
     texts = [key for key in only_rows if _role(key) == "other" and _distinct(beside[key])]
     if texts and not (turning or upside_down):
         if len(texts) > 1:
             raise _which(texts, f"the {rows} rows of the {name}")
-        return _with_labels(Sides(False, beside[texts[0]], texts[0]), beside, rows, columns)
+        return labelled(False, beside[texts[0]], texts[0])
     _refuse_unclear(shape, beside, name)
-    return _with_labels(Sides(False, None), beside, rows, columns)
+    return labelled(False, None)
 
 
 def _refuse_unclear(shape: tuple[int, ...], beside: Mapping[str, np.ndarray], name: str) -> None:
@@ -461,7 +461,7 @@ def stack_rows(
     Returned are the grid, the labels of its leading axes and each row's place.
     """
     axes = {dim: np.asarray(labels[dim]) for dim in LEADING if dim in labels}
-    uniques = {dim: _in_order(values) for dim, values in axes.items()}
+    uniques = {dim: distinct(values) for dim, values in axes.items()}
     uniques = {dim: values for dim, values in uniques.items() if len(values) > 1}
     if not uniques and len(matrices) > 1:
         if axes:
@@ -471,12 +471,7 @@ def stack_rows(
             )
         uniques = {"subject": np.arange(1, len(matrices) + 1)}
         axes = uniques
-    place = tuple(
-        np.array(
-            [{label: i for i, label in enumerate(found.tolist())}[x] for x in axes[d].tolist()]
-        )
-        for d, found in uniques.items()
-    )
+    place = tuple(places_of(axes[dim], found) for dim, found in uniques.items())
     sizes = tuple(map(len, uniques.values()))
     if not sizes:
         return matrices[0], {}, ()
@@ -497,13 +492,13 @@ def stack_rows(
     return grid, uniques, place
 
 
-def _places(labels: np.ndarray, known: np.ndarray) -> np.ndarray:
+def places_of(labels: np.ndarray, known: np.ndarray) -> np.ndarray:
     """Find each label's place among the known ones."""
     places = {label: i for i, label in enumerate(known.tolist())}
-    return np.array([places[label] for label in labels.tolist()])
+    return np.array([places[label] for label in labels.tolist()], dtype=np.int64)
 
 
-def _in_order(labels: np.ndarray) -> np.ndarray:
+def distinct(labels: np.ndarray) -> np.ndarray:
     """Find distinct labels in order of appearance."""
     _, first = np.unique(labels, return_index=True)
     return labels[np.sort(first)]

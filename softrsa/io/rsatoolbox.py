@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from softrsa._wording import listed
+from softrsa._wording import first_line, listed
 from softrsa.errors import (
     DataError,
     DTypeError,
@@ -19,7 +19,7 @@ from softrsa.errors import (
     StimulusError,
     unknown_name,
 )  # fmt: skip
-from softrsa.io.labelling import Options, expand_rows, stack_rows, to_float
+from softrsa.io.labelling import STIMULUS, WORDS, Options, expand_rows, stack_rows, to_float
 from softrsa.io.looking import FORMATS, Format, look
 from softrsa.io.schema import (
     check_labelled,
@@ -29,14 +29,6 @@ from softrsa.io.schema import (
     plain_labels,
 )
 
-WORDS = {  # rsatoolbox has no fixed names; these are the usual ones
-    "region": ("region", "roi"),
-    "layer": ("layer", "module"),
-    "subject": ("subject", "subj", "sub", "participant"),
-    "session": ("session", "ses"),
-    "time": ("time",),
-}
-STIMULUS = ("stimulus", "stimuli", "stimulus_id", "image_id", "conds", "condition", "conditions")
 KEY = "stimulus_descriptor"  # the attribute that keeps rsatoolbox's own name of the ids
 MEASURE = "dissimilarity_measure"
 
@@ -111,8 +103,9 @@ def _open(path: Path) -> object:
     try:
         return open_rsatoolbox(path)
     except OSError as error:
-        reason = str(error).splitlines()[0]
-        raise FileFormatError(f"{path} is no HDF5 file of rsatoolbox ({reason}).") from error
+        raise FileFormatError(
+            f"{path} is no HDF5 file of rsatoolbox ({first_line(error)})."
+        ) from error
 
 
 def _from_dataset(data: Any, stimulus: str | None, time: Any) -> xr.DataArray:

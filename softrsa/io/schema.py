@@ -8,6 +8,7 @@ from itertools import pairwise, product
 import numpy as np
 import pandas as pd
 import xarray as xr
+from xarray.indexes import PandasMultiIndex
 
 from softrsa._wording import counted, listed
 from softrsa.errors import DataError, DTypeError, ShapeError, StimulusError
@@ -24,6 +25,18 @@ def check_dtype(array: xr.DataArray, name: str) -> xr.DataArray:
         )
         raise DTypeError(f"The {name} must be float32 or float64, got {array.dtype}; {remedy}.")
     return array if dtype == array.dtype else array.astype(dtype)
+
+
+def check_is_array(array: object, name: str) -> None:
+    """Refuse what is not labelled."""
+    if not isinstance(array, xr.DataArray):
+        raise DTypeError(f"The {name} must be an xarray.DataArray, got {type(array).__name__}.")
+
+
+def _check_filled(array: xr.DataArray, name: str) -> None:
+    for dim in array.dims:
+        if not array.sizes[dim]:
+            raise DataError(f"The {name} is empty: it has 0 entries along `{dim}`.")
 
 
 def stimulus_ids(
@@ -67,6 +80,12 @@ def check_distinct(ids: pd.Index, name: str) -> None:
             f"The {name} repeats the stimuli {listed(repeated)}. Average the trials first: "
             "`softrsa.recordings.average_trials`."
         )
+
+
+def without_levels(array: xr.DataArray) -> xr.DataArray:
+    """Make the levels of MultiIndexes plain coordinates."""
+    multi = {i.dim for i in array.xindexes.values() if isinstance(i, PandasMultiIndex)}
+    return array.reset_index(list(multi)) if multi else array
 
 
 def is_lazy(array: xr.DataArray | xr.Variable) -> bool:
@@ -143,8 +162,7 @@ def check_rdms(rdms: xr.DataArray, *, name: str = "RDM stack") -> xr.DataArray:
 
 def _rdms_in_order(rdms: xr.DataArray, name: str) -> xr.DataArray:
     """Check dimensions, their labels and the number type; move anchor and neighbor last."""
-    if not isinstance(rdms, xr.DataArray):
-        raise DTypeError(f"The {name} must be an xarray.DataArray, got {type(rdms).__name__}.")
+    check_is_array(rdms, name)
     leading = [dim for dim in rdms.dims if dim not in ("anchor", "neighbor")]
     if len(leading) != rdms.ndim - 2 or not set(leading) <= set(LEADING):
         raise ShapeError(
@@ -152,9 +170,8 @@ def _rdms_in_order(rdms: xr.DataArray, name: str) -> xr.DataArray:
             f"of {LEADING}; got {rdms.dims}."
         )
     rdms = check_dtype(rdms, name).transpose(*leading, "anchor", "neighbor")
+    _check_filled(rdms, name)
     for dim in rdms.dims:
-        if not rdms.sizes[dim]:
-            raise DataError(f"The {name} is empty: it has 0 entries along `{dim}`.")
         labels = rdms.indexes.get(dim)
         if dim in LEADING and labels is not None and labels.has_duplicates:
             repeated = labels[labels.duplicated()].unique()
@@ -349,14 +366,11 @@ def blocks(array: xr.DataArray) -> Iterator[tuple[slice, slice, np.ndarray]]:
 
 def _in_order(array: xr.DataArray, dims: tuple[Hashable, ...], name: str) -> xr.DataArray:
     """Check dimensions, number type and that there is something at all."""
-    if not isinstance(array, xr.DataArray):
-        raise DTypeError(f"The {name} must be an xarray.DataArray, got {type(array).__name__}.")
+    check_is_array(array, name)
     if set(array.dims) != set(dims):
         raise ShapeError(f"The {name} must have the dimensions {dims}, got {array.dims}.")
     array = check_dtype(array, name).transpose(*dims)
-    for dim in dims:
-        if not array.sizes[dim]:
-            raise DataError(f"The {name} is empty: it has 0 entries along `{dim}`.")
+    _check_filled(array, name)
     return array
 
 
