@@ -11,12 +11,11 @@ from softrsa.errors import DataError
 from softrsa.prediction._neighbors import (
     Excluded,
     Plan,
-    Source,
     neighbor_ranks,
     scaled_rows,
     step_weights,
 )
-from softrsa.prediction.heads import NCAHead
+from softrsa.prediction.heads import NCAHead, Source
 from softrsa.transforms import (
     EmbeddingGate,
     Family,
@@ -25,6 +24,7 @@ from softrsa.transforms import (
     StepParameters,
     soft_k_step,
 )
+from softrsa.transforms.soft_step import bound_distances_, exact_zeros_
 
 
 class SoftStepNCAHead(NCAHead):
@@ -131,12 +131,9 @@ def _step_in_place(
     The clamps are those of `soft_step`: without masks and with one logarithm, of a quotient that
     cannot leave the range of the type from below.
     """
-    kind = torch.finfo(s.dtype)
     upper = torch.minimum(upper, high)  # rounding must not lift it above the best neighbor
-    v = (upper - s).clamp_min_(kind.tiny)
-    u = s.sub_(lower).clamp_min_(kind.tiny)
-    logit = u.div_(v).log_().div_(transition)
-    return torch.threshold_(logit.sigmoid_(), kind.tiny / kind.eps**2.1, 0.0)
+    u, v = bound_distances_(s, lower, upper, out=(s, torch.empty_like(s)))
+    return exact_zeros_(u.div_(v).log_().div_(transition).sigmoid_())
 
 
 class DiffKNNHead(NCAHead):

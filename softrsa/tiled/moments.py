@@ -18,7 +18,7 @@ from softrsa._processes import ALONE, Ranks
 from softrsa.measures._features import first_order
 from softrsa.rsm.scaling import between
 from softrsa.tiled.tiles import Tile, TiledRSM, scratch, share_tiles, tile_size
-from softrsa.transforms import log_soft_step_s2
+from softrsa.transforms.soft_step import bound_distances_, exact_zeros_, log_soft_step_s2
 
 N_SCRATCH = 3
 
@@ -77,10 +77,8 @@ class S1:
         scratch: Sequence[Tensor],
     ) -> Tensor:
         """As `soft_step`: exactly 0 and 1 beyond the bounds."""
-        kind = torch.finfo(s.dtype)
         log_ratio = self._log_ratio(s, parameters, unit, scratch)[2]
-        torch.mul(log_ratio, parameters[2], out=out).sigmoid_()
-        return torch.threshold_(out, kind.tiny / kind.eps**2.1, 0.0)
+        return exact_zeros_(torch.mul(log_ratio, parameters[2], out=out).sigmoid_())
 
     def _log_ratio(
         self, s: Tensor, parameters: Sequence[Tensor], unit: float, scratch: Sequence[Tensor]
@@ -88,8 +86,7 @@ class S1:
         """Clamped distances and the logarithm of their ratio."""
         u, v, log_ratio = scratch
         floor = smallest_distance(unit, s.dtype)
-        torch.sub(s, parameters[0], out=u).clamp_min_(floor)
-        torch.sub(parameters[1], s, out=v).clamp_min_(floor)
+        bound_distances_(s, parameters[0], parameters[1], out=(u, v), floor=floor)
         torch.div(u, v, out=log_ratio).log_()
         return scratch
 

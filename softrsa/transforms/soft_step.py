@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -230,13 +231,13 @@ class _Step(torch.autograd.Function):
         if log:
             step = F.logsigmoid(logit)
             return step.masked_fill_(s <= lower, -torch.inf).masked_fill_(s >= upper, 0.0)
-        return _exact_step(logit)
+        return exact_zeros_(logit.sigmoid())
 
     @staticmethod
     def backward(ctx, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         s, lower, upper, transition, logit = ctx.saved_tensors
         tiny = torch.finfo(s.dtype).tiny  # a smaller distance would have an infinite 1 / u
-        step = _exact_step(logit)
+        step = exact_zeros_(logit.sigmoid())
         slope = (1 - step) * ((s > lower) & (s < upper) if ctx.log else step)
         inner = slope.mul_(grad_outputs[0]).div_(transition)
         by_lower = inner / (s - lower).clamp_min_(tiny)
@@ -251,10 +252,24 @@ class _Step(torch.autograd.Function):
         )
 
 
-def _exact_step(logit: Tensor) -> Tensor:
-    """Take the sigmoid, with what a clamped distance has left made exactly 0."""
-    kind = torch.finfo(logit.dtype)
-    return torch.threshold(torch.sigmoid(logit), kind.tiny / kind.eps**2.1, 0.0)
+def exact_zeros_(step: Tensor) -> Tensor:
+    """Make what a clamped distance has left of a step exactly 0, in place."""
+    kind = torch.finfo(step.dtype)
+    return torch.threshold_(step, kind.tiny / kind.eps**2.1, 0.0)
+
+
+def bound_distances_(
+    s: Tensor, lower: Tensor, upper: Tensor, *, out: Sequence[Tensor], floor: float | None = None
+) -> Sequence[Tensor]:
+    """Write distances to the lower bound, where that may be ``s``, and to the upper bound.
+
+    Beyond a bound they are clamped, to the least number of the type or to ``floor``.
+    """
+    u, v = out
+    least = torch.finfo(s.dtype).tiny if floor is None else floor
+    torch.sub(upper, s, out=v).clamp_min_(least)
+    torch.sub(s, lower, out=u).clamp_min_(least)
+    return out
 
 
 def _widen(s: Tensor, *parameters: Tensor) -> tuple[Tensor, list[Tensor]]:
