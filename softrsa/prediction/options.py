@@ -109,6 +109,11 @@ class Options:
         if not 0 <= self.dropout < 1:
             raise DataError(f"`dropout` must be in [0, 1), got {self.dropout!r}.")
 
+    @property
+    def from_bank(self) -> bool:
+        """Whether neighbors in training are the whole training set, else the batch."""
+        return self.train_neighbors == "bank"
+
     def make_network(self, n_features: int, n_targets: int) -> Network:
         """Make an untrained network without extractor."""
         body = make_body(n_features, self.layers, self.dropout)

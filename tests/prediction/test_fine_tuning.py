@@ -19,7 +19,7 @@ from softrsa.errors import (
     UnknownNameError,
 )
 from softrsa.prediction import FineTuner, NeighborRegressor
-from softrsa.prediction.fine_tuning import resolve_precision
+from softrsa.prediction.attaching import resolve_precision
 from softrsa.prediction.network import HEADS, NEIGHBOR_HEADS
 from softrsa.prediction.options import Options
 from softrsa.prediction.samples import as_samples

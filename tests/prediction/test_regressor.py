@@ -162,7 +162,7 @@ class TestResumed:
     def test_takes_another_patience(self, samples):
         regressor = NeighborRegressor("nca", **QUICK, warm_start=True).fit(*samples)
         regressor.set_params(patience=1, max_epochs=1).fit(*samples)
-        assert regressor.learner_.training.recipe.patience == 1
+        assert regressor.learner_.training.options.patience == 1
         assert regressor.n_iter_ == 9
 
 
@@ -261,7 +261,7 @@ class TestErrors:
 
     def test_before_and_after_fit(self, samples):
         x, y = samples
-        with pytest.raises(NotFittedError, match=r"call `fit\(X, y\)` first"):
+        with pytest.raises(NotFittedError, match="This NeighborRegressor is not fitted yet; call `fit` first"):
             NeighborRegressor().predict(x)
         linear = NeighborRegressor("linear", **QUICK).fit(x, y)
         with pytest.raises(DataError, match="without neighbors"):
