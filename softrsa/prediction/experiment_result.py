@@ -13,7 +13,7 @@ from scipy import stats
 
 from softrsa.errors import DataError, FileFormatError, ShapeError, unknown_name
 from softrsa.io import atomic_path
-from softrsa.prediction.network import HEADS, LINEAR_HEADS, NEIGHBOR_HEADS
+from softrsa.prediction.step_heads import HEADS, LINEAR_HEADS, NEIGHBOR_HEADS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -17,7 +17,8 @@ from torch import Tensor
 from softrsa.errors import DataError, FileFormatError, FileMissingError, ShapeError, unknown_name
 from softrsa.io import atomic_path
 from softrsa.prediction.heads import LinearHead
-from softrsa.prediction.network import HEADS, LINEAR_HEADS, NEIGHBOR_HEADS, Network, make_body
+from softrsa.prediction.network import Network, make_body
+from softrsa.prediction.step_heads import HEADS, LINEAR_HEADS, NEIGHBOR_HEADS
 from softrsa.transforms import Family
 
 

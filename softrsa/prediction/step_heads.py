@@ -1,8 +1,9 @@
-"""Heads whose weights are cut by a learned soft step, of the similarity or of its rank."""
+"""Heads whose weights are cut by a learned soft step, and the table of heads by name."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -250,3 +251,18 @@ class DiffKNNHead(NCAHead):
     def extra_repr(self) -> str:
         """Show the sizes that are fixed too."""
         return f"{super().extra_repr()}, strength={self.strength}, width={self.width}"
+
+
+NEIGHBOR_HEADS: dict[str, Callable[[int, Family, str, float | None], NCAHead]] = {
+    "nca": lambda _, family, s, tau: NCAHead(similarity=s, temperature=tau),
+    "softstep-nca-global": lambda _, family, s, tau: SoftStepNCAHead(
+        family=family, similarity=s, temperature=tau
+    ),
+    "softstep-nca-instance": lambda d, family, s, tau: SoftStepNCAHead(
+        d, family=family, similarity=s, temperature=tau
+    ),
+    "diffknn-global": lambda _, family, s, tau: DiffKNNHead(similarity=s, temperature=tau),
+    "diffknn-instance": lambda d, family, s, tau: DiffKNNHead(d, similarity=s, temperature=tau),
+}
+LINEAR_HEADS = ("linear", "linear-centered")  # torch's start, and one at the mean label
+HEADS = (*LINEAR_HEADS, *NEIGHBOR_HEADS)

@@ -15,8 +15,8 @@ from tqdm import tqdm
 from softrsa.errors import DataError, unknown_name
 from softrsa.prediction.experiment import COLUMNS, checked_methods, checked_settings, known_rows
 from softrsa.prediction.experiment_result import ExperimentResult, add_row, read_rows
-from softrsa.prediction.network import HEADS
 from softrsa.prediction.regressor import NeighborRegressor
+from softrsa.prediction.step_heads import HEADS
 
 Surface = Callable[[np.ndarray], np.ndarray]
 

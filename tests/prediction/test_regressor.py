@@ -23,7 +23,7 @@ from softrsa.errors import (
     UnknownNameError,
 )
 from softrsa.prediction import NeighborRegressor, grid_error, make_surface
-from softrsa.prediction.network import HEADS, NEIGHBOR_HEADS
+from softrsa.prediction.step_heads import HEADS, NEIGHBOR_HEADS
 
 QUICK = {"max_epochs": 8, "layers": (16, 4), "random_state": 0}
 
@@ -261,7 +261,7 @@ class TestErrors:
 
     def test_before_and_after_fit(self, samples):
         x, y = samples
-        with pytest.raises(NotFittedError, match="This NeighborRegressor is not fitted yet; call `fit` first"):
+        with pytest.raises(NotFittedError, match="NeighborRegressor is not fitted yet; call `fit`"):
             NeighborRegressor().predict(x)
         linear = NeighborRegressor("linear", **QUICK).fit(x, y)
         with pytest.raises(DataError, match="without neighbors"):
