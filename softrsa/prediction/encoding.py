@@ -12,9 +12,9 @@ import numpy as np
 from tqdm import tqdm
 
 from softrsa.errors import ShapeError
-from softrsa.prediction.task_files import Sound
 
 Encoder = Callable[[Any], Any]
+Sound = tuple[int, np.ndarray]  # samples per second, and the waveform in [-1, 1]
 
 CHUNK = 64  # inputs read and encoded at a time
 RATE, WINDOW, HOP, FFT = 16_000, 400, 160, 1024  # samples: 25 ms every 10 ms

@@ -13,7 +13,6 @@ from tqdm import tqdm
 
 from softrsa._checks import resolve_device
 from softrsa.errors import DataError, FitError
-from softrsa.synthesis.components import principal_components
 from softrsa.synthesis.loop import Moving, adam, check_steps, start
 from softrsa.synthesis.objective import (
     Features,
@@ -21,6 +20,7 @@ from softrsa.synthesis.objective import (
     as_tensor,
     labelled_features,
     make_objective,
+    principal_components,
     starting_features,
 )
 

@@ -172,3 +172,13 @@ def _checked(measure: Callable[[Tensor, Tensor], Tensor], x: Tensor) -> Callable
         return found[None] if alone else found
 
     return scores
+
+
+def principal_components(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Singular triplets of centered features beyond rounding: (n, r), (r,), (p, r), float64."""
+    centered = (x.double() - x.double().mean(0)).cpu()
+    left, singular, right = torch.linalg.svd(centered, full_matrices=False)
+    kept = singular > max(centered.shape) * torch.finfo(x.dtype).eps * singular[0]
+    if not kept.any():
+        raise DataError("`x` is constant over stimuli, so it has no principal components.")
+    return left[:, kept], singular[kept], right.mT[:, kept]
