@@ -124,11 +124,7 @@ def _total(response: Response) -> int | None:
 
 @contextmanager
 def locked(target: Path) -> Iterator[None]:
-    """Let one process or thread at a time download a file; the others wait for it.
-
-    Where the system or the disk has no such locks, all of them download; each file is still
-    written whole, checked and then named.
-    """
+    """Let one process or thread at a time download a file, where the system has such locks."""
     try:
         import fcntl
     except ImportError:  # Windows

@@ -28,10 +28,7 @@ class Items(NamedTuple):
     regions: list[str]
 
     def references(self, without: Sequence[int]) -> Tensor:
-        """Which items (n_items, n_regions, n_items) make a region's mean, without some subjects.
-
-        An item's own subject is never among them.
-        """
+        """Items of other subjects that make each region's mean: (n_items, n_regions, n_items)."""
         allowed = ~torch.isin(self.subject, torch.tensor(list(without), dtype=torch.long))
         others = (self.subject[:, None] != self.subject) & allowed
         of_region = self.region == torch.arange(len(self.regions))[:, None]
@@ -154,20 +151,13 @@ PART = 2**22  # weights of pairs at a time
 
 
 def products(vectors: Tensor, rule: Rule) -> Tensor:
-    """Inner products (..., n_items, n_items) of condensed RDMs (..., n_items, n_pairs).
-
-    For "best_match", of RDMs less their mean, so that correlations follow from them.
-    """
+    """Inner products (..., n, n) of condensed RDMs, less their mean for "best_match"."""
     x = vectors - vectors.mean(-1, keepdim=True) if rule == "best_match" else vectors
     return x @ x.mT
 
 
 def resampled_products(vectors: Tensor, rule: Rule, counts: Tensor) -> Tensor:
-    """`products` (n_resamples, n_items, n_items) where stimuli occur ``counts`` times.
-
-    ``counts`` is (n_resamples, n_stimuli). A pair of different stimuli counts as often as it
-    occurs; a stimulus is not paired with itself.
-    """
+    """`products` (n_resamples, n_items, n_items) where pairs occur as often as ``counts`` say."""
     n_stimuli = counts.shape[-1]
     first, second = torch.triu_indices(n_stimuli, n_stimuli, 1).unbind()
     found = []

@@ -160,10 +160,7 @@ def _histograms(cells: list[Array], n_cells: int, xp: Any) -> Array:
 
 
 def _from_ties(x: Ranked, y: Ranked, xp: Any) -> Array | int:
-    """Twice what listed ties, which stand in the order of the entries, add beyond one half each.
-
-    Entries tied in both, which are discordant in neither order, are corrected with those of y.
-    """
+    """Twice what listed ties, in the order of the entries, add beyond one half each."""
     excess = 0
     if x.tied is not None:
         excess += xp.sign(y.first[x.tied[0]] - y.first[x.tied[1]]).sum()

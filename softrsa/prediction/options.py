@@ -39,10 +39,7 @@ def write_file(path: str | Path, content: dict[str, Any]) -> None:
 
 @contextmanager
 def read_file(path: str | Path, form: str) -> Iterator[dict[str, Any]]:
-    """Give the content of a file of this form, of which nothing is executed, to build from.
-
-    What fails in the block is an error of the file.
-    """
+    """Give what a file of this form holds, to build from; what fails then is its error."""
     path = Path(path)
     writer = form.removeprefix("softrsa.").partition("/")[0]
     foreign = f"{path} was not written by `{writer}.save`."

@@ -224,10 +224,7 @@ SMALL = 1_000_000  # entries of the tensors of a step up to which one thread is 
 
 
 class Learner:
-    """A network that is trained on labelled samples and predicts in the unit of their labels.
-
-    An extractor whose rate is 0 is not trained: its features are computed once.
-    """
+    """A network trained on samples; an extractor of rate 0 computes features once."""
 
     network: Network
     scale: LabelScale
@@ -258,10 +255,7 @@ class Learner:
         groups: Tensor | None = None,
         progress: bool = False,
     ) -> Self:
-        """Start anew with inputs and labels; without samples to validate with, hold some out.
-
-        Of groups (n,), numbered from 0, whole ones are held out.
-        """
+        """Start anew; without samples to validate with, hold some out, or whole groups (n,)."""
         least = 4 if validation is None else 2
         if len(samples[1]) < least:
             raise DataError(f"There must be at least {least} samples, got {len(samples[1])}.")

@@ -102,10 +102,7 @@ class Objective:
 
 
 def make_objective(measure: MeasureLike, x: Tensor, *, similarity: str) -> Objective:
-    """Fix the real features in a measure; one on RSMs reads RSMs of the given similarity.
-
-    Where the order matters the synthetic features predict the real ones, as a model's do.
-    """
+    """Fix the real features in a measure; where order matters others predict them."""
     if similarity not in SIMILARITIES:
         raise unknown_name("similarity", similarity, SIMILARITIES)
     if isinstance(measure, (str, Measure)):

@@ -50,10 +50,7 @@ class Step(Protocol):
 
 
 class S1:
-    """sigma((log u - log v) / t) of the distances u, v to the bounds: see `soft_step`.
-
-    Its parameters are lower, upper and 1 / transition.
-    """
+    """sigma((log u - log v) / t), see `soft_step`, by lower, upper and 1 / transition."""
 
     def forward(self, entries: Entries, out: Tensor) -> Tensor:
         """As `soft_step`: exactly 0 and 1 beyond the bounds."""
@@ -147,10 +144,7 @@ class TransformedRSM:
 
 
 class Moments(NamedTuple):
-    """Sums over off-diagonal entries, in float64.
-
-    ``rows`` and ``columns`` are (n_rsms, n), ``products`` (n_pairs,).
-    """
+    """Sums over off-diagonal entries, in float64: (n_rsms, n) twice, (n_pairs,)."""
 
     rows: Tensor
     columns: Tensor

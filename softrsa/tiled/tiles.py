@@ -210,10 +210,7 @@ class TiledRSM:
         return torch.is_grad_enabled() and self.source.tensor.requires_grad
 
     def read(self, tile: Tile, out: Tensor) -> Tensor:
-        """Similarities of a tile; one on the diagonal is symmetric, with zeros on the diagonal.
-
-        Not to be written to.
-        """
+        """Similarities of a tile, not to be written to; on the diagonal symmetric, 0 on it."""
         key = (tile.rows.start, tile.rows.stop, tile.columns.start, tile.columns.stop)
         found = self._kept.get(key)
         if found is not None:
