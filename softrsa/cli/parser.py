@@ -9,6 +9,7 @@ import argparse
 import math
 import sys
 from collections.abc import Callable, Iterable
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -140,28 +141,14 @@ class Parser(argparse.ArgumentParser):
         sys.exit(2)
 
 
-def _measures() -> Iterable[str]:
-    from softrsa.measures import available
-
-    return available()
-
-
-def _transforms() -> Iterable[str]:
-    from softrsa.transforms.on_rsms import TRANSFORMS
-
-    return TRANSFORMS
+def _of(module: str, table: str) -> GiveNames:
+    """Give the names in a table once they are asked for, as its module takes long to load."""
+    return lambda: getattr(import_module(module), table)
 
 
-def _identifying_transforms() -> Iterable[str]:
-    from softrsa.identification.statistics import TRANSFORMS
-
-    return TRANSFORMS
-
-
-def _tasks() -> Iterable[str]:
-    from softrsa.prediction.tasks import TASKS
-
-    return TASKS
+MEASURES, TASKS = _of("softrsa.measures", "MEASURES"), _of("softrsa.prediction.tasks", "TASKS")
+TRANSFORMS = _of("softrsa.transforms", "TRANSFORMS")
+OF_REGIONS = _of("softrsa.identification.statistics", "TRANSFORMS")
 
 
 def names(text: str) -> list[str]:
@@ -259,11 +246,11 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         option("--similarity", "between stimuli (%(default)s)", default="correlation"),
         option(
             "--measure", "between RSMs or features (%(default)s), of: ...", metavar="NAME",
-            default="centered_pearson", names_in_help=_measures,
+            default="centered_pearson", names_in_help=MEASURES,
         ),
         option(
             "--transform", "of: ... (all that suit the measure)", **LISTED,
-            names_in_help=_transforms,
+            names_in_help=TRANSFORMS,
         ),
         option("--folds", "over stimuli (%(default)s)", type=int, default=5),
         flag("--leave-one-subject-out", "score each subject under transforms fitted on the others"),
@@ -303,7 +290,7 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         ),
         OUT,
         REGIONS,
-        option("--transform", "of: ... (all)", names_in_help=_identifying_transforms, **LISTED),
+        option("--transform", "of: ... (all)", names_in_help=OF_REGIONS, **LISTED),
         option(
             "--rule", "correlation with a region's mean, or nearest centroid as published "
             "(%(default)s)", choices=("best_match", "centroid"), default="best_match",
@@ -347,7 +334,7 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         *OUTPUT,
     ),
     "predict": (
-        option("--data", f"{SURFACES}, ...", required=True, metavar="NAME", names_in_help=_tasks),
+        option("--data", f"{SURFACES}, ...", required=True, metavar="NAME", names_in_help=TASKS),
         option(
             "--heads", "heads of NeighborRegressor, ridge, knn-linear and knn-nca (all)",
             default=["all"], **LISTED,

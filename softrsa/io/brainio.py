@@ -21,6 +21,7 @@ from softrsa.io.schema import (
     check_recording,
     check_storable,
     check_trials,
+    labels_along,
     mean_by_stimulus,
     plain_labels,
     without_levels,
@@ -133,17 +134,17 @@ def to_brainio(recording: xr.DataArray, path: str | Path | None = None) -> xr.Da
         raise ShapeError("BrainIO holds recordings (stimulus, unit), not RDMs or RSMs.")
     row = recording.dims[0]
     stimuli = recording["stimulus"].values
-    presentation = {
-        str(name): ("presentation", plain_labels(coord.values))
-        for name, coord in recording.coords.items()
-        if coord.dims == (row,) and name not in ("stimulus", row)
+    presentation: dict[str, Any] = {
+        name: ("presentation", labels)
+        for name, labels in labels_along(recording, str(row)).items()
+        if name not in ("stimulus", row)
     }
     repetition = pd.Series(stimuli).groupby(stimuli).cumcount().to_numpy()
     presentation.setdefault("repetition", ("presentation", repetition))
-    units = {
-        str(name): ("neuroid", plain_labels(coord.values))
-        for name, coord in recording.coords.items()
-        if coord.dims == ("unit",) and name != "unit"
+    units: dict[str, Any] = {
+        name: ("neuroid", labels)
+        for name, labels in labels_along(recording, "unit").items()
+        if name != "unit"
     }
     names = recording["unit"].values if "unit" in recording.coords else range(recording.shape[1])
     units.setdefault("neuroid_id", ("neuroid", np.array([str(name) for name in names])))
@@ -238,18 +239,18 @@ def _trials(assembly: xr.DataArray, name: str, *, keep: bool) -> xr.DataArray:
             f"`presentation`, only {listed(sorted(map(str, assembly.coords)), 20)}."
         )
     coords: dict[str, Any] = {
-        str(label): ("unit", plain_labels(coord.values))
-        for label, coord in assembly.coords.items()
-        if coord.dims == ("neuroid",) and label in (*KEPT, "animal")
+        name: ("unit", labels)
+        for name, labels in labels_along(assembly, "neuroid").items()
+        if name in (*KEPT, "animal")
     }
     if "animal" in coords:
         animal = coords.pop("animal")
         coords.setdefault("subject", animal)
     if keep:
         coords |= {
-            str(label): ("trial", plain_labels(coord.values))
-            for label, coord in assembly.coords.items()
-            if coord.dims == ("presentation",) and label not in (*found, "presentation", *coords)
+            name: ("trial", labels)
+            for name, labels in labels_along(assembly, "presentation").items()
+            if name not in (*found, "presentation", *coords)
         }
     return xr.DataArray(
         assembly.transpose("presentation", "neuroid").variable.data,

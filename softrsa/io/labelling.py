@@ -236,7 +236,9 @@ def _refuse_unclear(shape: tuple[int, ...], beside: Mapping[str, np.ndarray], na
         (key for key in fitting if _role(key) != "unit" and _distinct(beside[key])),
         key=lambda key: _role(key) != "stimulus",
     )
-    turned = all(fitting[key] == [1] for key in able) if able else _upside_down(fitting)
+    turned = all(fitting[key] == [1] for key in able)
+    if not able:  # labels of units that fit the rows, and only these
+        turned = any(_role(key) == "unit" and axes == [0] for key, axes in fitting.items())
     what = "looks transposed (units x stimuli)" if turned and len(shape) == 2 else "is unclear"
     if able:
         turns = ", which also turns the array over" if fitting[able[0]] == [1] else ""
@@ -248,11 +250,6 @@ def _refuse_unclear(shape: tuple[int, ...], beside: Mapping[str, np.ndarray], na
         f"The {name} is {size}, with stimuli expected in its rows, and {what}: {shown}. "
         f"{advice}. {ON_COMMAND_LINE}"
     )
-
-
-def _upside_down(fitting: Mapping[str, list[int]]) -> bool:
-    """Tell whether labels of units fit the rows, and only these."""
-    return any(_role(key) == "unit" and axes == [0] for key, axes in fitting.items())
 
 
 def _sides_in_words(axes: list[int], n_axes: int) -> str:

@@ -26,6 +26,7 @@ from softrsa.io.schema import (
     check_rdms,
     check_recording,
     check_trials,
+    labels_along,
     plain_labels,
 )
 
@@ -352,10 +353,10 @@ def to_rsatoolbox(array: xr.DataArray) -> Any:
     if "anchor" in array.dims:
         return RDMs(**_rdm_parts(array, key), descriptors=whole)
     row = "trial" if "trial" in array.dims else "stimulus"
-    units = _along(array, "unit")
+    units = labels_along(array, "unit")
     one = {word: v for word, v in units.items() if word in WORDS and len(set(v.tolist())) == 1}
     shared = {word: values[:1].tolist()[0] for word, values in one.items()}
-    rows = {key if name == "stimulus" else name: v for name, v in _along(array, row).items()}
+    rows = {key if name == "stimulus" else name: v for name, v in labels_along(array, row).items()}
     return Dataset(
         array.values.copy(),
         descriptors={**whole, **shared},
@@ -391,15 +392,10 @@ def _rdm_parts(array: xr.DataArray, key: str) -> dict[str, Any]:
         "dissimilarity_measure": array.attrs.get(MEASURE),
         "rdm_descriptors": labels,
         "pattern_descriptors": {
-            key if name == "anchor" else name: v for name, v in _along(array, "anchor").items()
+            key if name == "anchor" else name: v
+            for name, v in labels_along(array, "anchor").items()
         },
     }
-
-
-def _along(array: xr.DataArray, dim: str) -> dict[str, np.ndarray]:
-    """List the coordinates along one dimension."""
-    found = {str(n): plain_labels(c.values) for n, c in array.coords.items() if c.dims == (dim,)}
-    return {name: np.asarray(values) for name, values in found.items()}
 
 
 FORMATS.add(

@@ -82,6 +82,11 @@ def check_distinct(ids: pd.Index, name: str) -> None:
         )
 
 
+def labels_along(array: xr.DataArray, dim: str) -> dict[str, np.ndarray]:
+    """List the coordinates along one dimension."""
+    return {str(n): plain_labels(c.values) for n, c in array.coords.items() if c.dims == (dim,)}
+
+
 def without_levels(array: xr.DataArray) -> xr.DataArray:
     """Make the levels of MultiIndexes plain coordinates."""
     multi = {i.dim for i in array.xindexes.values() if isinstance(i, PandasMultiIndex)}
@@ -405,9 +410,9 @@ def _which_units(array: xr.DataArray, bad_columns: np.ndarray) -> str:
 
 def _where(array: xr.DataArray, bad_columns: np.ndarray) -> str:
     """Say which layers, regions and subjects the bad units belong to."""
-    found = [part for part in PARTS if part in array.coords and array[part].dims == ("unit",)]
-    labels = (f"{part} {listed(pd.unique(array[part].values[bad_columns]))}" for part in found)
-    return "".join(f", {text}" for text in labels)
+    labels = labels_along(array, "unit")
+    found = {part: pd.unique(labels[part][bad_columns]) for part in PARTS if part in labels}
+    return "".join(f", {part} {listed(held)}" for part, held in found.items())
 
 
 def mean_by_stimulus(trials: xr.DataArray) -> xr.DataArray:

@@ -33,7 +33,8 @@ class ArrayInputs:
         self.values, self.device = values, device
 
     def __len__(self) -> int:
-        return len(next(iter(_tensors(self.values))))
+        values = self.values
+        return len(values if isinstance(values, Tensor) else next(iter(values.values())))
 
     def stream(self, parts: Sequence[Tensor]) -> Iterator[Batch]:
         """Give one batch for each part, a tensor of row numbers, on the device."""
@@ -217,10 +218,6 @@ def _as_tensor(values: Any) -> Tensor:
     if not tensor.ndim:
         raise ShapeError("The first dimension must be the samples, got a single number.")
     return tensor
-
-
-def _tensors(values: Batch) -> Sequence[Tensor]:
-    return [values] if isinstance(values, Tensor) else list(values.values())
 
 
 def _rows(values: Batch, rows: Tensor) -> Batch:

@@ -144,7 +144,8 @@ def _draw_profiles(
 
 def _draw_profile(ax: Axes, part: pd.DataFrame, region: str, i: int, count: int) -> None:
     """Draw the scores of region ``i`` of ``count`` over layers, with its ceiling."""
-    color, marker = _colors(count)[i], MARKERS[i % len(MARKERS)]
+    color = (COLORS if count <= len(COLORS) else scale(count))[i]
+    marker = MARKERS[i % len(MARKERS)]
     dodge = 0.3 * ((i + 0.5) / count - 0.5)  # keeps error bars apart
     ax.errorbar(
         np.arange(len(part)) + dodge, part["score"], _reach(part), color=color, marker=marker,
@@ -380,11 +381,6 @@ def color_bar(
     bar = figure.colorbar(image, ax=axes, shrink=shrink)
     bar.set_label(label, fontsize=9)
     bar.ax.tick_params(labelsize=8)
-
-
-def _colors(count: int) -> list[str]:
-    """Take colors from the palette while it lasts, then from an even scale."""
-    return list(COLORS[:count]) if count <= len(COLORS) else scale(count)
 
 
 def scale(count: int) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -150,15 +151,7 @@ def _checked(s: Tensor, how: str, exclude_self: bool) -> Tensor | None:
     return torch.eye(n, dtype=torch.bool, device=s.device)
 
 
-def _row_minmax(s: Tensor, itself: Tensor | None) -> Tensor:
-    return _minmax_over(s, itself, (-1,))
-
-
-def _minmax(s: Tensor, itself: Tensor | None) -> Tensor:
-    return _minmax_over(s, itself, (-2, -1))
-
-
-def _minmax_over(s: Tensor, itself: Tensor | None, axes: tuple[int, ...]) -> Tensor:
+def _minmax(s: Tensor, itself: Tensor | None, axes: tuple[int, ...]) -> Tensor:
     return between(s, *_ends(s, itself, axes))
 
 
@@ -287,8 +280,8 @@ def _affine(s: Tensor, itself: Tensor | None) -> Tensor:
 
 
 SCALINGS: dict[str, Callable[[Tensor, Tensor | None], Tensor]] = {
-    "row_minmax": _row_minmax,
-    "minmax": _minmax,
+    "row_minmax": partial(_minmax, axes=(-1,)),
+    "minmax": partial(_minmax, axes=(-2, -1)),
     "rank": _rank,
     "affine": _affine,
 }

@@ -215,7 +215,8 @@ def tiled_scores(
     >>> step.gate.bias.grad.isfinite().all()
     tensor(True)
     """
-    data = {"model": [model], "brain": _listed(brain)}
+    subjects = [brain] if isinstance(brain, (Tensor, TiledRSM)) else list(brain)
+    data = {"model": [model], "brain": subjects}
     rsms, ranks = _laid_out(data, measure, similarity, bandwidth, distributed)
     sides = [prepare(rsms[0], model_transform, model_anchors, measure, ranks)]
     sides += [prepare(rsm, brain_transform, brain_anchors, measure, ranks) for rsm in rsms[1:]]
@@ -392,10 +393,6 @@ def ceilings_of(
 
     everyone = torch.ones_like(pooled)
     return against(everyone - everyone.diag().diag()), against(everyone)
-
-
-def _listed(brain: Features | Sequence[Features]) -> list[Features]:
-    return [brain] if isinstance(brain, (Tensor, TiledRSM)) else list(brain)
 
 
 def _laid_out(
