@@ -7,14 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from secrets import token_hex
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from softrsa.errors import FileFormatError, FileMissingError, SoftRSAError
 
 if TYPE_CHECKING:
     import xarray as xr
-
-__all__ = ["OutputError", "atomic_path", "cache_folder", "read_result", "write_result"]
 
 
 class OutputError(SoftRSAError, OSError):
@@ -72,20 +70,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 def write_result(data: xr.Dataset, path: str | Path) -> None:
-    """Write a result to one netCDF file, whole or not at all.
-
-    Parameters
-    ----------
-    data : Dataset
-        With an attribute that says what it is, for `read_result`.
-    path : str or Path
-        The file; an existing one is replaced.
-
-    Raises
-    ------
-    OutputError
-        If the file cannot be written.
-    """
+    """Write a result, with an attribute that says what it is, to one netCDF file, or nothing."""
     with atomic_path(path) as temporary:
         try:
             data.to_netcdf(temporary, engine="netcdf4")
@@ -96,30 +81,9 @@ def write_result(data: xr.Dataset, path: str | Path) -> None:
 def read_result(
     path: str | Path, kind: str, what: str, *, attribute: str = "softrsa_kind"
 ) -> xr.Dataset:
-    """Read a result of ours that `write_result` wrote.
+    """Read a result that `write_result` wrote, whose attribute must say its kind, into memory.
 
-    Parameters
-    ----------
-    path : str or Path
-        The file.
-    kind : str
-        What its attribute must say: "synthesis_result".
-    what : str
-        What it is in words, after "holds no": "result of `optimize_to_score`".
-    attribute : str
-        Name of that attribute.
-
-    Returns
-    -------
-    Dataset
-        In memory; the file is closed.
-
-    Raises
-    ------
-    FileMissingError
-        If there is no such file.
-    FileFormatError
-        If it cannot be read as netCDF, or is of another kind.
+    ``what`` it is in words stands after "holds no": "result of `optimize_to_score`".
     """
     import xarray as xr
 
@@ -137,6 +101,57 @@ def read_result(
             "`softrsa.load`."
         )
     return data
+
+
+class StoredResult:
+    """What was found, in one labelled Dataset, to be written to a file and read again."""
+
+    data: xr.Dataset
+    _attribute: ClassVar[str] = "softrsa_kind"  # of the file: says what it is
+    _kind: ClassVar[str]
+    _what: ClassVar[str]
+
+    def __init__(self, data: Any): ...  # of the dataclasses that are results
+
+    def to_netcdf(self, path: str | Path) -> None:
+        """Write everything to one netCDF file, whole or not at all.
+
+        Parameters
+        ----------
+        path : str or Path
+            The file, whose folder is made where there is none; an existing one is replaced.
+
+        Raises
+        ------
+        OutputError
+            If the file cannot be written.
+        """
+        write_result(self.data.assign_attrs({self._attribute: self._kind}), path)
+
+    @classmethod
+    def from_netcdf(cls, path: str | Path) -> Self:
+        """Read a result written by `to_netcdf`.
+
+        Parameters
+        ----------
+        path : str or Path
+            The file.
+
+        Returns
+        -------
+        object of this class
+            Equal to the one written.
+
+        Raises
+        ------
+        FileMissingError
+            If there is no such file.
+        FileFormatError
+            If the file holds something else.
+        """
+        data = read_result(path, cls._kind, cls._what, attribute=cls._attribute)
+        del data.attrs[cls._attribute]
+        return cls(data)
 
 
 def cache_folder() -> Path:

@@ -25,6 +25,11 @@ def listed(labels: Iterable[object], limit: int = 5) -> str:
     return f"{shown}, ... ({len(plain)} in all)" if len(plain) > limit else shown
 
 
+def first_line(error: Exception) -> str:
+    """Quote the first line of an error, or name its kind where it says nothing."""
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
 def counted(number: int, noun: str, plural: str | None = None) -> str:
     """Give a number its noun, in the plural where that is right.
 

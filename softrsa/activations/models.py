@@ -15,8 +15,6 @@ from torch import Tensor, nn
 from softrsa.activations.stimuli import preprocess_image
 from softrsa.errors import FileMissingError, unknown_name
 
-__all__ = ["NamedModel", "load_model"]
-
 
 @dataclass(frozen=True)
 class NamedModel:

@@ -13,8 +13,6 @@ from torch import Tensor
 from softrsa._wording import listed
 from softrsa.errors import DataError, DTypeError, FileFormatError, FileMissingError, StimulusError
 
-__all__ = ["iterate_batches", "preprocess_image"]
-
 IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
 Preprocess = Callable[[Any], Tensor]

@@ -23,12 +23,14 @@ from softrsa.alignment.responses import Data
 from softrsa.cli.common import (
     DPI,
     check_one_source,
+    load_dataset,
     note,
     outputs,
     read,
     show,
 )
 from softrsa.errors import DataError, unknown_name
+from softrsa.io.schema import labels_along
 from softrsa.measures import get
 from softrsa.recordings import select
 from softrsa.reports import format_best, format_table
@@ -122,9 +124,7 @@ def _load(
         _check_labels(brain, arguments, "region", arguments.files[1])
         regions: Mapping[str, Data] = named_parts(brain, arguments.region, "region")
     else:
-        data = datasets.load(name, progress=not arguments.quiet)
-        if data.card.simulated:
-            note(arguments, f"{name}: these data are simulated.")
+        data = load_dataset(arguments, name)
         layers, regions, images = _layers_of(data, arguments), data.regions, data.images
     _check_labels(layers, arguments, "layer", "The layers" if name else arguments.files[0])
     return (
@@ -152,7 +152,7 @@ def _check_labels(
     """Refuse labels that are not there, and dimensions of RDMs that would be averaged unasked."""
     option, by = ("--by", arguments.by) if kind == "layer" else ("--region", arguments.region)
     stack = "anchor" in data.dims
-    found = [str(dim) for dim in data.dims[:-2]] if stack else _unit_labels(data)
+    found = [str(dim) for dim in data.dims[:-2]] if stack else [*labels_along(data, "unit")]
     if by not in found and (by != kind or (found and not stack)):
         if ({"layer", "region"} - {kind}) & {*found} and len(arguments.files) == 2:
             raise DataError(
@@ -169,10 +169,6 @@ def _check_labels(
             f"{listed(sorted(others))}: name the one that holds {kind}s with {option}, and average "
             "over or select from the others first."
         )
-
-
-def _unit_labels(data: xr.DataArray) -> list[str]:
-    return [str(name) for name, coord in data.coords.items() if coord.dims == ("unit",)]
 
 
 def _layers_of(data: datasets.DataSet, arguments: argparse.Namespace) -> xr.DataArray:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 import xarray as xr
 
+from softrsa import datasets
 from softrsa._wording import counted
 from softrsa.errors import DataError
 from softrsa.io import atomic_path, load
@@ -48,6 +49,14 @@ def check_one_source(arguments: argparse.Namespace, *, files: int, wanted: str) 
     named = arguments.demo + bool(arguments.dataset)
     if (named, len(arguments.files)) not in ((1, 0), (0, files)):
         raise DataError(f"Give {wanted}, or --dataset NAME, or --demo; got {' and '.join(given)}.")
+
+
+def load_dataset(arguments: argparse.Namespace, name: str) -> datasets.DataSet:
+    """Load a data set, and say so where it is simulated."""
+    data = datasets.load(name, progress=not arguments.quiet)
+    if data.card.simulated:
+        note(arguments, f"{name}: these data are simulated.")
+    return data
 
 
 def read(path: Path) -> xr.DataArray:

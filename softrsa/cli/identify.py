@@ -8,7 +8,6 @@ from pathlib import Path
 
 import xarray as xr
 
-from softrsa import datasets
 from softrsa.alignment import (
     IdentificationResult,
     PublishedIdentification,
@@ -18,13 +17,14 @@ from softrsa.alignment import (
 from softrsa.cli.common import (
     DPI,
     check_one_source,
-    note,
+    load_dataset,
     outputs,
     read,
     show,
 )
 from softrsa.errors import DataError
 from softrsa.identification.statistics import TRANSFORMS
+from softrsa.io.schema import labels_along
 from softrsa.recordings import select
 from softrsa.reports.figures import panels
 from softrsa.rsm import build_rsms
@@ -102,18 +102,16 @@ def _load(arguments: argparse.Namespace) -> dict[str, xr.DataArray]:
     if name is None:
         found = _by_region(read(arguments.files[0]), str(arguments.files[0]))
     else:
-        data = datasets.load(name, progress=not arguments.quiet)
-        if data.card.simulated:
-            note(arguments, f"{name}: these data are simulated.")
-        found = {region: _rdms(stack, region) for region, stack in data.regions.items()}
+        regions = load_dataset(arguments, name).regions
+        found = {region: _rdms(stack, region) for region, stack in regions.items()}
     return select(found, arguments.regions, kind="region")
 
 
 def _by_region(array: xr.DataArray, source: str) -> dict[str, xr.DataArray]:
     """Split RDMs by region; of recordings, build them."""
     if "anchor" not in array.dims:
-        labels = {str(name) for name, coord in array.coords.items() if coord.dims == ("unit",)}
-        if not {"region", "subject"} <= labels:
+        labels = labels_along(array, "unit")
+        if not {"region", "subject"} <= {*labels}:
             raise DataError(
                 f"{source}: units must be labelled by region and subject, found "
                 f"{', '.join(sorted(labels)) or 'no labels'}."

@@ -11,13 +11,12 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from softrsa import datasets
 from softrsa._wording import listed
 from softrsa.cli.common import (
     DPI,
     Stopped,
     check_one_source,
-    note,
+    load_dataset,
     outputs,
     read,
     show,
@@ -137,7 +136,6 @@ def _load(arguments: argparse.Namespace) -> xr.DataArray:
             arguments.layer = DEMO_LAYER
         if arguments.units is None:
             arguments.units = DEMO_UNITS  # fewer than stimuli, or they would hold every component
-        note(arguments, "simulated: these data are simulated.")
     if name is None:
         array = read(arguments.files[0])
         found = {
@@ -146,7 +144,7 @@ def _load(arguments: argparse.Namespace) -> xr.DataArray:
         }
         x = _choose(found, arguments, arguments.files[0], whole=array)
     else:
-        data = datasets.load(name, progress=not arguments.quiet)
+        data = load_dataset(arguments, name)
         layers = {} if data.layers is None else _layers(data.layers)
         x = _choose({"layer": layers, "region": data.regions}, arguments, name)
     if "unit" not in x.dims:

@@ -9,8 +9,9 @@ import argparse
 import math
 import sys
 from collections.abc import Callable, Iterable
+from importlib import import_module
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import softrsa
 from softrsa import datasets
@@ -97,16 +98,26 @@ example:
 }
 
 
+GiveNames = Callable[[], Iterable[str]]
+
+
+class Option(NamedTuple):
+    """A row of the table of a command's options."""
+
+    name: str
+    text: str  # of the help
+    how: dict[str, Any]  # for `add_argument`
+    names_in_help: GiveNames | None
+    apart: str = ""  # of the options with one such word, one at most may be given
+
+
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose mistakes are one line, and whose help may list what is slow to know.
 
-    Attributes
-    ----------
-    lists : list of (Action, callable)
-        Options, and what gives the names to add to their help once it is asked for.
+    ``lists`` has options, and what gives the names to add to their help once it is asked for.
     """
 
-    lists: list[tuple[argparse.Action, Callable[[], Iterable[str]]]]
+    lists: list[tuple[argparse.Action, GiveNames]]
 
     def __init__(self, *arguments: Any, **options: Any):
         super().__init__(*arguments, **options)
@@ -130,239 +141,14 @@ class Parser(argparse.ArgumentParser):
         sys.exit(2)
 
 
-def add_align(parser: Parser) -> None:
-    """Give the parser its options."""
-    add = parser.add_argument
-    add(
-        "files",
-        nargs="*",
-        metavar="FILE",
-        type=Path,
-        help="LAYERS RECORDINGS: activations, and recordings or RDMs, in any format that "
-        "softrsa.load reads: netCDF, zarr, MATLAB, CSV, NumPy, rsatoolbox, BrainIO, ...",
-    )
-    add("--demo", action="store_true", help="use the simulated data set that softrsa carries")
-    add("--dataset", help=f"one of: {', '.join(datasets.available())}")
-    add("--model", help="a pretrained network to show the data set's images (efficientnet-lite0)")
-    add("--untrained", action="store_true", help="use the network with random weights")
-    add("--out", type=Path, required=True, metavar="DIR", help="where results are written")
-    add("--by", default="layer", help="coordinate that holds layers (%(default)s)")
-    add("--region", default="region", help="coordinate that holds regions (%(default)s)")
-    add("--subject", default="subject", help="coordinate that holds subjects (%(default)s)")
-    add("--layers", type=names, help="only these layers, comma-separated")
-    add("--regions", type=names, help="only these regions, comma-separated")
-    add("--similarity", default="correlation", help="between stimuli (%(default)s)")
-    measure = add(
-        "--measure", default="centered_pearson", metavar="NAME",
-        help="between RSMs or features (%(default)s), of: ...",
-    )  # fmt: skip
-    transform = add(
-        "--transform", type=names, metavar="A,B,...", help="of: ... (all that suit the measure)"
-    )
-    parser.lists += [(measure, _measures), (transform, _transforms)]
-    add("--folds", type=int, default=5, help="over stimuli (%(default)s)")
-    add(
-        "--leave-one-subject-out",
-        action="store_true",
-        help="score each subject under transforms fitted on the others",
-    )
-    add(
-        "--join",
-        choices=("exact", "intersection"),
-        default="exact",
-        help="whether both files must have the same stimuli (%(default)s)",
-    )
-    add(
-        "--permute",
-        action="store_true",
-        help="a control: shuffle the brain's stimuli, so every gain must vanish",
-    )
-    add(
-        "--seed", type=seed, default=0, metavar="N",
-        help="of folds, inner folds and --permute (%(default)s)",
-    )  # fmt: skip
-    add(
-        "--resamples",
-        type=int,
-        default=1000,
-        metavar="N",
-        help="for intervals and p; 0 for none (%(default)s)",
-    )
-    add(
-        "--store",
-        type=Path,
-        metavar="DIR",
-        help="keep each layer, region and fold here once it is done, to go on after a stop",
-    )
-    add("--workers", type=int, metavar="N", help="share the work among N processes, with dask")
-    add("--device", default="auto", help="auto, cpu, cuda or cuda:0 (%(default)s)")
-    add_output(parser)
+def _of(module: str, table: str) -> GiveNames:
+    """Give the names in a table once they are asked for, as its module takes long to load."""
+    return lambda: getattr(import_module(module), table)
 
 
-def add_report(parser: Parser) -> None:
-    """Give the parser its options."""
-    add = parser.add_argument
-    add("result", type=Path, metavar="RESULT", help="result.nc, as `softrsa align` writes it")
-    add(
-        "--out", type=Path, metavar="FILE",
-        help="the page to write (report.html beside the result)",
-    )  # fmt: skip
-    add("--title", help="heading of the page")
-    add("--images", type=Path, metavar="DIR", help="pictures of the stimuli, named by stimulus id")
-    add("--dataset", help="take the pictures of this data set instead")
-    add_output(parser)
-
-
-def add_identify(parser: Parser) -> None:
-    """Give the parser its options."""
-    add = parser.add_argument
-    add(
-        "files", nargs="*", metavar="FILE", type=Path,
-        help="RDMS.nc: RDMs by region and subject, or recordings with these labels on their units",
-    )  # fmt: skip
-    add("--demo", action="store_true", help="use the simulated networks that softrsa carries")
-    add("--dataset", help=f"one of: {', '.join(datasets.available())}")
-    add("--out", type=Path, required=True, metavar="DIR", help="where results are written")
-    add("--regions", type=names, help="only these regions, comma-separated")
-    transform = add("--transform", type=names, metavar="A,B,...", help="of: ... (all)")
-    parser.lists.append((transform, _identifying_transforms))
-    add(
-        "--rule", choices=("best_match", "centroid"), default="best_match",
-        help="correlation with a region's mean, or nearest centroid as published (%(default)s)",
-    )  # fmt: skip
-    add("--folds", type=int, default=2, help="over stimuli; 1 holds none out (%(default)s)")
-    add("--grid", type=int, default=10, help="steps of l and u between 0 and 1 (%(default)s)")
-    add("--resamples", type=int, default=1000, help="for intervals (%(default)s)")
-    add(
-        "--published", action="store_true",
-        help="repeat the published procedure, which is optimistic, instead",
-    )  # fmt: skip
-    add(
-        "--noise", type=_numbers, metavar="A,B,...", help="curves: noise added to RDMs, in their sd"
-    )
-    add("--stimuli", type=_counts, metavar="A,B,...", help="curves: numbers of random stimuli")
-    add("--subsets", type=int, default=5, help="for each point of a curve (%(default)s)")
-    add("--seed", type=seed, default=0, metavar="N", help="of all that is random (%(default)s)")
-    add_output(parser)
-
-
-def add_optimize(parser: Parser) -> None:
-    """Give the parser its options."""
-    add = parser.add_argument
-    add(
-        "files", nargs="*", metavar="FILE", type=Path,
-        help="a netCDF file of recordings or activations",
-    )  # fmt: skip
-    add("--demo", action="store_true", help="use the simulated data set that softrsa carries")
-    add("--dataset", help=f"one of: {', '.join(datasets.available())}")
-    which = parser.add_mutually_exclusive_group()
-    which.add_argument("--region", help="the region whose units to compare with")
-    which.add_argument("--layer", help="the layer whose units to compare with")
-    add("--out", type=Path, required=True, metavar="DIR", help="where results are written")
-    add(
-        "--measure", type=names, default=["nbs", "linear_cka"], metavar="A,B,...",
-        help="differentiable ones of softrsa.measures (nbs,linear_cka)",
-    )  # fmt: skip
-    add("--similarity", default="correlation", help="of RSMs, for measures on those (%(default)s)")
-    add("--target", type=float, default=0.99, help="score to reach (%(default)s)")
-    add("--restarts", type=int, default=1, metavar="N", help="random starts (%(default)s)")
-    add("--units", type=int, metavar="N", help="width of the random data (as the real ones)")
-    add("--lr", type=float, default=0.1, help="learning rate of Adam (%(default)s)")
-    add("--max-steps", type=int, default=1000, metavar="N", help="at most (%(default)s)")
-    add(
-        "--record", type=int, default=50, metavar="N",
-        help="keep the data at about so many steps, evenly over scores (%(default)s)",
-    )  # fmt: skip
-    add("--seed", type=seed, default=0, metavar="N", help="of the starts (%(default)s)")
-    add("--device", default="auto", help="auto, cpu, cuda or cuda:0 (%(default)s)")
-    add(
-        "--resume", action="store_true",
-        help="go on from the files in --out, to more steps or a higher target",
-    )  # fmt: skip
-    add_output(parser)
-
-
-def add_predict(parser: Parser) -> None:
-    """Give the parser its options."""
-    add = parser.add_argument
-    data = add("--data", required=True, metavar="NAME", help=f"{SURFACES}, ...")
-    parser.lists.append((data, _tasks))
-    add(
-        "--heads", type=names, default=["all"], metavar="A,B,...",
-        help="heads of NeighborRegressor, ridge, knn-linear and knn-nca (all)",
-    )  # fmt: skip
-    add("--splits", type=int, metavar="N", help="random splits (10; 3 with --search)")
-    add(
-        "--preset", choices=("softrsa", "papers"), default="softrsa",
-        help="with a learned temperature, or without, as in the papers (%(default)s)",
-    )  # fmt: skip
-    add("--seed", type=seed, metavar="N", help=f"of the first split (0), of {SURFACES} (42)")
-    add(
-        "--search", action="store_true",
-        help="search similarity, embedding and batch size of one head instead",
-    )  # fmt: skip
-    add("--out", type=Path, required=True, metavar="DIR", help="where results are written")
-    add_output(parser)
-
-
-def add_datasets(parser: Parser) -> None:
-    """Give the parser its commands."""
-    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="asked")
-    for name, about in (
-        ("list", "name, kind, presence, shapes and licence of all data sets"),
-        ("show", "the card of a data set: source, licence, citation, files"),
-        ("fetch", "download a data set, or go on with a download that was stopped"),
-        ("verify", "compare what is here with its sha256; exit code 2 if corrupt"),
-    ):
-        style = argparse.RawDescriptionHelpFormatter
-        command = commands.add_parser(
-            name, help=about, epilog=EXAMPLES["datasets"], formatter_class=style
-        )
-        if name == "show":
-            command.add_argument("name", metavar="NAME", help="as `softrsa datasets list` has it")
-        if name == "fetch":
-            command.add_argument("names", metavar="NAME", nargs="+", help="one or more data sets")
-        if name == "verify":
-            command.add_argument("name", metavar="NAME", nargs="?", help="one data set (all)")
-        command.add_argument("--json", action="store_true", help="write JSON, for machines")
-        command.add_argument("--quiet", action="store_true", help="no progress, only the essential")
-
-
-def add_completion(parser: Parser) -> None:
-    """Give the parser its options."""
-    parser.add_argument("shell", choices=SHELLS, help="your shell")
-
-
-def add_output(parser: Parser) -> None:
-    """Give a parser the options of what it writes to the terminal."""
-    parser.add_argument("--quiet", action="store_true", help="no progress and no table")
-    parser.add_argument(
-        "--json", action="store_true", help="the table as JSON on stdout, for programs"
-    )
-
-
-def _measures() -> Iterable[str]:
-    from softrsa.measures import available
-
-    return available()
-
-
-def _transforms() -> Iterable[str]:
-    from softrsa.transforms.on_rsms import TRANSFORMS
-
-    return TRANSFORMS
-
-
-def _identifying_transforms() -> Iterable[str]:
-    from softrsa.identification.statistics import TRANSFORMS
-
-    return TRANSFORMS
-
-
-def _tasks() -> Iterable[str]:
-    from softrsa.prediction.tasks import TASKS
-
-    return TASKS
+MEASURES, TASKS = _of("softrsa.measures", "MEASURES"), _of("softrsa.prediction.tasks", "TASKS")
+TRANSFORMS = _of("softrsa.transforms", "TRANSFORMS")
+OF_REGIONS = _of("softrsa.identification.statistics", "TRANSFORMS")
 
 
 def names(text: str) -> list[str]:
@@ -409,33 +195,231 @@ def say(line: str) -> None:
     sys.stderr.write(f"{line}\n")
 
 
+def option(name: str, text: str, *, names_in_help: GiveNames | None = None, **how: Any) -> Option:
+    """Give a row of a table of options; names take the place of "..." in its help."""
+    return Option(name, text, how, names_in_help)
+
+
+def flag(name: str, text: str) -> Option:
+    """Give the row of an option that is there or not."""
+    return Option(name, text, {"action": "store_true"}, None)
+
+
+def files_or_demo(files: str, demo: str) -> tuple[Option, ...]:
+    """Give the rows of where data come from."""
+    return (
+        option("files", files, nargs="*", metavar="FILE", type=Path),
+        flag("--demo", f"use the simulated {demo} that softrsa carries"),
+        option("--dataset", "one of: ...", names_in_help=datasets.available),
+    )
+
+
+OUT = option("--out", "where results are written", required=True, type=Path, metavar="DIR")
+LAYERS = option("--layers", "only these layers, comma-separated", type=names)
+REGIONS = option("--regions", "only these regions, comma-separated", type=names)
+DEVICE = option("--device", "auto, cpu, cuda or cuda:0 (%(default)s)", default="auto")
+OUTPUT = (
+    flag("--quiet", "no progress and no table"),
+    flag("--json", "the table as JSON on stdout, for programs"),
+)
+LISTED: dict[str, Any] = {"type": names, "metavar": "A,B,..."}
+COUNT: dict[str, Any] = {"type": int, "metavar": "N"}
+SEED: dict[str, Any] = {"type": seed, "metavar": "N"}
+
+OPTIONS: dict[str, tuple[Option, ...]] = {
+    "align": (
+        *files_or_demo(
+            "LAYERS RECORDINGS: activations, and recordings or RDMs, in any format that "
+            "softrsa.load reads: netCDF, zarr, MATLAB, CSV, NumPy, rsatoolbox, BrainIO, ...",
+            "data set",
+        ),
+        option(
+            "--model", "a pretrained network to show the data set's images (efficientnet-lite0)"
+        ),
+        flag("--untrained", "use the network with random weights"),
+        OUT,
+        option("--by", "coordinate that holds layers (%(default)s)", default="layer"),
+        option("--region", "coordinate that holds regions (%(default)s)", default="region"),
+        option("--subject", "coordinate that holds subjects (%(default)s)", default="subject"),
+        LAYERS,
+        REGIONS,
+        option("--similarity", "between stimuli (%(default)s)", default="correlation"),
+        option(
+            "--measure", "between RSMs or features (%(default)s), of: ...", metavar="NAME",
+            default="centered_pearson", names_in_help=MEASURES,
+        ),
+        option(
+            "--transform", "of: ... (all that suit the measure)", **LISTED,
+            names_in_help=TRANSFORMS,
+        ),
+        option("--folds", "over stimuli (%(default)s)", type=int, default=5),
+        flag("--leave-one-subject-out", "score each subject under transforms fitted on the others"),
+        option(
+            "--join", "whether both files must have the same stimuli (%(default)s)",
+            choices=("exact", "intersection"), default="exact",
+        ),
+        flag("--permute", "a control: shuffle the brain's stimuli, so every gain must vanish"),
+        option("--seed", "of folds, inner folds and --permute (%(default)s)", default=0, **SEED),
+        option(
+            "--resamples", "for intervals and p; 0 for none (%(default)s)", default=1000, **COUNT
+        ),
+        option(
+            "--store", "keep each layer, region and fold here once it is done, to go on after a "
+            "stop", type=Path, metavar="DIR",
+        ),
+        option("--workers", "share the work among N processes, with dask", **COUNT),
+        DEVICE,
+        *OUTPUT,
+    ),
+    "report": (
+        option("result", "result.nc, as `softrsa align` writes it", type=Path, metavar="RESULT"),
+        option(
+            "--out", "the page to write (report.html beside the result)", type=Path, metavar="FILE"
+        ),
+        option("--title", "heading of the page"),
+        option(
+            "--images", "pictures of the stimuli, named by stimulus id", type=Path, metavar="DIR"
+        ),
+        option("--dataset", "take the pictures of this data set instead"),
+        *OUTPUT,
+    ),
+    "identify": (
+        *files_or_demo(
+            "RDMS.nc: RDMs by region and subject, or recordings with these labels on their units",
+            "networks",
+        ),
+        OUT,
+        REGIONS,
+        option("--transform", "of: ... (all)", names_in_help=OF_REGIONS, **LISTED),
+        option(
+            "--rule", "correlation with a region's mean, or nearest centroid as published "
+            "(%(default)s)", choices=("best_match", "centroid"), default="best_match",
+        ),
+        option("--folds", "over stimuli; 1 holds none out (%(default)s)", type=int, default=2),
+        option("--grid", "steps of l and u between 0 and 1 (%(default)s)", type=int, default=10),
+        option("--resamples", "for intervals (%(default)s)", type=int, default=1000),
+        flag("--published", "repeat the published procedure, which is optimistic, instead"),
+        option(
+            "--noise", "curves: noise added to RDMs, in their sd", type=_numbers, metavar="A,B,..."
+        ),
+        option("--stimuli", "curves: numbers of random stimuli", type=_counts, metavar="A,B,..."),
+        option("--subsets", "for each point of a curve (%(default)s)", type=int, default=5),
+        option("--seed", "of all that is random (%(default)s)", default=0, **SEED),
+        *OUTPUT,
+    ),
+    "optimize": (
+        *files_or_demo("a netCDF file of recordings or activations", "data set"),
+        option("--region", "the region whose units to compare with")._replace(apart="part"),
+        option("--layer", "the layer whose units to compare with")._replace(apart="part"),
+        OUT,
+        option(
+            "--measure", "differentiable ones of softrsa.measures (nbs,linear_cka)",
+            default=["nbs", "linear_cka"], **LISTED,
+        ),
+        option(
+            "--similarity", "of RSMs, for measures on those (%(default)s)", default="correlation"
+        ),
+        option("--target", "score to reach (%(default)s)", type=float, default=0.99),
+        option("--restarts", "random starts (%(default)s)", default=1, **COUNT),
+        option("--units", "width of the random data (as the real ones)", **COUNT),
+        option("--lr", "learning rate of Adam (%(default)s)", type=float, default=0.1),
+        option("--max-steps", "at most (%(default)s)", default=1000, **COUNT),
+        option(
+            "--record", "keep the data at about so many steps, evenly over scores (%(default)s)",
+            default=50, **COUNT,
+        ),
+        option("--seed", "of the starts (%(default)s)", default=0, **SEED),
+        DEVICE,
+        flag("--resume", "go on from the files in --out, to more steps or a higher target"),
+        *OUTPUT,
+    ),
+    "predict": (
+        option("--data", f"{SURFACES}, ...", required=True, metavar="NAME", names_in_help=TASKS),
+        option(
+            "--heads", "heads of NeighborRegressor, ridge, knn-linear and knn-nca (all)",
+            default=["all"], **LISTED,
+        ),
+        option("--splits", "random splits (10; 3 with --search)", **COUNT),
+        option(
+            "--preset", "with a learned temperature, or without, as in the papers (%(default)s)",
+            choices=("softrsa", "papers"), default="softrsa",
+        ),
+        option("--seed", f"of the first split (0), of {SURFACES} (42)", **SEED),
+        flag("--search", "search similarity, embedding and batch size of one head instead"),
+        OUT,
+        *OUTPUT,
+    ),
+    "completion": (option("shell", "your shell", choices=SHELLS),),
+}  # fmt: skip
+LIGHT_OUTPUT = (
+    flag("--json", "write JSON, for machines"), flag("--quiet", "no progress, only the essential"),
+)  # fmt: skip
+OF_DATASETS: dict[str, tuple[str, tuple[Option, ...]]] = {
+    "list": ("name, kind, presence, shapes and licence of all data sets", ()),
+    "show": (
+        "the card of a data set: source, licence, citation, files",
+        (option("name", "as `softrsa datasets list` has it", metavar="NAME"),),
+    ),
+    "fetch": (
+        "download a data set, or go on with a download that was stopped",
+        (option("names", "one or more data sets", metavar="NAME", nargs="+"),),
+    ),
+    "verify": (
+        "compare what is here with its sha256; exit code 2 if corrupt",
+        (option("name", "one data set (all)", metavar="NAME", nargs="?"),),
+    ),
+}
+
+
+def add_options(parser: Parser, options: Iterable[Option]) -> None:
+    """Give a parser the options of a table."""
+    apart: dict[str, Any] = {}  # of which one at most may be given
+    for row in options:
+        if row.apart and row.apart not in apart:
+            apart[row.apart] = parser.add_mutually_exclusive_group()
+        holder = apart.get(row.apart, parser)
+        action = holder.add_argument(row.name, help=row.text, **row.how)
+        if row.names_in_help is not None:
+            parser.lists.append((action, row.names_in_help))
+
+
+def add_command(parsers: Any, name: str, about: str, example: str) -> Parser:
+    """Add a command without options."""
+    return parsers.add_parser(
+        name, help=about, description=f"{about[0].upper()}{about[1:]}.", epilog=example,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+
+
 COMMANDS = {
-    "align": (add_align, "align a model's layers with a brain's regions on held-out stimuli"),
-    "report": (add_report, "write a page for readers from the result of an alignment"),
-    "identify": (add_identify, "tell which region an RDM of a left-out subject is of"),
-    "optimize": (add_optimize, "change random data until a measure gives them a score"),
-    "predict": (add_predict, "compare neighbor-regression heads on the same splits"),
-    "datasets": (add_datasets, "list, show, fetch and verify data sets"),
-    "completion": (add_completion, "let your shell complete commands and options"),
+    "align": "align a model's layers with a brain's regions on held-out stimuli",
+    "report": "write a page for readers from the result of an alignment",
+    "identify": "tell which region an RDM of a left-out subject is of",
+    "optimize": "change random data until a measure gives them a score",
+    "predict": "compare neighbor-regression heads on the same splits",
+    "datasets": "list, show, fetch and verify data sets",
+    "completion": "let your shell complete commands and options",
 }
 
 
 def build_parser(commands: Iterable[str] | None = None) -> Parser:
     """Build the parser, with the options of the commands named (all)."""
-    style = argparse.RawDescriptionHelpFormatter
     parser = Parser(
         prog="softrsa",
         description="Representational similarity analysis with learned transforms.",
         epilog=EXAMPLES["softrsa"],
-        formatter_class=style,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=softrsa.__version__)
     parsers = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
-    for name, (add_options, about) in COMMANDS.items():
-        command = parsers.add_parser(
-            name, help=about, description=f"{about[0].upper()}{about[1:]}.",
-            epilog=EXAMPLES[name], formatter_class=style,
-        )  # fmt: skip
-        if commands is None or name in commands:
-            add_options(command)
+    for name, about in COMMANDS.items():
+        command = add_command(parsers, name, about, EXAMPLES[name])
+        if commands is not None and name not in commands:
+            continue
+        add_options(command, OPTIONS.get(name, ()))
+        if name == "datasets":
+            asked = command.add_subparsers(required=True, metavar="COMMAND", dest="asked")
+            for part, (what, options) in OF_DATASETS.items():
+                own = add_command(asked, part, what, EXAMPLES[name])
+                add_options(own, (*options, *LIGHT_OUTPUT))
     return parser

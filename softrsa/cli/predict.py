@@ -103,7 +103,7 @@ def _plot_embedding(
 ) -> None:
     """Draw the test samples of the first split as the best neighbor head embeds them."""
     from softrsa.prediction.experiment import PRESETS, embed_test_samples
-    from softrsa.prediction.network import NEIGHBOR_HEADS
+    from softrsa.prediction.step_heads import NEIGHBOR_HEADS
     from softrsa.reports.figures import panels
     from softrsa.reports.prediction_figures import plot_embedding
 

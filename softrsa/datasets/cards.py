@@ -11,8 +11,6 @@ from pathlib import Path
 from softrsa._files import cache_folder
 from softrsa.errors import DataError, FileMissingError, unknown_name
 
-__all__ = ["Card", "DataFile", "PlacedFile", "Published", "available", "card"]
-
 CARD = "dataset.toml"
 ADDED: dict[str, Path] = {}  # folders of data sets of the user's own, by name
 
@@ -207,9 +205,6 @@ def catalogue() -> Path:
     package = Path(str(resources.files("softrsa")))
     packaged = package / "_datasets"
     return packaged if packaged.is_dir() else package.parent / "datasets"
-
-
-__all__ = ["find_placed"]
 
 
 def find_placed(about: Card, folder: str | Path | None = None) -> Path:

@@ -20,8 +20,6 @@ from softrsa.errors import DataError, FileMissingError
 if TYPE_CHECKING:
     from requests import Response
 
-__all__ = ["CutShortError", "Resuming", "locked"]
-
 TIMEOUT = 30  # seconds without an answer from the server
 TRIES = 3  # in a row without a single new byte
 PAUSE = 0.2  # seconds before the first further try
@@ -126,11 +124,7 @@ def _total(response: Response) -> int | None:
 
 @contextmanager
 def locked(target: Path) -> Iterator[None]:
-    """Let one process or thread at a time download a file; the others wait for it.
-
-    Where the system or the disk has no such locks, all of them download; each file is still
-    written whole, checked and then named.
-    """
+    """Let one process or thread at a time download a file, where the system has such locks."""
     try:
         import fcntl
     except ImportError:  # Windows
@@ -141,8 +135,6 @@ def locked(target: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
-
-__all__ = ["fetch"]
 
 MIRROR = "SOFTRSA_MIRROR"
 

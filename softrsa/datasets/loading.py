@@ -191,9 +191,6 @@ def read_nifti(path: Path) -> np.ndarray:
     return values.reshape(shape, order="F")
 
 
-__all__ = ["DataSet", "Parts", "add", "load"]
-
-
 @dataclass(frozen=True)
 class DataSet:
     """A data set in memory.

@@ -9,8 +9,6 @@ from typing import Literal
 from softrsa.datasets.cards import Card, available, card, placed_folder
 from softrsa.datasets.fetching import locate, sha256
 
-__all__ = ["FileCheck", "presence", "verify"]
-
 Status = Literal["ok", "missing", "corrupt", "unchecked"]
 
 

@@ -28,10 +28,7 @@ class Items(NamedTuple):
     regions: list[str]
 
     def references(self, without: Sequence[int]) -> Tensor:
-        """Which items (n_items, n_regions, n_items) make a region's mean, without some subjects.
-
-        An item's own subject is never among them.
-        """
+        """Items of other subjects that make each region's mean: (n_items, n_regions, n_items)."""
         allowed = ~torch.isin(self.subject, torch.tensor(list(without), dtype=torch.long))
         others = (self.subject[:, None] != self.subject) & allowed
         of_region = self.region == torch.arange(len(self.regions))[:, None]
@@ -80,14 +77,10 @@ LabelledRDMs = xr.DataArray | Mapping[str, xr.DataArray]
 
 
 def labelled_items(stacks: LabelledRDMs) -> tuple[np.ndarray, list[str], list[str]]:
-    """Take RDMs apart into items: values, subjects and regions.
+    """Take a stack of RDMs, or stacks by region, apart: values, subjects and regions of the items.
 
-    Parameters
-    ----------
-    stacks : DataArray, dims (region, subject[, session], anchor, neighbor), or mapping
-        RDMs; or from names of regions to stacks (subject[, session], anchor, neighbor), which are
-        joined by stimulus id. RDMs that are NaN altogether are left out: a region that a subject
-        does not have.
+    Stacks by region are joined by stimulus id. RDMs that are NaN altogether are left out: a region
+    that a subject does not have.
     """
     if isinstance(stacks, xr.DataArray):
         if "region" not in stacks.dims:
@@ -158,20 +151,13 @@ PART = 2**22  # weights of pairs at a time
 
 
 def products(vectors: Tensor, rule: Rule) -> Tensor:
-    """Inner products (..., n_items, n_items) of condensed RDMs (..., n_items, n_pairs).
-
-    For "best_match", of RDMs less their mean, so that correlations follow from them.
-    """
+    """Inner products (..., n, n) of condensed RDMs, less their mean for "best_match"."""
     x = vectors - vectors.mean(-1, keepdim=True) if rule == "best_match" else vectors
     return x @ x.mT
 
 
 def resampled_products(vectors: Tensor, rule: Rule, counts: Tensor) -> Tensor:
-    """`products` (n_resamples, n_items, n_items) where stimuli occur ``counts`` times.
-
-    ``counts`` is (n_resamples, n_stimuli). A pair of different stimuli counts as often as it
-    occurs; a stimulus is not paired with itself.
-    """
+    """`products` (n_resamples, n_items, n_items) where pairs occur as often as ``counts`` say."""
     n_stimuli = counts.shape[-1]
     first, second = torch.triu_indices(n_stimuli, n_stimuli, 1).unbind()
     found = []
@@ -187,23 +173,12 @@ def resampled_products(vectors: Tensor, rule: Rule, counts: Tensor) -> Tensor:
 
 
 def match_scores(gram: Tensor, references: Tensor, rule: Rule, items: Tensor) -> Tensor:
-    """Score some items with every region's mean over reference items; larger is nearer.
+    """Score items (m,) with every region's mean over reference items: (..., m, n_regions).
 
-    Parameters
-    ----------
-    gram : Tensor, shape (..., n_items, n_items)
-        From `products` with the same rule.
-    references : Tensor, shape (n_items, n_regions, n_items)
-        1 for the items that make the mean of a region for an item, else 0.
-    rule : {"best_match", "centroid"}
-        Correlation with the mean, or minus the squared Euclidean distance from it.
-    items : Tensor of int, shape (m,)
-        Numbers of the items to score.
-
-    Returns
-    -------
-    Tensor, shape (..., m, n_regions)
-        NaN where a region has no reference, or an RDM is constant.
+    ``gram`` is from `products` with the same rule; ``references`` (n_items, n_regions, n_items)
+    have a 1 for the items that make the mean of a region for an item. Larger is nearer: the
+    correlation with the mean, or minus the squared Euclidean distance from it; NaN where a region
+    has no reference, or an RDM is constant.
     """
     references = references.to(gram).index_select(0, items)
     absent = references.sum(-1) == 0

@@ -63,6 +63,8 @@ class PublishedIdentification(IdentificationResult):
     """
 
     schema: ClassVar[str] = "published_identification/1"
+    _kind: ClassVar = schema
+    _what: ClassVar = "result of `identify_regions` with `published=True`"
 
     @property
     def table(self) -> pd.DataFrame:

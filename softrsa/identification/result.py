@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
-from softrsa.errors import FileFormatError, FileMissingError, unknown_name
-from softrsa.io import atomic_path
+from softrsa._files import StoredResult
+from softrsa.errors import unknown_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,7 +21,7 @@ ROUNDING = 1e-9  # of accuracies
 
 
 @dataclass(frozen=True)
-class IdentificationResult:
+class IdentificationResult(StoredResult):
     """Region identification by several transforms on the same subjects and stimuli.
 
     Attributes
@@ -36,6 +35,9 @@ class IdentificationResult:
 
     data: xr.Dataset = field(repr=False)
     schema: ClassVar[str] = "identification/1"
+    _attribute: ClassVar = "softrsa_schema"
+    _kind: ClassVar = schema
+    _what: ClassVar = "result of `identify_regions` with `published=False`"
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -155,26 +157,6 @@ class IdentificationResult:
             raise unknown_name("transform", "geo_topological", self._transforms)
         grid = self.data["grid_accuracy"]
         return plot_geo_topological_grid(grid, label="regions identified", ax=ax)
-
-    def to_netcdf(self, path: str | Path) -> None:
-        """Write everything to one file, which `from_netcdf` reads."""
-        with atomic_path(path) as temporary:
-            self.data.assign_attrs(softrsa_schema=self.schema).to_netcdf(temporary)
-
-    @classmethod
-    def from_netcdf(cls, path: str | Path) -> Self:
-        """Read what `to_netcdf` wrote."""
-        path = Path(path)
-        if not path.is_file():
-            raise FileMissingError(f"There is no file {path.resolve()}.")
-        try:
-            with xr.open_dataset(path) as found:
-                data = found.load()
-        except (OSError, ValueError) as error:
-            raise FileFormatError(f"{path} is no netCDF file: {error}") from error
-        if data.attrs.pop("softrsa_schema", None) != cls.schema:
-            raise FileFormatError(f"{path} was not written by `{cls.__name__}.to_netcdf`.")
-        return cls(data)
 
     @property
     def _transforms(self) -> list[str]:

@@ -73,10 +73,7 @@ class Statistic(NamedTuple):
 
 
 def candidates(transform: str, n_stimuli: int, grid: int) -> list[Statistic]:
-    """All fixed statistics of a transform among which the training data choose.
-
-    ``n_stimuli`` is the number in the smallest RDM they must suit.
-    """
+    """All fixed statistics that suit so many stimuli, among which the training data choose."""
     if transform == "geo_topological":
         return [
             Statistic(f"l = {low:g}, u = {high:g}", _thresholds(low, high))

@@ -50,11 +50,8 @@ def pickled_in(what: str) -> FileFormatError:
 def open_npy(path: Path) -> np.ndarray:
     """Read a .npy file of numbers."""
     with path.open("rb") as file:
-        version = np.lib.format.read_magic(file)
-        major = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
-        dtype = major.get(version[0], major[2])(file)[2]
-    if dtype.hasobject:
-        raise pickled_in(f"The array in {path}")
+        if _holds_objects(file):
+            raise pickled_in(f"The array in {path}")
     return np.load(path, allow_pickle=False)
 
 
@@ -71,16 +68,17 @@ def open_npz(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
 
 
 def _is_pickled(archive: Any, key: str) -> bool:
-    """Tell from an array's header whether it holds Python objects."""
     member = f"{key}.npy"
     with archive.zip.open(member if member in archive.zip.namelist() else key) as stream:
-        version = np.lib.format.read_magic(stream)
-        header = (
-            np.lib.format.read_array_header_1_0
-            if version == (1, 0)
-            else np.lib.format.read_array_header_2_0
-        )
-        return header(stream)[2].hasobject
+        return _holds_objects(stream)
+
+
+def _holds_objects(stream: Any) -> bool:
+    """Tell from an array's header whether it holds Python objects."""
+    lib = np.lib.format
+    first = lib.read_magic(stream)[0] == 1
+    read_header = lib.read_array_header_1_0 if first else lib.read_array_header_2_0
+    return read_header(stream)[2].hasobject
 
 
 def open_torch(path: Path) -> Any:
@@ -271,7 +269,7 @@ for _row in (
     ),
     Format(
         name="npz", title="an archive of NumPy (.npz)", general=True, read=read_npz, takes=NAMED,
-        recognizes=lambda seen: seen.container == "npz",
+        suffix=".npz", write=write_npz, recognizes=lambda seen: seen.container == "npz",
     ),
     Format(
         name="npy", title="an array of NumPy (.npy)", general=True, read=read_npy,

@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import xarray as xr
-from xarray.indexes import PandasMultiIndex
 
 from softrsa._files import atomic_path
 from softrsa._wording import listed
 from softrsa.errors import DTypeError, ShapeError, SoftRSAError, StimulusError, unknown_name
 from softrsa.io.labelling import Options
 from softrsa.io.looking import FORMATS, Format, Look, look
-from softrsa.io.netcdf import holds_netcdf, open_array
+from softrsa.io.netcdf import holds_netcdf, open_array, write_compressed
 from softrsa.io.schema import (
-    VARIABLE,
     check_labelled,
     check_recording,
     check_storable,
     check_trials,
+    labels_along,
     mean_by_stimulus,
     plain_labels,
+    without_levels,
 )
-
-__all__ = ["from_brainio", "to_brainio"]
 
 KEPT = ("region", "layer", "subject", "neuroid_id", "hemisphere")
 STIMULUS_COORDINATES = ("stimulus_id", "image_id")  # today's name, then the legacy one
@@ -94,16 +93,8 @@ def from_brainio(
             "`assembly` must be an xarray.DataArray or the path of a netCDF file, got "
             f"{type(assembly).__name__}."
         )
-    assembly = _flat(assembly)
-    _check_neuroids(assembly, name)
-    assembly = _pick_time(assembly, time_bin, name)
-    for label, wanted in (("region", region), ("layer", layer)):
-        if wanted is not None:
-            assembly = _only(assembly, label, wanted, name)
-    trials = _trials(assembly, name, keep=not average_repetitions)
-    if not average_repetitions:
-        return check_trials(trials, name=name)
-    return check_recording(mean_by_stimulus(check_trials(trials, name=name)), name=name)
+    only = {"region": region, "layer": layer}
+    return _labelled(assembly, name, only, time_bin=time_bin, average=average_repetitions)
 
 
 def to_brainio(recording: xr.DataArray, path: str | Path | None = None) -> xr.DataArray:
@@ -143,17 +134,17 @@ def to_brainio(recording: xr.DataArray, path: str | Path | None = None) -> xr.Da
         raise ShapeError("BrainIO holds recordings (stimulus, unit), not RDMs or RSMs.")
     row = recording.dims[0]
     stimuli = recording["stimulus"].values
-    presentation = {
-        str(name): ("presentation", plain_labels(coord.values))
-        for name, coord in recording.coords.items()
-        if coord.dims == (row,) and name not in ("stimulus", row)
+    presentation: dict[str, Any] = {
+        name: ("presentation", labels)
+        for name, labels in labels_along(recording, str(row)).items()
+        if name not in ("stimulus", row)
     }
     repetition = pd.Series(stimuli).groupby(stimuli).cumcount().to_numpy()
     presentation.setdefault("repetition", ("presentation", repetition))
-    units = {
-        str(name): ("neuroid", plain_labels(coord.values))
-        for name, coord in recording.coords.items()
-        if coord.dims == ("unit",) and name != "unit"
+    units: dict[str, Any] = {
+        name: ("neuroid", labels)
+        for name, labels in labels_along(recording, "unit").items()
+        if name != "unit"
     }
     names = recording["unit"].values if "unit" in recording.coords else range(recording.shape[1])
     units.setdefault("neuroid_id", ("neuroid", np.array([str(name) for name in names])))
@@ -166,10 +157,7 @@ def to_brainio(recording: xr.DataArray, path: str | Path | None = None) -> xr.Da
     if path is not None:
         check_storable(assembly)
         with atomic_path(path) as temporary:
-            encoding = {VARIABLE: {"zlib": True, "complevel": 4}}
-            assembly.to_dataset(name=VARIABLE).to_netcdf(
-                temporary, engine="netcdf4", encoding=encoding
-            )
+            write_compressed(assembly, temporary)
     return assembly
 
 
@@ -186,10 +174,26 @@ def holds_assembly(seen: Look) -> bool:
 
 def read_assembly(path: Path, options: Options) -> xr.DataArray:
     """Read an assembly and average its presentations."""
-    assembly, name = _flat(_open(path, options.variable)), f"array in {path}"
+    return _labelled(_open(path, options.variable), f"array in {path}", {})
+
+
+def _labelled(
+    assembly: xr.DataArray,
+    name: str,
+    only: Mapping[str, str | None],
+    *,
+    time_bin: TimeBin | None = None,
+    average: bool = True,
+) -> xr.DataArray:
+    """Take one time and the neuroids with some labels of an assembly, and average repetitions."""
+    assembly = without_levels(assembly)
     _check_neuroids(assembly, name)
-    trials = _trials(_pick_time(assembly, None, name), name, keep=False)
-    return check_recording(mean_by_stimulus(check_trials(trials, name=name)), name=name)
+    assembly = _pick_time(assembly, time_bin, name)
+    for label, wanted in only.items():
+        if wanted is not None:
+            assembly = _only(assembly, label, wanted, name)
+    trials = check_trials(_trials(assembly, name, keep=not average), name=name)
+    return check_recording(mean_by_stimulus(trials), name=name) if average else trials
 
 
 def _open(path: Path, variable: str | None) -> xr.DataArray:
@@ -197,12 +201,6 @@ def _open(path: Path, variable: str | None) -> xr.DataArray:
     look(path)  # is it there?
     with open_array(path, variable=variable) as lazy:
         return lazy.load()
-
-
-def _flat(assembly: xr.DataArray) -> xr.DataArray:
-    """Make the levels of MultiIndexes plain coordinates."""
-    multi = {i.dim for i in assembly.xindexes.values() if isinstance(i, PandasMultiIndex)}
-    return assembly.reset_index(list(multi)) if multi else assembly
 
 
 def _check_neuroids(assembly: xr.DataArray, name: str) -> None:
@@ -241,18 +239,18 @@ def _trials(assembly: xr.DataArray, name: str, *, keep: bool) -> xr.DataArray:
             f"`presentation`, only {listed(sorted(map(str, assembly.coords)), 20)}."
         )
     coords: dict[str, Any] = {
-        str(label): ("unit", plain_labels(coord.values))
-        for label, coord in assembly.coords.items()
-        if coord.dims == ("neuroid",) and label in (*KEPT, "animal")
+        name: ("unit", labels)
+        for name, labels in labels_along(assembly, "neuroid").items()
+        if name in (*KEPT, "animal")
     }
     if "animal" in coords:
         animal = coords.pop("animal")
         coords.setdefault("subject", animal)
     if keep:
         coords |= {
-            str(label): ("trial", plain_labels(coord.values))
-            for label, coord in assembly.coords.items()
-            if coord.dims == ("presentation",) and label not in (*found, "presentation", *coords)
+            name: ("trial", labels)
+            for name, labels in labels_along(assembly, "presentation").items()
+            if name not in (*found, "presentation", *coords)
         }
     return xr.DataArray(
         assembly.transpose("presentation", "neuroid").variable.data,

@@ -25,28 +25,25 @@ SYNONYMS = {
     "dissimilarity": ("dissimilarity", "distance"),
     "similarity": ("similarity",),
 }
+# what rsatoolbox's descriptors and tables of RDMs are usually called, which have no fixed names
+WORDS = {
+    "region": ("region", "roi"),
+    "layer": ("layer", "module"),
+    "subject": ("subject", "subj", "sub", "participant"),
+    "session": ("session", "ses"),
+    "time": ("time",),
+}
+STIMULUS = ("stimulus", "stimuli", "stimulus_id", "image_id", "conds", "condition", "conditions")
 ENDINGS = ("", "id", "ids", "name", "names", "label", "labels", "file", "files", "s")
 
 
 def meaning(name: str) -> str | None:
-    """Tell what a name means to softrsa, whatever its capitals, underscores and endings.
-
-    Examples
-    --------
-    >>> meaning("image_id"), meaning("ROI"), meaning("imgNames"), meaning("reaction_time")
-    ('stimulus', 'region', 'stimulus', None)
-    """
+    """Tell what a name means to softrsa, whatever its capitals, underscores and endings."""
     return _MEANINGS.get(_plain(name))
 
 
 def renamings(names: Iterable[str]) -> dict[str, str]:
-    """Find the names to use for what means the same; a name that is there already stays.
-
-    Examples
-    --------
-    >>> renamings(["sub", "image", "image_id", "unit", "voxel", "beta"])
-    {'sub': 'subject', 'image': 'stimulus', 'beta': 'value'}
-    """
+    """Find the names to use for what means the same; a name that is there already stays."""
     names = list(names)
     found: dict[str, str] = {}
     taken = {*names}
@@ -61,13 +58,7 @@ def renamings(names: Iterable[str]) -> dict[str, str]:
 
 
 def known_names(wanted: Iterable[str]) -> str:
-    """List some names with what else they may be called.
-
-    Examples
-    --------
-    >>> known_names(["region", "layer"])
-    '`region` (or roi, area), `layer` (or module)'
-    """
+    """List some names with what else they may be called."""
     others = {name: ", ".join(n for n in SYNONYMS[name] if n != name) for name in wanted}
     return ", ".join(f"`{name}`" + (f" (or {o})" if o else "") for name, o in others.items())
 
@@ -142,23 +133,12 @@ OF_UNITS = ("unit", "region", "layer", "subject", "session", "hemisphere", "neur
 
 @dataclass(frozen=True)
 class Sides:
-    """What labels the rows and columns of an array.
+    """What labels the rows and columns of an array."""
 
-    Attributes
-    ----------
-    turned : bool
-        Whether the stimuli are in the columns.
-    ids : ndarray or None
-        The stimulus ids, as far as known.
-    source : str
-        The variable that holds them; empty if the caller gave them.
-    coords : dict of str to (str, ndarray)
-        Further labels, each with its side: ``stimulus`` or ``unit``.
-    """
-
-    turned: bool
-    ids: np.ndarray | None
-    source: str = ""
+    turned: bool  # whether the stimuli are in the columns
+    ids: np.ndarray | None  # of the stimuli, as far as known
+    source: str = ""  # the variable that holds them; empty if the caller gave them
+    # further labels, each with its side: ``stimulus`` or ``unit``
     coords: dict[str, tuple[str, np.ndarray]] = field(default_factory=dict)
 
 
@@ -216,26 +196,28 @@ def find_sides(shape: tuple[int, ...], options: Options, name: str) -> Sides:
     only_columns = [key for key, row in beside.items() if len(row) == columns != rows]
     flat = len(shape) == 2
     upside_down = flat and any(_role(key) == "unit" for key in only_rows)
+
+    def labelled(turned: bool, ids: np.ndarray | None, source: str = "") -> Sides:
+        return _with_labels(Sides(turned, ids, source), beside, rows, columns)
+
     if options.stimuli is not None:
-        turned = upside_down and len(options.stimuli) == columns != rows
-        return _with_labels(Sides(turned, options.stimuli), beside, rows, columns)
+        return labelled(upside_down and len(options.stimuli) == columns != rows, options.stimuli)
     if options.ids_in is not None:
         ids = _asked_for(options, name)
-        turned = flat and len(ids) == columns != rows
-        return _with_labels(Sides(turned, ids, options.ids_in), beside, rows, columns)
+        return labelled(flat and len(ids) == columns != rows, ids, options.ids_in)
     found = _by_name(beside, only_rows)
     if found:
-        return _with_labels(Sides(False, beside[found], found), beside, rows, columns)
+        return labelled(False, beside[found], found)
     turning = _by_name(beside, only_columns) if flat else None
     if turning and not any(_role(key) == "unit" for key in only_columns):
-        return _with_labels(Sides(True, beside[turning], turning), beside, rows, columns)
+        return labelled(True, beside[turning], turning)
     texts = [key for key in only_rows if _role(key) == "other" and _distinct(beside[key])]
     if texts and not (turning or upside_down):
         if len(texts) > 1:
             raise _which(texts, f"the {rows} rows of the {name}")
-        return _with_labels(Sides(False, beside[texts[0]], texts[0]), beside, rows, columns)
+        return labelled(False, beside[texts[0]], texts[0])
     _refuse_unclear(shape, beside, name)
-    return _with_labels(Sides(False, None), beside, rows, columns)
+    return labelled(False, None)
 
 
 def _refuse_unclear(shape: tuple[int, ...], beside: Mapping[str, np.ndarray], name: str) -> None:
@@ -254,7 +236,9 @@ def _refuse_unclear(shape: tuple[int, ...], beside: Mapping[str, np.ndarray], na
         (key for key in fitting if _role(key) != "unit" and _distinct(beside[key])),
         key=lambda key: _role(key) != "stimulus",
     )
-    turned = all(fitting[key] == [1] for key in able) if able else _upside_down(fitting)
+    turned = all(fitting[key] == [1] for key in able)
+    if not able:  # labels of units that fit the rows, and only these
+        turned = any(_role(key) == "unit" and axes == [0] for key, axes in fitting.items())
     what = "looks transposed (units x stimuli)" if turned and len(shape) == 2 else "is unclear"
     if able:
         turns = ", which also turns the array over" if fitting[able[0]] == [1] else ""
@@ -266,11 +250,6 @@ def _refuse_unclear(shape: tuple[int, ...], beside: Mapping[str, np.ndarray], na
         f"The {name} is {size}, with stimuli expected in its rows, and {what}: {shown}. "
         f"{advice}. {ON_COMMAND_LINE}"
     )
-
-
-def _upside_down(fitting: Mapping[str, list[int]]) -> bool:
-    """Tell whether labels of units fit the rows, and only these."""
-    return any(_role(key) == "unit" and axes == [0] for key, axes in fitting.items())
 
 
 def _sides_in_words(axes: list[int], n_axes: int) -> str:
@@ -479,7 +458,7 @@ def stack_rows(
     Returned are the grid, the labels of its leading axes and each row's place.
     """
     axes = {dim: np.asarray(labels[dim]) for dim in LEADING if dim in labels}
-    uniques = {dim: _in_order(values) for dim, values in axes.items()}
+    uniques = {dim: distinct(values) for dim, values in axes.items()}
     uniques = {dim: values for dim, values in uniques.items() if len(values) > 1}
     if not uniques and len(matrices) > 1:
         if axes:
@@ -489,12 +468,7 @@ def stack_rows(
             )
         uniques = {"subject": np.arange(1, len(matrices) + 1)}
         axes = uniques
-    place = tuple(
-        np.array(
-            [{label: i for i, label in enumerate(found.tolist())}[x] for x in axes[d].tolist()]
-        )
-        for d, found in uniques.items()
-    )
+    place = tuple(places_of(axes[dim], found) for dim, found in uniques.items())
     sizes = tuple(map(len, uniques.values()))
     if not sizes:
         return matrices[0], {}, ()
@@ -515,13 +489,13 @@ def stack_rows(
     return grid, uniques, place
 
 
-def _places(labels: np.ndarray, known: np.ndarray) -> np.ndarray:
+def places_of(labels: np.ndarray, known: np.ndarray) -> np.ndarray:
     """Find each label's place among the known ones."""
     places = {label: i for i, label in enumerate(known.tolist())}
-    return np.array([places[label] for label in labels.tolist()])
+    return np.array([places[label] for label in labels.tolist()], dtype=np.int64)
 
 
-def _in_order(labels: np.ndarray) -> np.ndarray:
+def distinct(labels: np.ndarray) -> np.ndarray:
     """Find distinct labels in order of appearance."""
     _, first = np.unique(labels, return_index=True)
     return labels[np.sort(first)]

@@ -7,13 +7,11 @@ from pathlib import Path
 
 import xarray as xr
 
-from softrsa._wording import listed
+from softrsa._wording import first_line, listed
 from softrsa.errors import DataError, FileFormatError, SoftRSAError, StimulusError
 from softrsa.io.labelling import Kind, Options, check_options
 from softrsa.io.looking import DAMAGED, FORMATS, Format, Look, look
 from softrsa.io.netcdf import UNREADABLE, Chunks, open_in_chunks
-
-__all__ = ["load", "recognize"]
 
 
 def load(
@@ -195,8 +193,7 @@ def _read(format_: Format, path: Path, options: Options) -> xr.DataArray:
     except SoftRSAError:
         raise
     except UNREADABLE as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise FileFormatError(
-            f"{path} was taken for {format_.title}, but cannot be read ({reason}). It is damaged, "
-            "or was cut short when it was copied or downloaded."
+            f"{path} was taken for {format_.title}, but cannot be read ({first_line(error)}). It "
+            "is damaged, or was cut short when it was copied or downloaded."
         ) from error

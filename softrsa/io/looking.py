@@ -76,6 +76,10 @@ class Format:
         The options of `load` that mean something for it.
     general : bool
         Whether it is any file of its container, such as .npz: asked after formats that know more.
+    suffix : str
+        Ending of the names of files, such as ``.csv``, that `save` writes in this format.
+    write : callable, optional
+        Given a checked array and a path, writes the file.
 
     Raises
     ------
@@ -99,6 +103,8 @@ class Format:
     read: Callable[[Path, Options], xr.DataArray]
     takes: frozenset[str] = frozenset()
     general: bool = False
+    suffix: str = ""
+    write: Callable[[xr.DataArray, Path], object] | None = None
 
     def __post_init__(self):
         if not (self.name and self.title):

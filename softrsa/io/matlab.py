@@ -131,16 +131,6 @@ ROW_LABELS = {  # fields beside `rdm` that say of whom, of what and when a row i
 }  # fmt: skip
 
 
-def read_matlab(path: Path, options: Options) -> xr.DataArray:
-    """Read a file before 7.3."""
-    return _convert(open_matlab(path), options, path)
-
-
-def read_matlab73(path: Path, options: Options) -> xr.DataArray:
-    """Read a file of 7.3."""
-    return _convert(open_matlab73(path), options, path)
-
-
 def _convert(content: Content, options: Options, path: Path) -> xr.DataArray:
     """Choose the variable and label what it holds."""
     name = _choose(content, options.variable, path)
@@ -326,13 +316,15 @@ def _whole(labels: np.ndarray) -> np.ndarray:
 
 FORMATS.add(
     Format(
-        name="matlab", title="a MATLAB file", general=True, read=read_matlab, takes=NAMED,
+        name="matlab", title="a MATLAB file", general=True, takes=NAMED,
         recognizes=lambda seen: seen.container == "matlab5",
+        read=lambda path, options: _convert(open_matlab(path), options, path),
     )
 )  # fmt: skip
 FORMATS.add(
     Format(
-        name="matlab73", title="a MATLAB 7.3 file", general=True, read=read_matlab73, takes=NAMED,
+        name="matlab73", title="a MATLAB 7.3 file", general=True, takes=NAMED,
         recognizes=lambda seen: seen.container == "matlab73",
+        read=lambda path, options: _convert(open_matlab73(path), options, path),
     )
 )  # fmt: skip

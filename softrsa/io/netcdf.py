@@ -13,7 +13,7 @@ from zipfile import BadZipFile
 
 import xarray as xr
 
-from softrsa._wording import ON_COMMAND_LINE, listed
+from softrsa._wording import ON_COMMAND_LINE, first_line, listed
 from softrsa.errors import (
     DataError,
     FileFormatError,
@@ -26,6 +26,7 @@ from softrsa.io.looking import FORMATS, ZARR_FILES, Format, Look
 from softrsa.io.schema import VARIABLE, check_labelled, check_labels, plain_labels
 
 START = b"GCOL\x01\0\0\0"  # of a collection, version 1
+SCHEMA = "1"
 HEADER = 16  # bytes of a collection's and of an object's header
 LIMIT = 256 * 2**20  # bytes; larger files are not looked through
 
@@ -58,8 +59,6 @@ def _filled(heap: bytes) -> bool:
 def _number(content: bytes | mmap.mmap, at: int, n_bytes: int = 8) -> int:
     return int.from_bytes(content[at : at + n_bytes], "little")
 
-
-__all__ = ["open_array"]
 
 Chunks = Mapping[str, int] | int | Literal["auto"]
 UNREADABLE = (  # what the readers raise
@@ -185,16 +184,26 @@ def _pick_variable(dataset: xr.Dataset, path: Path, variable: str | None) -> xr.
 
 def _unreadable(path: Path, error: Exception) -> FileFormatError:
     """Word the refusal of a library to read."""
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     return FileFormatError(
-        f"{path} cannot be read as netCDF ({reason}). It is another format, or was cut short when "
-        "it was copied or downloaded."
+        f"{path} cannot be read as netCDF ({first_line(error)}). It is another format, or was cut "
+        "short when it was copied or downloaded."
     )
+
+
+def write_netcdf(array: xr.DataArray, path: Path) -> None:
+    """Write the variable `data`, compressed, with the version of the schema."""
+    write_compressed(array.assign_attrs(softrsa_schema=SCHEMA), path)
+
+
+def write_compressed(array: xr.DataArray, path: Path) -> None:
+    """Write an array as the variable `data`."""
+    encoding = {VARIABLE: {"zlib": True, "complevel": 4}}
+    array.to_dataset(name=VARIABLE).to_netcdf(path, engine="netcdf4", encoding=encoding)
 
 
 FORMATS.add(
     Format(
-        name="netcdf", title="netCDF or zarr", general=True, read=read_netcdf,
-        takes=frozenset({"variable", "kind"}), recognizes=holds_netcdf,
+        name="netcdf", title="netCDF or zarr", general=True, read=read_netcdf, suffix=".nc",
+        write=write_netcdf, takes=frozenset({"variable", "kind"}), recognizes=holds_netcdf,
     )
 )  # fmt: skip

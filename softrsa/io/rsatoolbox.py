@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from softrsa._wording import listed
+from softrsa._wording import first_line, listed
 from softrsa.errors import (
     DataError,
     DTypeError,
@@ -19,26 +19,17 @@ from softrsa.errors import (
     StimulusError,
     unknown_name,
 )  # fmt: skip
-from softrsa.io.labelling import Options, expand_rows, stack_rows, to_float
+from softrsa.io.labelling import STIMULUS, WORDS, Options, expand_rows, stack_rows, to_float
 from softrsa.io.looking import FORMATS, Format, look
 from softrsa.io.schema import (
     check_labelled,
     check_rdms,
     check_recording,
     check_trials,
+    labels_along,
     plain_labels,
 )
 
-__all__ = ["from_rsatoolbox"]
-
-WORDS = {  # rsatoolbox has no fixed names; these are the usual ones
-    "region": ("region", "roi"),
-    "layer": ("layer", "module"),
-    "subject": ("subject", "subj", "sub", "participant"),
-    "session": ("session", "ses"),
-    "time": ("time",),
-}
-STIMULUS = ("stimulus", "stimuli", "stimulus_id", "image_id", "conds", "condition", "conditions")
 KEY = "stimulus_descriptor"  # the attribute that keeps rsatoolbox's own name of the ids
 MEASURE = "dissimilarity_measure"
 
@@ -113,8 +104,9 @@ def _open(path: Path) -> object:
     try:
         return open_rsatoolbox(path)
     except OSError as error:
-        reason = str(error).splitlines()[0]
-        raise FileFormatError(f"{path} is no HDF5 file of rsatoolbox ({reason}).") from error
+        raise FileFormatError(
+            f"{path} is no HDF5 file of rsatoolbox ({first_line(error)})."
+        ) from error
 
 
 def _from_dataset(data: Any, stimulus: str | None, time: Any) -> xr.DataArray:
@@ -313,8 +305,6 @@ def _plain(values: np.ndarray) -> Any:
     return values.item() if values.ndim == 0 else values
 
 
-__all__ = ["to_rsatoolbox"]
-
 OWN_ATTRS = ("kind", "source_format", KEY, MEASURE)
 
 
@@ -363,10 +353,10 @@ def to_rsatoolbox(array: xr.DataArray) -> Any:
     if "anchor" in array.dims:
         return RDMs(**_rdm_parts(array, key), descriptors=whole)
     row = "trial" if "trial" in array.dims else "stimulus"
-    units = _along(array, "unit")
+    units = labels_along(array, "unit")
     one = {word: v for word, v in units.items() if word in WORDS and len(set(v.tolist())) == 1}
     shared = {word: values[:1].tolist()[0] for word, values in one.items()}
-    rows = {key if name == "stimulus" else name: v for name, v in _along(array, row).items()}
+    rows = {key if name == "stimulus" else name: v for name, v in labels_along(array, row).items()}
     return Dataset(
         array.values.copy(),
         descriptors={**whole, **shared},
@@ -402,15 +392,10 @@ def _rdm_parts(array: xr.DataArray, key: str) -> dict[str, Any]:
         "dissimilarity_measure": array.attrs.get(MEASURE),
         "rdm_descriptors": labels,
         "pattern_descriptors": {
-            key if name == "anchor" else name: v for name, v in _along(array, "anchor").items()
+            key if name == "anchor" else name: v
+            for name, v in labels_along(array, "anchor").items()
         },
     }
-
-
-def _along(array: xr.DataArray, dim: str) -> dict[str, np.ndarray]:
-    """List the coordinates along one dimension."""
-    found = {str(n): plain_labels(c.values) for n, c in array.coords.items() if c.dims == (dim,)}
-    return {name: np.asarray(values) for name, values in found.items()}
 
 
 FORMATS.add(

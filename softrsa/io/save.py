@@ -5,17 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import xarray as xr
-from xarray.indexes import PandasMultiIndex
 
 from softrsa._files import OutputError, atomic_path
 from softrsa.errors import SoftRSAError
-from softrsa.io.archives import write_npz
-from softrsa.io.schema import VARIABLE, check_labelled, check_storable
-from softrsa.io.tables import write_csv
-
-__all__ = ["save"]
-
-SCHEMA = "1"
+from softrsa.io.looking import FORMATS
+from softrsa.io.netcdf import write_netcdf
+from softrsa.io.schema import check_labelled, check_storable, without_levels
 
 
 def save(array: xr.DataArray, path: str | Path) -> None:
@@ -54,10 +49,10 @@ def save(array: xr.DataArray, path: str | Path) -> None:
     array([0., 1.])
     """
     array = check_labelled(array, name="array").drop_encoding()
-    multi = {i.dim for i in array.xindexes.values() if isinstance(i, PandasMultiIndex)}
-    array = array.reset_index(list(multi)) if multi else array
+    array = without_levels(array)
     check_storable(array)
-    write = WRITERS.get(Path(path).suffix.lower(), _write_netcdf)
+    writers = {row.suffix: row.write for row in FORMATS.values() if row.write is not None}
+    write = writers.get(Path(path).suffix.lower(), write_netcdf)
     with atomic_path(path) as temporary:
         try:
             write(array, temporary)
@@ -65,13 +60,3 @@ def save(array: xr.DataArray, path: str | Path) -> None:
             raise
         except (OSError, RuntimeError) as error:
             raise OutputError(f"Cannot write {path}: {error}.") from error
-
-
-def _write_netcdf(array: xr.DataArray, path: Path) -> None:
-    """Write the variable `data`, with the version of the schema."""
-    dataset = array.assign_attrs(softrsa_schema=SCHEMA).to_dataset(name=VARIABLE)
-    encoding = {VARIABLE: {"zlib": True, "complevel": 4}}
-    dataset.to_netcdf(path, engine="netcdf4", encoding=encoding)
-
-
-WRITERS = {".npz": write_npz, ".csv": write_csv}

@@ -8,6 +8,7 @@ from itertools import pairwise, product
 import numpy as np
 import pandas as pd
 import xarray as xr
+from xarray.indexes import PandasMultiIndex
 
 from softrsa._wording import counted, listed
 from softrsa.errors import DataError, DTypeError, ShapeError, StimulusError
@@ -24,6 +25,18 @@ def check_dtype(array: xr.DataArray, name: str) -> xr.DataArray:
         )
         raise DTypeError(f"The {name} must be float32 or float64, got {array.dtype}; {remedy}.")
     return array if dtype == array.dtype else array.astype(dtype)
+
+
+def check_is_array(array: object, name: str) -> None:
+    """Refuse what is not labelled."""
+    if not isinstance(array, xr.DataArray):
+        raise DTypeError(f"The {name} must be an xarray.DataArray, got {type(array).__name__}.")
+
+
+def _check_filled(array: xr.DataArray, name: str) -> None:
+    for dim in array.dims:
+        if not array.sizes[dim]:
+            raise DataError(f"The {name} is empty: it has 0 entries along `{dim}`.")
 
 
 def stimulus_ids(
@@ -69,7 +82,15 @@ def check_distinct(ids: pd.Index, name: str) -> None:
         )
 
 
-__all__ = ["chunk_slices", "is_lazy", "read_values"]
+def labels_along(array: xr.DataArray, dim: str) -> dict[str, np.ndarray]:
+    """List the coordinates along one dimension."""
+    return {str(n): plain_labels(c.values) for n, c in array.coords.items() if c.dims == (dim,)}
+
+
+def without_levels(array: xr.DataArray) -> xr.DataArray:
+    """Make the levels of MultiIndexes plain coordinates."""
+    multi = {i.dim for i in array.xindexes.values() if isinstance(i, PandasMultiIndex)}
+    return array.reset_index(list(multi)) if multi else array
 
 
 def is_lazy(array: xr.DataArray | xr.Variable) -> bool:
@@ -83,19 +104,11 @@ def read_values(array: xr.DataArray | xr.Variable) -> np.ndarray:
 
 
 def chunk_slices(array: xr.DataArray | xr.Variable) -> Iterator[tuple[slice, ...]]:
-    """Cut an array into its chunks, in order; into one piece where it is in memory.
-
-    Examples
-    --------
-    >>> list(chunk_slices(xr.Variable(("stimulus", "unit"), np.zeros((2, 3)))))
-    [(slice(0, 2, None), slice(0, 3, None))]
-    """
+    """Cut an array into its chunks, in order; into one piece where it is in memory."""
     sizes = array.chunks if array.chunks is not None else tuple((n,) for n in array.shape)
     edges = ([int(edge) for edge in np.cumsum((0, *each))] for each in sizes)
     yield from product(*([slice(a, b) for a, b in pairwise(each)] for each in edges))
 
-
-__all__ = ["check_rdms"]
 
 LEADING = ("layer", "region", "subject", "session", "time")
 KINDS = ("rdm", "rsm")
@@ -154,8 +167,7 @@ def check_rdms(rdms: xr.DataArray, *, name: str = "RDM stack") -> xr.DataArray:
 
 def _rdms_in_order(rdms: xr.DataArray, name: str) -> xr.DataArray:
     """Check dimensions, their labels and the number type; move anchor and neighbor last."""
-    if not isinstance(rdms, xr.DataArray):
-        raise DTypeError(f"The {name} must be an xarray.DataArray, got {type(rdms).__name__}.")
+    check_is_array(rdms, name)
     leading = [dim for dim in rdms.dims if dim not in ("anchor", "neighbor")]
     if len(leading) != rdms.ndim - 2 or not set(leading) <= set(LEADING):
         raise ShapeError(
@@ -163,9 +175,8 @@ def _rdms_in_order(rdms: xr.DataArray, name: str) -> xr.DataArray:
             f"of {LEADING}; got {rdms.dims}."
         )
     rdms = check_dtype(rdms, name).transpose(*leading, "anchor", "neighbor")
+    _check_filled(rdms, name)
     for dim in rdms.dims:
-        if not rdms.sizes[dim]:
-            raise DataError(f"The {name} is empty: it has 0 entries along `{dim}`.")
         labels = rdms.indexes.get(dim)
         if dim in LEADING and labels is not None and labels.has_duplicates:
             repeated = labels[labels.duplicated()].unique()
@@ -252,8 +263,6 @@ def _guess_kind(rdms: xr.DataArray, recorded: np.ndarray, name: str) -> str:
         'or "rsm".'
     )
 
-
-__all__ = ["check_recording", "check_trials"]
 
 BLOCK_BYTES = 64 * 2**20  # largest part of an array looked at in one go
 PARTS = ("layer", "region", "subject")  # unit coordinates an error message quotes
@@ -362,14 +371,11 @@ def blocks(array: xr.DataArray) -> Iterator[tuple[slice, slice, np.ndarray]]:
 
 def _in_order(array: xr.DataArray, dims: tuple[Hashable, ...], name: str) -> xr.DataArray:
     """Check dimensions, number type and that there is something at all."""
-    if not isinstance(array, xr.DataArray):
-        raise DTypeError(f"The {name} must be an xarray.DataArray, got {type(array).__name__}.")
+    check_is_array(array, name)
     if set(array.dims) != set(dims):
         raise ShapeError(f"The {name} must have the dimensions {dims}, got {array.dims}.")
     array = check_dtype(array, name).transpose(*dims)
-    for dim in dims:
-        if not array.sizes[dim]:
-            raise DataError(f"The {name} is empty: it has 0 entries along `{dim}`.")
+    _check_filled(array, name)
     return array
 
 
@@ -404,9 +410,9 @@ def _which_units(array: xr.DataArray, bad_columns: np.ndarray) -> str:
 
 def _where(array: xr.DataArray, bad_columns: np.ndarray) -> str:
     """Say which layers, regions and subjects the bad units belong to."""
-    found = [part for part in PARTS if part in array.coords and array[part].dims == ("unit",)]
-    labels = (f"{part} {listed(pd.unique(array[part].values[bad_columns]))}" for part in found)
-    return "".join(f", {text}" for text in labels)
+    labels = labels_along(array, "unit")
+    found = {part: pd.unique(labels[part][bad_columns]) for part in PARTS if part in labels}
+    return "".join(f", {part} {listed(held)}" for part, held in found.items())
 
 
 def mean_by_stimulus(trials: xr.DataArray) -> xr.DataArray:

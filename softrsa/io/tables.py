@@ -19,9 +19,17 @@ import xarray as xr
 
 from softrsa._wording import counted, listed
 from softrsa.errors import DataError, DTypeError, FileFormatError, StimulusError
-from softrsa.io.labelling import Options, known_names, meaning, renamings
+from softrsa.io.labelling import (
+    STIMULUS,
+    WORDS,
+    Options,
+    distinct,
+    known_names,
+    meaning,
+    places_of,
+    renamings,
+)
 from softrsa.io.looking import FORMATS, Format
-from softrsa.io.rsatoolbox import STIMULUS, WORDS
 from softrsa.io.schema import check_rdms, check_recording, check_trials, plain_labels
 
 
@@ -71,10 +79,10 @@ def from_pairs(table: pd.DataFrame, options: Options, path: Path) -> xr.DataArra
     if anchors.dtype.kind != neighbors.dtype.kind:
         anchors, neighbors = anchors.astype(np.str_), neighbors.astype(np.str_)
     given = _leading(table)
-    known = {dim: _distinct(found) for dim, found in given.items()}
-    known["anchor"] = known["neighbor"] = _distinct(np.concatenate([anchors, neighbors]))
+    known = {dim: distinct(found) for dim, found in given.items()}
+    known["anchor"] = known["neighbor"] = distinct(np.concatenate([anchors, neighbors]))
     given |= {"anchor": anchors, "neighbor": neighbors}
-    place = tuple(_places(found, known[dim]) for dim, found in given.items())
+    place = tuple(places_of(found, known[dim]) for dim, found in given.items())
     _check_once(place, anchors, neighbors, path)
     squares = np.full(tuple(len(known[dim]) for dim in given), np.nan)
     squares[place] = numbers(table[value], value, path)
@@ -98,10 +106,6 @@ def _leading(table: pd.DataFrame) -> dict[str, np.ndarray]:
     if not given and "rdm_index" in table.columns and table["rdm_index"].nunique() > 1:
         return {"subject": labels(table["rdm_index"])}  # as rsatoolbox numbers them
     return given
-
-
-def _distinct(found: np.ndarray) -> np.ndarray:
-    return np.array([*dict.fromkeys(found.tolist())])
 
 
 def _pair_columns(table: pd.DataFrame, options: Options, path: Path) -> tuple[str, str]:
@@ -203,11 +207,6 @@ def _check_once(place: tuple, a: np.ndarray, b: np.ndarray, path: Path) -> None:
             f"{path} has more than one value for {a[i].item()!r} and {b[i].item()!r} (row "
             f"{i + 2}): average them, or add a column that tells them apart."
         )
-
-
-def _places(labels: np.ndarray, known: np.ndarray) -> np.ndarray:
-    places = {label: i for i, label in enumerate(known.tolist())}
-    return np.array([places[label] for label in labels.tolist()], dtype=np.int64)
 
 
 LONG = ("stimulus", "unit", "value")
@@ -390,6 +389,7 @@ def _own(array: xr.DataArray, dim: str) -> np.ndarray:
 FORMATS.add(
     Format(  # long or wide; its columns by any of `softrsa.io.labelling`
         name="table", title="a table of text (CSV)", general=True, read=read_table,
+        suffix=".csv", write=write_csv,
         takes=frozenset({"variable", "kind"}), recognizes=lambda seen: seen.container == "text",
     )
 )  # fmt: skip

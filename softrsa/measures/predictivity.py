@@ -277,35 +277,10 @@ def held_out_predictivity(
     strengths: Strengths = None,
     average: Average | None = "uniform",
 ) -> Tensor:
-    """Predictivity on held-out stimuli of a fit on training stimuli.
+    """Predictivity on held-out stimuli of a fit on training stimuli, of shape (...) or (..., q).
 
-    Parameters
-    ----------
-    x_train, y_train : Tensor, shape (..., n_train, p) and (..., n_train, q)
-        Features to fit on.
-    x_test, y_test : Tensor, shape (..., n_test, p) and (..., n_test, q)
-        Features of other stimuli, in the same units.
-    kind : {"linear", "ridge"}
-        The regression.
-    score, strengths, average
-        As for `ridge_predictivity`.
-
-    Returns
-    -------
-    Tensor, shape (...) or (..., q)
-        At most 1; NaN as for `linear_predictivity`.
-
-    Raises
-    ------
-    DTypeError, ShapeError, UnknownNameError, DataError
-        As `ridge_predictivity`, or if the units of training and test differ.
-
-    Examples
-    --------
-    >>> x = torch.tensor([[1.0], [2.0], [3.0], [4.0]])
-    >>> y = torch.tensor([[1.0], [3.0], [2.0], [5.0]])
-    >>> held_out_predictivity(x[:2], y[:2], x[2:], y[2:])
-    tensor(-1.8889)
+    Features are (..., n_train, p) and (..., n_train, q), those of other stimuli in the same units;
+    options and undefined cases are those of `ridge_predictivity`.
     """
     check_features(x_train, y_train)
     check_features(x_test, y_test)

@@ -35,18 +35,7 @@ class Ranked(NamedTuple):
 
 
 def net_concordance(x: Tensor, y: Tensor) -> Tensor:
-    """Concordant minus discordant pairs of entries; tied pairs are neither.
-
-    Parameters
-    ----------
-    x, y : Tensor, shape (..., n)
-        Vectors to compare; leading dimensions broadcast.
-
-    Returns
-    -------
-    Tensor, shape (...)
-        Whole numbers in float64; NaN where a vector has a NaN.
-    """
+    """Concordant minus discordant pairs of entries (..., n); NaN where a vector has a NaN."""
     n = x.shape[-1]
     lead = broadcast_shape(x.shape[:-1], y.shape[:-1])
     left, right = (_ranked(vectors.detach().reshape(-1, n)) for vectors in (x, y))
@@ -172,10 +161,7 @@ def _histograms(cells: list[Array], n_cells: int, xp: Any) -> Array:
 
 
 def _from_ties(x: Ranked, y: Ranked, xp: Any) -> Array | int:
-    """Twice what listed ties, which stand in the order of the entries, add beyond one half each.
-
-    Entries tied in both, which are discordant in neither order, are corrected with those of y.
-    """
+    """Twice what listed ties, in the order of the entries, add beyond one half each."""
     excess = 0
     if x.tied is not None:
         excess += xp.sign(y.first[x.tied[0]] - y.first[x.tied[1]]).sum()

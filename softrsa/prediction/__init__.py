@@ -57,31 +57,21 @@ __all__ = [
 
 
 _LAZY = {
-    "ExperimentResult": "experiment_result",
-    "FineTuner": "fine_tuning",
-    "NeighborRegressor": "regressor",
-    "RankTest": "experiment_result",
-    "RegressionTask": "tasks",
-    "SearchResult": "search",
-    "SurfaceData": "surface_experiment",
-    "attach": "attaching",
-    "friedman_nemenyi": "experiment_result",
-    "grid_error": "surface_experiment",
-    "image_features": "encoding",
-    "label_strata": "tasks",
-    "load_task": "tasks",
-    "make_surface": "surface_experiment",
-    "make_task": "tasks",
-    "run_experiment": "experiment",
-    "run_surfaces": "surface_experiment",
-    "search_settings": "search",
-    "sound_features": "encoding",
-    "text_features": "encoding",
+    "attaching": ("attach",),
+    "encoding": ("image_features", "sound_features", "text_features"),
+    "experiment": ("run_experiment",),
+    "experiment_result": ("ExperimentResult", "RankTest", "friedman_nemenyi"),
+    "fine_tuning": ("FineTuner",),
+    "regressor": ("NeighborRegressor",),
+    "search": ("SearchResult", "search_settings"),
+    "surface_experiment": ("SurfaceData", "grid_error", "make_surface", "run_surfaces"),
+    "tasks": ("RegressionTask", "label_strata", "load_task", "make_task"),
 }
 
 
 def __getattr__(name: str) -> object:
     """Load what needs scikit-learn, or much of SciPy, when it is asked for."""
-    if name in _LAZY:
-        return getattr(import_module(f"softrsa.prediction.{_LAZY[name]}"), name)
+    for module, names in _LAZY.items():
+        if name in names:
+            return getattr(import_module(f"softrsa.prediction.{module}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

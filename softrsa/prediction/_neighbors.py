@@ -1,4 +1,4 @@
-"""Similarities of queries to neighbors, block by block, for training and for long inference.
+"""Similarities of queries to neighbors, and their weights in training.
 
 `softrsa.rsm.similarity_matrix` adds up in float64 and takes pairs of nearly equal rows one by one.
 A softmax over neighbors does not need these digits, and training needs the time: here a similarity
@@ -8,16 +8,13 @@ is one matrix product in the type of the input, and what follows is done in plac
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
 
 from softrsa.transforms import StepParameters, soft_rank
-
-if TYPE_CHECKING:
-    from softrsa.prediction.heads import NCAHead
+from softrsa.transforms.soft_step import bound_distances_, exact_zeros_
 
 ALL = slice(None)
 
@@ -252,126 +249,6 @@ def neighbor_ranks(s: Tensor, strength: float, excluded: Excluded | None) -> Ten
     return both.index_select(0, torch.cat([rows, others]).argsort())
 
 
-MIN_ROWS = 32  # so many queries share the reading of the neighbors
-
-
-class Source:
-    """Blocks of similarities of some queries, with what they must not see at -inf."""
-
-    def __init__(self, plan: Plan, rows: slice, excluded: Excluded | None):
-        self.plan, self.rows = plan, rows
-        self.excluded = None if excluded is None else excluded.of_rows(rows, len(plan.queries))
-
-    def block(self, columns: slice) -> tuple[Tensor, Tensor, Tensor]:
-        """Similarities, and their least and largest in each row."""
-        s = self.plan.block(self.rows, columns)
-        excluded = self.excluded and self.excluded.of_columns(columns, len(self.plan.neighbors))
-        low, high = row_bounds(s, excluded)
-        return (s if excluded is None else excluded.fill(s, -torch.inf)), low, high
-
-
-def predict_in_chunks(
-    head: NCAHead,
-    queries: Tensor,
-    neighbors: Tensor,
-    labels: Tensor,
-    *,
-    excluded: Excluded | None,
-    n_candidates: int | None,
-    block_bytes: int,
-) -> Tensor:
-    """Predict queries a few at a time, from neighbors as many at a time as a block may hold."""
-    m, n = len(queries), len(neighbors)
-    plan = head.plan(queries, neighbors)
-    targets = labels if labels.ndim == 2 else labels.unsqueeze(-1)
-    targets = torch.cat([targets, torch.ones_like(targets[:, :1])], -1)  # sums of weights come last
-    entries = max(1, block_bytes // queries.itemsize)
-    if n_candidates is not None and n_candidates >= n:
-        n_candidates = None
-    whole = head.ranks and n_candidates is None
-    spans = [ALL] if whole else list(_even_spans(n, max(MIN_ROWS, entries // MIN_ROWS)))
-    step = max(1, entries // -(-n // len(spans)))
-    result = labels.new_empty(m, targets.shape[1] - 1)
-    for start in range(0, m, step):
-        rows = slice(start, min(start + step, m))
-        source = Source(plan, rows, excluded)
-        if n_candidates is not None:
-            total = _from_candidates(
-                head, queries[rows], source, spans, targets, n_candidates=n_candidates
-            )
-        elif head.has_step and len(spans) > 1:
-            total = _in_two_passes(head, queries[rows], source, spans, targets)
-        else:
-            total = _in_one_pass(head, queries[rows], source, spans, targets)
-        result[rows] = total[:, :-1] / total[:, -1:]
-    return result if labels.ndim == 2 else result.squeeze(-1)
-
-
-def _even_spans(n: int, step: int) -> Iterator[slice]:
-    """Cut into stretches of nearly the same length, at most ``step``."""
-    count = -(-n // step)
-    ends = [n * i // count for i in range(count + 1)]
-    return (slice(*pair) for pair in pairwise(ends))
-
-
-def _in_one_pass(
-    head: NCAHead, queries: Tensor, source: Source, spans: list[slice], targets: Tensor
-) -> Tensor:
-    """Weighted sums of targets; what was summed is scaled down when a larger similarity comes."""
-    total = targets.new_zeros(len(queries), targets.shape[1])
-    top: Tensor | None = None
-    for span in spans:
-        s, low, high = source.block(span)
-        if top is not None:
-            high = torch.maximum(top, high)
-            total.mul_(head.kernel(top, high))
-        top = high
-        total.addmm_(head.block_weights(s, low, high, queries, source), targets[span])
-    return total
-
-
-def _in_two_passes(
-    head: NCAHead, queries: Tensor, source: Source, spans: list[slice], targets: Tensor
-) -> Tensor:
-    """Weighted sums of targets, where a weight depends on the bounds of the whole row."""
-    bounds = [source.block(span)[1:] for span in spans]
-    low = torch.cat([pair[0] for pair in bounds], -1).amin(-1, keepdim=True)
-    high = torch.cat([pair[1] for pair in bounds], -1).amax(-1, keepdim=True)
-    total = targets.new_zeros(len(queries), targets.shape[1])
-    for span in spans:
-        s = source.block(span)[0]
-        total.addmm_(head.block_weights(s, low, high, queries, source), targets[span])
-    return total
-
-
-def _from_candidates(
-    head: NCAHead,
-    queries: Tensor,
-    source: Source,
-    spans: list[slice],
-    targets: Tensor,
-    *,
-    n_candidates: int,
-) -> Tensor:
-    """Weighted sums of the targets of the most similar neighbors only."""
-    s = targets.new_empty(len(queries), 0)
-    at = torch.empty_like(s, dtype=torch.long)
-    lowest = []
-    for span in spans:
-        block, low, _ = source.block(span)
-        lowest.append(low)
-        best = block.topk(min(n_candidates, block.shape[-1]), dim=-1)
-        start = span.indices(len(targets))[0]
-        s, at = torch.cat([s, best.values], -1), torch.cat([at, best.indices + start], -1)
-        if s.shape[-1] > n_candidates:
-            kept = s.topk(n_candidates, dim=-1)
-            s, at = kept.values, at.gather(-1, kept.indices)
-    low = torch.cat(lowest, -1).amin(-1, keepdim=True)
-    high = s.amax(-1, keepdim=True)
-    weights = head.block_weights(s, low, high, queries, source)
-    return (weights.unsqueeze(1) @ targets[at]).squeeze(1)
-
-
 PART = {"cpu": 2**18}  # entries at a time
 LARGE_PART = 2**26
 
@@ -431,13 +308,6 @@ def _scale(part: Tensor, high: Tensor, width: Tensor) -> None:
     part.sub_(high).div_(width.masked_fill(width == 0, torch.inf)).add_(1.0)
 
 
-def _distances(part: Tensor, bounds: Tensor, u: Tensor, v: Tensor) -> None:
-    """Write distances to the bounds, clamped as in `soft_step`."""
-    tiny = torch.finfo(part.dtype).tiny
-    torch.sub(part, bounds[:, :1], out=u).clamp_min_(tiny)
-    torch.sub(bounds[:, 1:2], part, out=v).clamp_min_(tiny)
-
-
 class _StepWeights(torch.autograd.Function):
     """Matrices are written with ``out``: fetching new memory takes longer than arithmetic does."""
 
@@ -446,7 +316,6 @@ class _StepWeights(torch.autograd.Function):
         s, scale, parameters, plan, excluded = cast(
             tuple[Tensor, Tensor, Tensor, Plan, Excluded | None], inputs
         )
-        kind = torch.finfo(s.dtype)
         hidden = None if excluded is None else _Hidden.of(s, excluded)
         weights = torch.empty_like(s)
         ends = []
@@ -460,9 +329,9 @@ class _StepWeights(torch.autograd.Function):
             ends.append((high, width))
             torch.sub(part, high, out=kernel).mul_(scale).exp_()
             _scale(part, high, width)
-            _distances(part, bounds, share, part)
-            share.div_(part).log_().div_(bounds[:, 2:]).sigmoid_()
-            torch.threshold_(share, kind.tiny / kind.eps**2.1, 0.0).mul_(kernel)
+            u, v = bound_distances_(part, bounds[:, :1], bounds[:, 1:2], out=(part, share))
+            torch.div(u, v, out=share).log_().div_(bounds[:, 2:]).sigmoid_()
+            exact_zeros_(share).mul_(kernel)
             if hidden is not None:
                 hidden.drop(share, rows)
             # the most similar neighbor had the weight 1 before, so the sum is at least 1
@@ -508,7 +377,7 @@ def _through_step(
 ) -> Tensor:
     """Gradient by scaled rows, from that by the logarithm of the weights; fills ``by_bounds``."""
     logit, inner, u, v = buffers
-    _distances(part, bounds, u, v)
+    bound_distances_(part, bounds[:, :1], bounds[:, 1:2], out=(u, v))
     torch.div(u, v, out=logit).log_().div_(bounds[:, 2:])
     torch.neg(logit, out=inner).sigmoid_().mul_(by_logit).div_(bounds[:, 2:])
     # beyond a bound the step is constant; there a distance was clamped, and 1 / distance is huge

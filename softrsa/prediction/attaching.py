@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from softrsa.errors import DataError, DTypeError, ShapeError, unknown_name
 
 Pool = Literal["mean", "first", "channels_first"]
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
 CLASSIFIERS = ("fc", "_fc", "classifier", "head", "heads", "last_linear")
 OUTPUTS = ("last_hidden_state", "pooler_output", "image_embeds", "text_embeds", "logits")
 
@@ -19,11 +20,8 @@ OUTPUTS = ("last_hidden_state", "pooler_output", "image_embeds", "text_embeds", 
 class Attached(nn.Module):
     """A network that gives features (n, n_features); see `attach`.
 
-    Attributes
-    ----------
-    precision : torch.dtype or None
-        Of the network's computations by `torch.autocast`; features are float32 then. None: that of
-        inputs and weights.
+    ``precision`` is that of its computations by `torch.autocast`, features being float32 then; None
+    is that of inputs and weights.
     """
 
     precision: torch.dtype | None = None
@@ -225,3 +223,15 @@ def _tensor_of(output: Any) -> Tensor:
         "The extractor must return a tensor, a tuple that begins with one, or an object with one "
         f"of {', '.join(OUTPUTS)}, got {type(output).__name__}. Name a `layer` that does."
     )
+
+
+def resolve_precision(precision: str, device: torch.device) -> torch.dtype | None:
+    """Find the type for mixed precision on a device; None for float32 throughout."""
+    if precision not in get_args(Precision):
+        raise unknown_name("precision", precision, get_args(Precision))
+    if precision == "float32" or (precision == "auto" and device.type != "cuda"):
+        return None
+    if precision == "auto":
+        bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if bfloat16 else torch.float16
+    return torch.bfloat16 if precision == "bfloat16" else torch.float16

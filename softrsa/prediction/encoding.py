@@ -12,9 +12,9 @@ import numpy as np
 from tqdm import tqdm
 
 from softrsa.errors import ShapeError
-from softrsa.prediction.task_files import Sound
 
 Encoder = Callable[[Any], Any]
+Sound = tuple[int, np.ndarray]  # samples per second, and the waveform in [-1, 1]
 
 CHUNK = 64  # inputs read and encoded at a time
 RATE, WINDOW, HOP, FFT = 16_000, 400, 160, 1024  # samples: 25 ms every 10 ms
@@ -26,36 +26,7 @@ FLOOR = 1e-10  # of power, where silence would have no logarithm: -100 dB of ful
 def encode_in_chunks(
     inputs: Iterable[Any], encode: Encoder, *, total: int, progress: bool = False, name: str = ""
 ) -> np.ndarray:
-    """Encode inputs a few at a time, so that no more are held.
-
-    Parameters
-    ----------
-    inputs : iterable
-        Images or recordings; may read them as it goes.
-    encode : callable
-        From a list of them to their features (n, p).
-    total : int
-        How many there are, for the progress bar.
-    progress : bool
-        Show a progress bar.
-    name : str
-        What it is called.
-
-    Returns
-    -------
-    ndarray, shape (total, p), float32
-        Features in the order of the inputs.
-
-    Raises
-    ------
-    ShapeError
-        If ``encode`` does not give a row of features per input.
-
-    Examples
-    --------
-    >>> encode_in_chunks(["a", "bb"], lambda chunk: [[len(x)] for x in chunk], total=2).tolist()
-    [[1.0], [2.0]]
-    """
+    """Encode inputs, which may be read on the way, a few at a time: (total, p), float32."""
     encoded = []
     with tqdm(total=total, desc=name, disable=not progress) as bar:
         for chunk in _chunks(inputs):

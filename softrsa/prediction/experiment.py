@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -29,9 +29,6 @@ from softrsa.prediction.experiment_result import (
 from softrsa.prediction.options import Options
 from softrsa.prediction.regressor import NeighborRegressor
 from softrsa.prediction.tasks import RegressionTask, load_task
-
-if TYPE_CHECKING:
-    pass
 
 PROTOCOL = {"batch_size": 32, "patience": 10}  # as in the papers
 PAPERS = {**PROTOCOL, "temperature": None}  # no learned temperature, as there
@@ -135,37 +132,11 @@ def embed_test_samples(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Train a head on a split as `run_experiment` does, and embed the samples it has not seen.
 
-    Parameters
-    ----------
-    task : RegressionTask
-        From `load_task` or `make_task`.
-    head : str
-        Of `NeighborRegressor`.
-    split, test_size, settings
-        As for `run_experiment`; ``split`` is the seed.
-
-    Returns
-    -------
-    embedding : ndarray, shape (n_test, d)
-        Of the test samples.
-    labels : ndarray, shape (n_test,) or (n_test, n_targets)
-        Their labels, from 0 to 1.
-
-    Raises
-    ------
-    UnknownNameError, DataError
-        As `NeighborRegressor.fit`.
-
-    Examples
-    --------
-    >>> embedding, labels = embed_test_samples(
-    ...     load_task("diabetes"), "nca", settings={"max_epochs": 1}
-    ... )
-    >>> embedding.shape, labels.shape
-    ((88, 25), (88,))
+    ``split`` is the seed; given are embeddings (n_test, d) and labels from 0 to 1, (n_test,) or
+    (n_test, n_targets).
     """
     train, test = split_samples(task, test_size, split)
-    regressor = _fit(head, split, {**PROTOCOL, **checked_settings(settings)}, task, train)
+    regressor = fit_method(head, split, {**PROTOCOL, **checked_settings(settings)}, task, train)
     return regressor.embed(task.features[test]), task.labels[test]
 
 
@@ -220,10 +191,11 @@ def _run(
         body = KNN_ON.get(method, method)
         if (split, body) not in fitted:
             fitted = {key: value for key, value in fitted.items() if key[0] == split}
-            fitted[split, body] = _fit(body, split, settings, task, train)
-        predict = _knn(fitted[split, body], task, train) if method in KNN_ON else None
-        predicted = (predict or fitted[split, body].predict)(task.features[test])
-        error = float(np.mean((predicted - task.labels[test]) ** 2))
+            fitted[split, body] = fit_method(body, split, settings, task, train)
+        predict = fitted[split, body].predict
+        if method in KNN_ON:
+            predict = _knn(fitted[split, body], task, train)
+        error = mean_error(predict, task, test)
         n_targets = 1 if task.labels.ndim == 1 else task.labels.shape[1]
         yield (
             task.name, split, method, error, time.perf_counter() - start, len(train), len(test),
@@ -231,7 +203,14 @@ def _run(
         )  # fmt: skip
 
 
-def _fit(
+def mean_error(
+    predict: Callable[[np.ndarray], np.ndarray], task: RegressionTask, samples: np.ndarray
+) -> float:
+    """Mean squared error of the predictions of some samples."""
+    return float(np.mean((predict(task.features[samples]) - task.labels[samples]) ** 2))
+
+
+def fit_method(
     method: str, seed: int, settings: dict[str, Any], task: RegressionTask, train: np.ndarray
 ) -> Any:
     """Fit a head, or ridge regression, to development samples; groups stop it whole."""

@@ -13,7 +13,7 @@ from scipy import stats
 
 from softrsa.errors import DataError, FileFormatError, ShapeError, unknown_name
 from softrsa.io import atomic_path
-from softrsa.prediction.network import HEADS, LINEAR_HEADS, NEIGHBOR_HEADS
+from softrsa.prediction.step_heads import HEADS, LINEAR_HEADS, NEIGHBOR_HEADS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -86,7 +86,7 @@ class RankTest:
         """Draw the critical-distance diagram: methods joined by a bar do not differ."""
         from softrsa.reports.prediction_figures import plot_critical_distance
 
-        return plot_critical_distance(self, ax=ax)
+        return plot_critical_distance(self.mean_ranks, self.critical_distance, ax=ax)
 
 
 def friedman_nemenyi(

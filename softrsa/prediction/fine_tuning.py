@@ -5,27 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, field, fields
 from pathlib import Path
-from typing import Literal, Self, get_args
+from typing import Self
 
 import numpy as np
 import torch
 from torch import nn
 
 from softrsa._processes import ALONE, Ranks, current_ranks, join_ranks, rank_device
-from softrsa.errors import DataError, NotFittedError, unknown_name
-from softrsa.prediction.attaching import Pool, attach
-from softrsa.prediction.network import Network
+from softrsa.errors import DataError
+from softrsa.prediction.attaching import Pool, Precision, attach, resolve_precision
 from softrsa.prediction.options import Options, TrainNeighbors, as_plain, read_file, write_file
 from softrsa.prediction.samples import Inputs, as_inputs, as_samples
-from softrsa.prediction.training import Learner, own_randomness
+from softrsa.prediction.training import FittedNetwork, Learner, own_randomness
 from softrsa.transforms import Family
 
 FORMAT = "softrsa.FineTuner/1"
-Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 @dataclass(eq=False)
-class FineTuner:
+class FineTuner(FittedNetwork):
     """A torch network trained with an MLP and a head that predicts labels from neighbors.
 
     A copy of the extractor loses its classifier (see `attach`); an MLP with batch norm and tanh
@@ -264,21 +262,6 @@ class FineTuner:
             tuner.learner_ = tuner._new_learner(rank_device(tuner.device)).restore(content)
             return tuner
 
-    @property
-    def network_(self) -> Network:
-        """Extractor, body, head and neighbors."""
-        return self._fitted().network
-
-    @property
-    def validation_losses_(self) -> list[float]:
-        """Error after each epoch."""
-        return self._fitted().losses
-
-    @property
-    def n_iter_(self) -> int:
-        """Number of epochs."""
-        return len(self.validation_losses_)
-
     def _new_learner(self, device: torch.device, ranks: Ranks = ALONE) -> Learner:
         rate = self.extractor_learning_rate
         if rate is not None and not rate >= 0:
@@ -299,20 +282,3 @@ class FineTuner:
 
     def _inputs(self, inputs: object) -> Inputs:
         return as_inputs(inputs, self._fitted().device, self.n_workers)
-
-    def _fitted(self) -> Learner:
-        if not hasattr(self, "learner_"):
-            raise NotFittedError("This FineTuner is not fitted yet; call `fit` first.")
-        return self.learner_
-
-
-def resolve_precision(precision: str, device: torch.device) -> torch.dtype | None:
-    """Find the type for mixed precision on a device; None for float32 throughout."""
-    if precision not in get_args(Precision):
-        raise unknown_name("precision", precision, get_args(Precision))
-    if precision == "float32" or (precision == "auto" and device.type != "cuda"):
-        return None
-    if precision == "auto":
-        bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
-        return torch.bfloat16 if bfloat16 else torch.float16
-    return torch.bfloat16 if precision == "bfloat16" else torch.float16

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,8 +12,6 @@ from softrsa._processes import ALONE, Ranks
 from softrsa.errors import DataError, DTypeError, NotFittedError, ShapeError
 from softrsa.prediction.heads import LinearHead, NCAHead
 from softrsa.prediction.samples import Batch, Inputs
-from softrsa.prediction.step_heads import DiffKNNHead, SoftStepNCAHead
-from softrsa.transforms import Family
 
 
 class NeighborBank(nn.Module):
@@ -127,20 +125,6 @@ def _make_room(module: nn.Module, state_dict: dict[str, Any], prefix: str, *othe
 
 
 ROWS = 2**22  # entries of a matrix of weights held at once
-
-NEIGHBOR_HEADS: dict[str, Callable[[int, Family, str, float | None], NCAHead]] = {
-    "nca": lambda _, family, s, tau: NCAHead(similarity=s, temperature=tau),
-    "softstep-nca-global": lambda _, family, s, tau: SoftStepNCAHead(
-        family=family, similarity=s, temperature=tau
-    ),
-    "softstep-nca-instance": lambda d, family, s, tau: SoftStepNCAHead(
-        d, family=family, similarity=s, temperature=tau
-    ),
-    "diffknn-global": lambda _, family, s, tau: DiffKNNHead(similarity=s, temperature=tau),
-    "diffknn-instance": lambda d, family, s, tau: DiffKNNHead(d, similarity=s, temperature=tau),
-}
-LINEAR_HEADS = ("linear", "linear-centered")  # torch's start, and one at the mean label
-HEADS = (*LINEAR_HEADS, *NEIGHBOR_HEADS)
 
 
 def make_body(n_features: int, layers: Sequence[int], dropout: float) -> nn.Sequential:

@@ -17,7 +17,8 @@ from torch import Tensor
 from softrsa.errors import DataError, FileFormatError, FileMissingError, ShapeError, unknown_name
 from softrsa.io import atomic_path
 from softrsa.prediction.heads import LinearHead
-from softrsa.prediction.network import HEADS, LINEAR_HEADS, NEIGHBOR_HEADS, Network, make_body
+from softrsa.prediction.network import Network, make_body
+from softrsa.prediction.step_heads import HEADS, LINEAR_HEADS, NEIGHBOR_HEADS
 from softrsa.transforms import Family
 
 
@@ -38,10 +39,7 @@ def write_file(path: str | Path, content: dict[str, Any]) -> None:
 
 @contextmanager
 def read_file(path: str | Path, form: str) -> Iterator[dict[str, Any]]:
-    """Give the content of a file of this form, of which nothing is executed, to build from.
-
-    What fails in the block is an error of the file.
-    """
+    """Give what a file of this form holds, to build from; what fails then is its error."""
     path = Path(path)
     writer = form.removeprefix("softrsa.").partition("/")[0]
     foreign = f"{path} was not written by `{writer}.save`."
@@ -108,6 +106,11 @@ class Options:
             )
         if not 0 <= self.dropout < 1:
             raise DataError(f"`dropout` must be in [0, 1), got {self.dropout!r}.")
+
+    @property
+    def from_bank(self) -> bool:
+        """Whether neighbors in training are the whole training set, else the batch."""
+        return self.train_neighbors == "bank"
 
     def make_network(self, n_features: int, n_targets: int) -> Network:
         """Make an untrained network without extractor."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -12,8 +13,7 @@ from torch import nn
 
 from softrsa._processes import current_ranks, join_ranks, rank_device
 from softrsa.errors import DataError, FileMissingError, NotFittedError
-from softrsa.prediction.attaching import attach
-from softrsa.prediction.fine_tuning import resolve_precision
+from softrsa.prediction.attaching import attach, resolve_precision
 from softrsa.prediction.options import (
     Options,
     TrainNeighbors,
@@ -23,7 +23,7 @@ from softrsa.prediction.options import (
     write_file,
 )
 from softrsa.prediction.samples import ArrayInputs, Inputs, as_inputs, as_samples, group_numbers
-from softrsa.prediction.training import Learner
+from softrsa.prediction.training import FittedNetwork, Learner
 from softrsa.transforms import Family
 
 try:
@@ -44,7 +44,8 @@ class _NotFittedError(NotFittedError, SklearnNotFittedError):
     """The error of both libraries."""
 
 
-class NeighborRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
+@dataclass(eq=False, repr=False)
+class NeighborRegressor(FittedNetwork, MultiOutputMixin, RegressorMixin, BaseEstimator):
     """Regression by learned neighbors: an embedding, and a weighted mean of neighbors' labels.
 
     Inputs are standardized, or turned into features by an extractor that is trained too; labels are
@@ -120,47 +121,27 @@ class NeighborRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
     True
     """
 
-    n_features_in_: int
-    feature_names_in_: np.ndarray
-
-    def __init__(
-        self,
-        head: str = "diffknn-instance",
-        *,
-        family: Family = "s1",
-        similarity: str = "l2",
-        temperature: float | None = 0.1,
-        layers: Sequence[int] = (200, 25),
-        dropout: float = 0.0,
-        train_neighbors: TrainNeighbors = "batch",
-        batch_size: int = 256,
-        max_epochs: int = 200,
-        patience: int = 20,
-        learning_rate: float = 1e-3,
-        gate_learning_rate: float = 1e-2,
-        validation_fraction: float = 0.15,
-        warm_start: bool = False,
-        random_state: int | np.random.RandomState | None = None,
-        device: str = "auto",
-        extractor: nn.Module | None = None,
-    ):
-        self.head = head
-        self.family: Family = family
-        self.similarity = similarity
-        self.temperature = temperature
-        self.layers = layers
-        self.dropout = dropout
-        self.train_neighbors = train_neighbors
-        self.batch_size = batch_size
-        self.max_epochs = max_epochs
-        self.patience = patience
-        self.learning_rate = learning_rate
-        self.gate_learning_rate = gate_learning_rate
-        self.validation_fraction = validation_fraction
-        self.warm_start = warm_start
-        self.random_state = random_state
-        self.device = device
-        self.extractor = extractor
+    head: str = "diffknn-instance"
+    _: KW_ONLY
+    family: Family = "s1"
+    similarity: str = "l2"
+    temperature: float | None = 0.1
+    layers: Sequence[int] = (200, 25)
+    dropout: float = 0.0
+    train_neighbors: TrainNeighbors = "batch"
+    batch_size: int = 256
+    max_epochs: int = 200
+    patience: int = 20
+    learning_rate: float = 1e-3
+    gate_learning_rate: float = 1e-2
+    validation_fraction: float = 0.15
+    warm_start: bool = False
+    random_state: int | np.random.RandomState | None = None
+    device: str = "auto"
+    extractor: nn.Module | None = None
+    _error: ClassVar = _NotFittedError
+    n_features_in_: int = field(init=False)
+    feature_names_in_: np.ndarray = field(init=False)
 
     def fit(self, X: Any, y: Any = None, *, groups: Any = None, progress: bool = False) -> Self:
         """Fit to labelled samples.
@@ -215,7 +196,7 @@ class NeighborRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
             if self.extractor is not None:
                 learner.ranks = join_ranks(learner.device)
             self.learner_ = learner.fit(samples, seed=seed, groups=numbers, progress=progress)
-        return self._take_from_learner()
+        return self
 
     def predict(self, X: Any) -> np.ndarray:
         """Predict labels (m,) or (m, n_targets), in the unit of those given, of samples."""
@@ -319,7 +300,7 @@ class NeighborRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
             self.input_scale_ = content["inputs"]["scale"].numpy()
             if "feature_names" in content:
                 self.feature_names_in_ = np.array(content["feature_names"], dtype=object)
-        return self._take_from_learner()
+        return self
 
     def _new_learner(self, options: Options) -> Learner:
         device, attached = rank_device(self.device), None
@@ -333,12 +314,6 @@ class NeighborRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
     def _told(self, options: Options) -> dict[str, Any]:
         """All parameters, with layers that no one changes."""
         return {**self.get_params(deep=False), "layers": options.layers}
-
-    def _take_from_learner(self) -> Self:
-        self.network_ = self.learner_.network
-        self.validation_losses_ = list(self.learner_.losses)
-        self.n_iter_ = len(self.validation_losses_)
-        return self
 
     def _labelled(self, X: Any, y: Any, resumed: bool) -> tuple[Inputs, np.ndarray]:
         """Check samples and standardize arrays; the scales are kept when resumed."""
@@ -379,8 +354,4 @@ class NeighborRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         return self._standardized(_validated(self, x, dtype=np.float64, reset=False))
 
     def _fitted(self) -> Learner:
-        if not hasattr(self, "learner_"):
-            raise _NotFittedError(
-                "This NeighborRegressor is not fitted yet; call `fit(X, y)` first."
-            )
-        return self.learner_.move(rank_device(self.device))
+        return super()._fitted().move(rank_device(self.device))

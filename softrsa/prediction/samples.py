@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,24 +13,6 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, default_colla
 from softrsa.errors import DataError, DTypeError, ShapeError
 
 Batch = Tensor | dict[str, Tensor]
-
-
-class Inputs(Protocol):
-    """Samples without labels."""
-
-    def __len__(self) -> int: ...
-
-    def stream(self, parts: Sequence[Tensor]) -> Iterator[Batch]:
-        """Give one batch for each part, a tensor of row numbers."""
-        ...
-
-    def pick(self, rows: Tensor) -> Inputs:
-        """Take some of them."""
-        ...
-
-    def to(self, device: torch.device) -> Inputs:
-        """Give batches on a device."""
-        ...
 
 
 class Samples(NamedTuple):
@@ -51,10 +33,11 @@ class ArrayInputs:
         self.values, self.device = values, device
 
     def __len__(self) -> int:
-        return len(next(iter(_tensors(self.values))))
+        values = self.values
+        return len(values if isinstance(values, Tensor) else next(iter(values.values())))
 
     def stream(self, parts: Sequence[Tensor]) -> Iterator[Batch]:
-        """Give one batch for each part, on the device."""
+        """Give one batch for each part, a tensor of row numbers, on the device."""
         return (_moved(_rows(self.values, rows), self.device) for rows in parts)
 
     def pick(self, rows: Tensor) -> ArrayInputs:
@@ -100,6 +83,9 @@ class DatasetInputs:
     def to(self, device: torch.device) -> DatasetInputs:
         """Give batches on a device."""
         return DatasetInputs(self.dataset, device, self.n_workers, self.rows)
+
+
+Inputs = ArrayInputs | DatasetInputs
 
 
 def as_inputs(inputs: object, device: torch.device, n_workers: int = 0) -> Inputs:
@@ -232,10 +218,6 @@ def _as_tensor(values: Any) -> Tensor:
     if not tensor.ndim:
         raise ShapeError("The first dimension must be the samples, got a single number.")
     return tensor
-
-
-def _tensors(values: Batch) -> Sequence[Tensor]:
-    return [values] if isinstance(values, Tensor) else list(values.values())
 
 
 def _rows(values: Batch, rows: Tensor) -> Batch:

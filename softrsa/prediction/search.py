@@ -10,16 +10,14 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
 from softrsa.errors import DataError, unknown_name
 from softrsa.prediction._neighbors import PLANS
-from softrsa.prediction.experiment import PROTOCOL, split_samples
+from softrsa.prediction.experiment import PROTOCOL, fit_method, mean_error, split_samples
 from softrsa.prediction.experiment_result import SCALE, add_row, read_rows
-from softrsa.prediction.network import NEIGHBOR_HEADS
-from softrsa.prediction.regressor import NeighborRegressor
+from softrsa.prediction.step_heads import NEIGHBOR_HEADS
 from softrsa.prediction.tasks import RegressionTask, load_task
 
 if TYPE_CHECKING:
@@ -232,11 +230,9 @@ def _run(
         say(f"split {split}, {choice.similarity}, {choice.embedding}, {choice.batch_size}")
         train, test = split_samples(task, test_size, split)
         start = time.perf_counter()
-        options = {**fixed, **_options(choice, fixed), "random_state": split}
-        groups = None if task.groups is None else task.groups[train]
-        regressor = NeighborRegressor(**options)
-        regressor.fit(task.features[train], task.labels[train], groups=groups)
-        error = np.mean((regressor.predict(task.features[test]) - task.labels[test]) ** 2)
+        options = {**fixed, **_options(choice, fixed)}
+        regressor = fit_method(options.pop("head"), split, options, task, train)
+        error = mean_error(regressor.predict, task, test)
         seconds = time.perf_counter() - start
         validation = min(regressor.validation_losses_)
-        yield key, (validation, float(error), seconds, len(train), len(test))
+        yield key, (validation, error, seconds, len(train), len(test))

@@ -1,8 +1,9 @@
-"""Heads whose weights are cut by a learned soft step, of the similarity or of its rank."""
+"""Heads whose weights are cut by a learned soft step, and the table of heads by name."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -11,12 +12,11 @@ from softrsa.errors import DataError
 from softrsa.prediction._neighbors import (
     Excluded,
     Plan,
-    Source,
     neighbor_ranks,
     scaled_rows,
     step_weights,
 )
-from softrsa.prediction.heads import NCAHead
+from softrsa.prediction.heads import NCAHead, Source
 from softrsa.transforms import (
     EmbeddingGate,
     Family,
@@ -25,6 +25,7 @@ from softrsa.transforms import (
     StepParameters,
     soft_k_step,
 )
+from softrsa.transforms.soft_step import bound_distances_, exact_zeros_
 
 
 class SoftStepNCAHead(NCAHead):
@@ -131,12 +132,9 @@ def _step_in_place(
     The clamps are those of `soft_step`: without masks and with one logarithm, of a quotient that
     cannot leave the range of the type from below.
     """
-    kind = torch.finfo(s.dtype)
     upper = torch.minimum(upper, high)  # rounding must not lift it above the best neighbor
-    v = (upper - s).clamp_min_(kind.tiny)
-    u = s.sub_(lower).clamp_min_(kind.tiny)
-    logit = u.div_(v).log_().div_(transition)
-    return torch.threshold_(logit.sigmoid_(), kind.tiny / kind.eps**2.1, 0.0)
+    u, v = bound_distances_(s, lower, upper, out=(s, torch.empty_like(s)))
+    return exact_zeros_(u.div_(v).log_().div_(transition).sigmoid_())
 
 
 class DiffKNNHead(NCAHead):
@@ -253,3 +251,18 @@ class DiffKNNHead(NCAHead):
     def extra_repr(self) -> str:
         """Show the sizes that are fixed too."""
         return f"{super().extra_repr()}, strength={self.strength}, width={self.width}"
+
+
+NEIGHBOR_HEADS: dict[str, Callable[[int, Family, str, float | None], NCAHead]] = {
+    "nca": lambda _, family, s, tau: NCAHead(similarity=s, temperature=tau),
+    "softstep-nca-global": lambda _, family, s, tau: SoftStepNCAHead(
+        family=family, similarity=s, temperature=tau
+    ),
+    "softstep-nca-instance": lambda d, family, s, tau: SoftStepNCAHead(
+        d, family=family, similarity=s, temperature=tau
+    ),
+    "diffknn-global": lambda _, family, s, tau: DiffKNNHead(similarity=s, temperature=tau),
+    "diffknn-instance": lambda d, family, s, tau: DiffKNNHead(d, similarity=s, temperature=tau),
+}
+LINEAR_HEADS = ("linear", "linear-centered")  # torch's start, and one at the mean label
+HEADS = (*LINEAR_HEADS, *NEIGHBOR_HEADS)

@@ -15,18 +15,10 @@ from tqdm import tqdm
 from softrsa.errors import DataError, unknown_name
 from softrsa.prediction.experiment import COLUMNS, checked_methods, checked_settings, known_rows
 from softrsa.prediction.experiment_result import ExperimentResult, add_row, read_rows
-from softrsa.prediction.network import HEADS
 from softrsa.prediction.regressor import NeighborRegressor
+from softrsa.prediction.step_heads import HEADS
 
 Surface = Callable[[np.ndarray], np.ndarray]
-
-
-def _linear(x: np.ndarray) -> np.ndarray:
-    return x[:, 1] / 2 + 0.5
-
-
-def _radial(x: np.ndarray) -> np.ndarray:
-    return np.minimum(1 - np.abs(x[:, 0]), 1 - np.abs(x[:, 1]))
 
 
 def _spiral(x: np.ndarray) -> np.ndarray:
@@ -34,16 +26,12 @@ def _spiral(x: np.ndarray) -> np.ndarray:
     return (angle + 5 * radius) % (2 * np.pi)
 
 
-def _checkerboard(x: np.ndarray) -> np.ndarray:
-    return np.sin(6 * x[:, 0]) * np.cos(6 * x[:, 1])
-
-
 # name -> surface, and what its labels are scaled to [0, 1] by after the noise: (y + shift) / extent
 SURFACES: dict[str, tuple[Surface, float, float]] = {
-    "linear": (_linear, 0.0, 1.0),
-    "radial": (_radial, 0.0, 1.0),
+    "linear": (lambda x: x[:, 1] / 2 + 0.5, 0.0, 1.0),
+    "radial": (lambda x: (1 - np.abs(x)).min(1), 0.0, 1.0),
     "spiral": (_spiral, 0.0, 2 * np.pi),
-    "checkerboard": (_checkerboard, 1.0, 2.0),
+    "checkerboard": (lambda x: np.sin(6 * x[:, 0]) * np.cos(6 * x[:, 1]), 1.0, 2.0),
 }
 
 

@@ -14,11 +14,17 @@ import pandas as pd
 
 from softrsa._wording import counted, listed
 from softrsa.errors import DataError, FileFormatError, FileMissingError
+from softrsa.prediction.encoding import (
+    Encoder,
+    Sound,
+    image_features,
+    sound_features,
+    text_features,
+)
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-Sound = tuple[int, np.ndarray]  # samples per second, and the waveform in [-1, 1]
 UNCONVERTED = (".webm", ".ogg", ".mp3", ".m4a", ".flac")
 
 
@@ -303,6 +309,12 @@ def _range(labels: np.ndarray) -> tuple[float, float]:
     return float(labels.min()), float(labels.max())
 
 
+DEFAULTS: dict[str, Encoder] = {  # by kind of the inputs
+    "image": image_features,
+    "sound": sound_features,
+    "text": text_features,
+    "table": pd.DataFrame.to_numpy,
+}
 PUBLISHED = {
     "rsna": Layout(_rsna, "image", stratified=True),
     "medsegbench": Layout(_medsegbench, "image", stratified=True),

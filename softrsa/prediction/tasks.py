@@ -10,20 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import xarray as xr
 
 from softrsa import datasets, io
 from softrsa.errors import DataError, ShapeError, unknown_name
-from softrsa.prediction.encoding import (
-    Encoder,
-    encode_in_chunks,
-    features_of,
-    image_features,
-    sound_features,
-    text_features,
-)
-from softrsa.prediction.task_files import PUBLISHED
+from softrsa.prediction.encoding import Encoder, encode_in_chunks, features_of, text_features
+from softrsa.prediction.task_files import DEFAULTS, PUBLISHED
 
 
 @dataclass(frozen=True)
@@ -166,14 +158,6 @@ def label_strata(labels: np.ndarray, bins: int = 10) -> np.ndarray:
     """
     edges = np.quantile(labels, np.linspace(0, 1, bins + 1)[1:-1])
     return np.searchsorted(np.unique(edges), labels, side="left")
-
-
-DEFAULTS: dict[str, Encoder] = {
-    "image": image_features,
-    "sound": sound_features,
-    "text": text_features,
-    "table": pd.DataFrame.to_numpy,
-}
 
 
 def load_published(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from math import ceil
-from typing import Any, NamedTuple, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from softrsa._processes import ALONE, Ranks, current_ranks, sum_over_ranks
 from softrsa._threads import one_thread_if
-from softrsa.errors import DataError, FitError
+from softrsa.errors import DataError, FitError, NotFittedError
 from softrsa.prediction.heads import LinearHead
 from softrsa.prediction.network import NeighborBank, Network, embed_inputs
 from softrsa.prediction.options import LabelScale, Options
@@ -93,18 +93,6 @@ def synced_batch_norm(module: nn.Module, ranks: Ranks) -> Iterator[None]:
             norm.__class__ = kind
 
 
-class Recipe(NamedTuple):
-    """How to train."""
-
-    batch_size: int
-    patience: int
-    learning_rate: float
-    gate_learning_rate: float
-    from_bank: bool  # whether neighbors in training are the whole training set, else the batch
-    extractor_learning_rate: float | None = None  # None: as the body
-    scale_loss: bool = False  # so that gradients do not vanish in float16
-
-
 class Training:
     """A network in training: what it has seen, how it did, and where its randomness stands.
 
@@ -116,15 +104,18 @@ class Training:
         network: Network,
         train: Samples,
         validation: Samples,
-        recipe: Recipe,
+        options: Options,
+        *,
         ranks: Ranks = ALONE,
+        extractor_learning_rate: float | None = None,  # None: as the body
+        scale_loss: bool = False,  # so that gradients do not vanish in float16
     ):
         self.network, self.train, self.validation = network, train, validation
-        self.recipe, self.ranks = recipe, ranks
-        groups = _parameter_groups(network, recipe)
+        self.options, self.ranks = options, ranks
+        groups = _parameter_groups(network, options, extractor_learning_rate)
         # a body of no layers under a head without parameters has nothing to learn
         self.optimizer = torch.optim.Adam(groups) if groups else None
-        self.scaler = torch.amp.GradScaler(train.y.device.type, enabled=recipe.scale_loss)
+        self.scaler = torch.amp.GradScaler(train.y.device.type, enabled=scale_loss)
         self.losses: list[float] = []  # on the validation samples, after each epoch
         self.best = (float("inf"), deepcopy(network.state_dict()))
         self.best_epoch = 0
@@ -145,18 +136,18 @@ class Training:
             if loss < self.best[0]:
                 self.best = loss, deepcopy(self.network.state_dict())
                 self.best_epoch = len(self.losses)
-            if len(self.losses) - self.best_epoch >= self.recipe.patience:
+            if len(self.losses) - self.best_epoch >= self.options.patience:
                 break
 
     def _run_epoch(self) -> None:
         if self.optimizer is None:
             return
-        if self.recipe.from_bank:
+        if self.options.from_bank:
             self._fill_bank(self.network, self.train)
         self.network.train()
         n, device = len(self.train.y), self.train.y.device
         # nearly equal parts: a last batch of a few would have few neighbors
-        n_batches = max(1, n // self.recipe.batch_size)
+        n_batches = max(1, n // self.options.batch_size)
         batches = self.ranks.shared(torch.randperm(n), device).tensor_split(n_batches)
         own = [rows[self.ranks.part(len(rows))] for rows in batches]
         for rows, x in zip(batches, self.train.inputs.stream(own), strict=True):
@@ -180,7 +171,7 @@ class Training:
         part = self.ranks.part(len(rows))
         z, bank, y = self.network(x), self.network.bank, self.train.y
         rows = rows.to(y.device)
-        if self.recipe.from_bank:
+        if self.options.from_bank:
             return self.network.head(z, bank.embeddings, bank.labels, exclude=rows[part])
         neighbors = self.ranks.gather(z, len(rows))
         own = torch.arange(part.start, part.stop, device=z.device)
@@ -209,20 +200,21 @@ class Training:
         return network.bank.fill(network.embed(samples.inputs, self.ranks), samples.y)
 
 
-def _parameter_groups(network: Network, recipe: Recipe) -> list[dict[str, object]]:
+def _parameter_groups(
+    network: Network, options: Options, own_rate: float | None
+) -> list[dict[str, object]]:
     """Parameters and the rate they are learned at: extractor, body, and temperature and gate."""
     body, head = list(network.body.parameters()), list(network.head.parameters())
     if isinstance(network.head, LinearHead):
         body, head = body + head, []
     extractor = [] if network.extractor is None else list(network.extractor.parameters())
-    own_rate = recipe.extractor_learning_rate
-    rate = recipe.learning_rate if own_rate is None else own_rate
+    rate = options.learning_rate if own_rate is None else own_rate
     return [
         {"params": parameters, "lr": rate}
         for parameters, rate in (
             (extractor, rate),
-            (body, recipe.learning_rate),
-            (head, recipe.gate_learning_rate),
+            (body, options.learning_rate),
+            (head, options.gate_learning_rate),
         )
         if parameters
     ]
@@ -232,10 +224,7 @@ SMALL = 1_000_000  # entries of the tensors of a step up to which one thread is 
 
 
 class Learner:
-    """A network that is trained on labelled samples and predicts in the unit of their labels.
-
-    An extractor whose rate is 0 is not trained: its features are computed once.
-    """
+    """A network trained on samples; an extractor of rate 0 computes features once."""
 
     network: Network
     scale: LabelScale
@@ -266,10 +255,7 @@ class Learner:
         groups: Tensor | None = None,
         progress: bool = False,
     ) -> Self:
-        """Start anew with inputs and labels; without samples to validate with, hold some out.
-
-        Of groups (n,), numbered from 0, whole ones are held out.
-        """
+        """Start anew; without samples to validate with, hold some out, or whole groups (n,)."""
         least = 4 if validation is None else 2
         if len(samples[1]) < least:
             raise DataError(f"There must be at least {least} samples, got {len(samples[1])}.")
@@ -296,7 +282,7 @@ class Learner:
                 f"With `warm_start=True` the samples must be those of the last `fit`, got "
                 f"{len(samples[1])} instead of {before}; set `warm_start=False` to start anew."
             )
-        training.recipe = training.recipe._replace(patience=self.options.patience)
+        training.options = self.options
         with own_randomness(self.device):
             scaled = self._scaled(*samples)
             if self.rng_state is not None:
@@ -411,17 +397,11 @@ class Learner:
             self._attach(network)
         if self.ranks.rank:
             torch.manual_seed(seed + self.ranks.rank)  # or all ranks would drop the same units
-        options = self.options
-        recipe = Recipe(
-            options.batch_size,
-            options.patience,
-            options.learning_rate,
-            options.gate_learning_rate,
-            options.train_neighbors == "bank",
-            self.extractor_learning_rate,
-            getattr(network.extractor, "precision", None) == torch.float16,
-        )
-        self.training = Training(network, train, validation, recipe, self.ranks)
+        self.training = Training(
+            network, train, validation, self.options, ranks=self.ranks,
+            extractor_learning_rate=self.extractor_learning_rate,
+            scale_loss=getattr(network.extractor, "precision", None) == torch.float16,
+        )  # fmt: skip
 
     def _check_shares(self, n: int) -> None:
         if min(n, self.options.batch_size) < self.ranks.size:
@@ -460,6 +440,33 @@ class Learner:
         self.network.eval()
         self.losses = list(self.training.losses)
         return self
+
+
+class FittedNetwork:
+    """What an estimator that has a learner shows of it."""
+
+    learner_: Learner
+    _error: ClassVar[type[Exception]] = NotFittedError
+
+    @property
+    def network_(self) -> Network:
+        """Extractor, body, head and neighbors."""
+        return self._fitted().network
+
+    @property
+    def validation_losses_(self) -> list[float]:
+        """Error after each epoch."""
+        return list(self._fitted().losses)
+
+    @property
+    def n_iter_(self) -> int:
+        """Number of epochs."""
+        return len(self.validation_losses_)
+
+    def _fitted(self) -> Learner:
+        if not hasattr(self, "learner_"):
+            raise self._error(f"This {type(self).__name__} is not fitted yet; call `fit` first.")
+        return self.learner_
 
 
 def _hold_out_groups(groups: Tensor, n_wanted: int) -> Tensor:

@@ -109,7 +109,9 @@ def _hint(a: xr.DataArray, b: xr.DataArray) -> str:
         return " One side has integers and the other strings."
     if not all(isinstance(name, str) for each in ids.values() for name in each):
         return ""
-    bare = {side: pd.Index([_stem(name) for name in each]) for side, each in ids.items()}
+    bare = {
+        side: pd.Index([PureWindowsPath(name).stem for name in each]) for side, each in ids.items()
+    }
     shared = bare["first"].intersection(bare["second"])
     more = len(shared) > len(ids["first"].intersection(ids["second"]))
     if not more or bare["first"].has_duplicates or bare["second"].has_duplicates:
@@ -129,11 +131,6 @@ def _hint(a: xr.DataArray, b: xr.DataArray) -> str:
 
 def _row(array: xr.DataArray) -> str:
     return "anchor" if "anchor" in array.dims else "stimulus"
-
-
-def _stem(name: str) -> str:
-    """Drop folders, with either slash, and the extension."""
-    return PureWindowsPath(name).stem
 
 
 def _renaming(array: xr.DataArray) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from softrsa._wording import counted
 from softrsa.errors import DataError, unknown_name
-from softrsa.io.schema import check_trials, mean_by_stimulus
+from softrsa.io.schema import check_trials, labels_along, mean_by_stimulus
 
 
 def checked_trials(trials: xr.DataArray, *, name: str = "trials") -> xr.DataArray:
@@ -38,7 +38,7 @@ def share_or_copy(values: np.ndarray) -> Tensor:
 
 def groups(trials: xr.DataArray, coordinate: str) -> tuple[Tensor, list]:
     """Give trials the number of their label, in order of first appearance; and the labels."""
-    present = [str(name) for name, coord in trials.coords.items() if coord.dims == ("trial",)]
+    present = labels_along(trials, "trial")
     if coordinate not in present:
         raise unknown_name("trial coordinate", coordinate, present)
     labels = trials[coordinate].values

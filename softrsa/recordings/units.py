@@ -11,6 +11,7 @@ import xarray as xr
 
 from softrsa._wording import counted
 from softrsa.errors import DataError, unknown_name
+from softrsa.io.schema import labels_along
 
 T = TypeVar("T")
 
@@ -47,7 +48,7 @@ def split_units(array: xr.DataArray, by: str) -> dict[str, xr.DataArray]:
     >>> {region: part.sizes["unit"] for region, part in split_units(array, "region").items()}
     {'V4': 2, 'IT': 1}
     """
-    present = [str(name) for name, coord in array.coords.items() if coord.dims == ("unit",)]
+    present = labels_along(array, "unit")
     if by not in present:
         raise unknown_name("unit coordinate", by, present)
     labels = array[by].values

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from softrsa.transforms import TRANSFORMS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.cm import ScalarMappable
     from matplotlib.figure import Figure
 
 WIDTH = 7.2  # inches
@@ -62,14 +63,10 @@ def plot_alignment(table: pd.DataFrame, *, measure: str) -> Figure:
     )
     columns = min(3 if len(layers) <= MAX_WIDE else 2, len(transforms))
     rows = -(-len(transforms) // columns)
-    figure = _figure(2.0 * rows + 0.9, width=WIDTH if columns > 1 else 4.5)
+    figure = new_figure(2.0 * rows + 0.9, width=WIDTH if columns > 1 else 4.5)
     axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
     for ax, transform in zip(axes, transforms, strict=False):
-        part = table[table["transform"] == transform].set_index("region")
-        for i, region in enumerate(regions):
-            of_region = part.loc[[region]].set_index("layer").loc[layers]
-            _draw_profile(ax, of_region, region, i, len(regions))
-        ax.set_title(titles(table.attrs)[transform], fontsize=9)
+        _draw_profiles(ax, table, transform, layers, regions)
     for ax in axes[len(transforms) :]:
         ax.remove()
     for i, ax in enumerate(axes[: len(transforms)]):
@@ -81,9 +78,8 @@ def plot_alignment(table: pd.DataFrame, *, measure: str) -> Figure:
     if low < 0 < high:
         for ax in axes[: len(transforms)]:
             ax.axhline(0, color="0.6", linewidth=0.8, zorder=0)
-    bars = "95 % intervals" if _has_intervals(table) else "± standard error"
     name = measure.replace("_", " ").title()
-    figure.supylabel(f"{name}, held-out stimuli\n({bars})", fontsize=9)
+    figure.supylabel(f"{name}, held-out stimuli\n({_bars(table)})", fontsize=9)
     figure.supxlabel("layer", fontsize=9)
     _legend(figure, axes[0], ceiling=bool(np.isfinite(table["ceiling_lower"]).any()))
     return figure
@@ -125,25 +121,31 @@ def plot_profile(
     transform = str(known[-1] if transform is None else transform)
     if transform not in known:
         raise unknown_name("transform in the table:", transform, known)
-    ax = panels(1, height=2.8)[1][0] if ax is None else ax
-    part = table[table["transform"] == transform].set_index("region")
-    layers, regions = list(dict.fromkeys(part["layer"])), list(dict.fromkeys(part.index))
-    for i, region in enumerate(regions):
-        of_region = part.loc[[region]].set_index("layer").loc[layers]
-        _draw_profile(ax, of_region, region, i, len(regions))
+    ax = panel(ax, height=2.8)
+    part = table[table["transform"] == transform]
+    layers, regions = (list(dict.fromkeys(part[name])) for name in ("layer", "region"))
+    _draw_profiles(ax, table, transform, layers, regions)
+    name_axes(ax, "layer", f"held-out score ({_bars(table)})")
     _name_layers(ax, layers, 2)
-    ax.tick_params(axis="y", labelsize=8)
-    ax.set_title(titles(table.attrs)[transform], fontsize=9)
-    ax.set_xlabel("layer", fontsize=9)
-    bars = "95 % intervals" if _has_intervals(table) else "± standard error"
-    ax.set_ylabel(f"held-out score ({bars})", fontsize=9)
     ax.legend(fontsize=7, frameon=False)
     return ax
 
 
+def _draw_profiles(
+    ax: Axes, table: pd.DataFrame, transform: str, layers: list[str], regions: list[str]
+) -> None:
+    """Draw the scores of all regions over layers under a transform."""
+    part = table[table["transform"] == transform].set_index("region")
+    for i, region in enumerate(regions):
+        of_region = part.loc[[region]].set_index("layer").loc[layers]
+        _draw_profile(ax, of_region, region, i, len(regions))
+    ax.set_title(titles(table.attrs)[transform], fontsize=9)
+
+
 def _draw_profile(ax: Axes, part: pd.DataFrame, region: str, i: int, count: int) -> None:
     """Draw the scores of region ``i`` of ``count`` over layers, with its ceiling."""
-    color, marker = _colors(count)[i], MARKERS[i % len(MARKERS)]
+    color = (COLORS if count <= len(COLORS) else scale(count))[i]
+    marker = MARKERS[i % len(MARKERS)]
     dodge = 0.3 * ((i + 0.5) / count - 0.5)  # keeps error bars apart
     ax.errorbar(
         np.arange(len(part)) + dodge, part["score"], _reach(part), color=color, marker=marker,
@@ -160,8 +162,13 @@ def _draw_profile(ax: Axes, part: pd.DataFrame, region: str, i: int, count: int)
     ax.fill_between([left, left + 0.8 * room], low, high, color=color, alpha=0.45, linewidth=0)
 
 
-def _has_intervals(table: pd.DataFrame) -> bool:
+def has_intervals(table: pd.DataFrame) -> bool:
+    """Tell whether scores were resampled."""
     return "score_low" in table and bool(table["score_low"].notna().any())
+
+
+def _bars(table: pd.DataFrame) -> str:
+    return "95 % intervals" if has_intervals(table) else "± standard error"
 
 
 def _reach(part: pd.DataFrame) -> np.ndarray:
@@ -177,11 +184,8 @@ def _name_layers(ax: Axes, layers: list[str], columns: int) -> None:
     """Write the layers' names below the panels: upright, slanted or every so many, as they fit."""
     shown = range(0, len(layers), -(-len(layers) // MAX_NAMED))
     names = [layers[i] for i in shown]
-    upright = max(map(len, names)) * len(layers) * columns > 80
-    ax.set_xticks(
-        shown, names, fontsize=8 if len(names) <= MAX_WIDE else 7, rotation=60 if upright else 0,
-        ha="right" if upright else "center", rotation_mode="anchor" if upright else "default",
-    )  # fmt: skip
+    slanted = max(map(len, names)) * len(layers) * columns > 80
+    name_places(ax, shown, names, slanted=slanted, size=8 if len(names) <= MAX_WIDE else 7)
 
 
 def _legend(figure: Figure, ax: Axes, *, ceiling: bool) -> None:
@@ -222,16 +226,16 @@ def plot_transforms(curve: xr.DataArray, score: xr.DataArray | None = None) -> F
     transforms = [name for name, known in pairs if learned.get(name, known)]
     regions, layers = curve["region"].values, curve["layer"].values
     if not transforms:
-        figure = _figure(3.0, width=3.5)
+        figure = new_figure(3.0, width=3.5)
         ax = figure.subplots()
         _draw_identity(ax)
         ax.set_title("no learned transform in this result", fontsize=9)
         return figure
     columns = [(transform, side) for transform in transforms for side in SIDES]
     height = max(1.35 * len(regions), 0.15 * min(len(layers), MAX_NAMED)) + 0.9
-    figure = _figure(height, width=WIDTH * (len(columns) + 1) / 5)
+    figure = new_figure(height, width=WIDTH * (len(columns) + 1) / 5)
     axes = figure.subplots(len(regions), len(columns), sharex=True, sharey=True, squeeze=False)
-    colors = dict(zip(layers, _scale(len(layers)), strict=True))
+    colors = dict(zip(layers, scale(len(layers)), strict=True))
     mean = curve.mean("fold")
     for row, region in zip(axes, regions, strict=True):
         for ax, (transform, side) in zip(row, columns, strict=True):
@@ -299,15 +303,13 @@ def plot_curve(curve: xr.DataArray, *, ax: Axes | None = None) -> Axes:
             f"One layer, region and transform is drawn; choose of {sorted(map(str, others))} with "
             "`.sel(...)`."
         )
-    ax = panels(1)[1][0] if ax is None else ax
+    ax = panel(ax)
     _draw_identity(ax)
     for side, color in zip(sides, COLORS, strict=False):
         part = mean if side is None else mean.sel(side=side)
         _draw_curve(ax, part, "learned" if side is None else f"{side} side", color, best=True)
-    ax.set_xlabel("scaled similarity", fontsize=9)
-    ax.set_ylabel("similarity after the step", fontsize=9)
     ax.legend(fontsize=7, frameon=False)
-    return ax
+    return name_axes(ax, "scaled similarity", "similarity after the step")
 
 
 def _best(score: xr.DataArray) -> str | None:
@@ -335,7 +337,8 @@ def _draw_curve(ax: Axes, part: xr.DataArray, layer: str, color: str, *, best: b
         ax.fill_between(x, low, high, color=color, alpha=0.25, linewidth=0, zorder=1)
 
 
-def _figure(height: float, *, width: float = WIDTH) -> Figure:
+def new_figure(height: float, *, width: float = WIDTH) -> Figure:
+    """Give an empty figure, in inches."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
@@ -343,16 +346,44 @@ def _figure(height: float, *, width: float = WIDTH) -> Figure:
 
 def panels(count: int, *, height: float = 2.6) -> tuple[Figure, list[Axes]]:
     """Give a figure with so many panels side by side."""
-    figure = _figure(height, width=min(1.4 * height * count, WIDTH))
+    figure = new_figure(height, width=min(1.4 * height * count, WIDTH))
     return figure, list(figure.subplots(1, count, squeeze=False)[0])
 
 
-def _colors(count: int) -> list[str]:
-    """Take colors from the palette while it lasts, then from an even scale."""
-    return list(COLORS[:count]) if count <= len(COLORS) else _scale(count)
+def panel(ax: Axes | None, *, height: float = 2.6) -> Axes:
+    """Give the axes to draw into, or the panel of a new figure."""
+    return panels(1, height=height)[1][0] if ax is None else ax
 
 
-def _scale(count: int) -> list[str]:
+def name_axes(ax: Axes, x: str, y: str) -> Axes:
+    """Label both axes."""
+    ax.set_xlabel(x, fontsize=9)
+    ax.set_ylabel(y, fontsize=9)
+    ax.tick_params(labelsize=8)
+    return ax
+
+
+def name_places(
+    ax: Axes, places: Sequence[int] | np.ndarray, names: Sequence[str], *, slanted: bool, size=8
+) -> None:
+    """Write names below places on the x axis, slanted where they would not fit side by side."""
+    ax.set_xticks(
+        places, names, fontsize=size, rotation=60 if slanted else 0,
+        ha="right" if slanted else "center", rotation_mode="anchor" if slanted else "default",
+    )  # fmt: skip
+
+
+def color_bar(
+    axes: Axes | list[Axes], image: ScalarMappable, label: str, *, shrink: float = 1.0
+) -> None:
+    """Draw a color bar beside axes."""
+    figure: Any = (axes[0] if isinstance(axes, list) else axes).figure
+    bar = figure.colorbar(image, ax=axes, shrink=shrink)
+    bar.set_label(label, fontsize=9)
+    bar.ax.tick_params(labelsize=8)
+
+
+def scale(count: int) -> list[str]:
     """Take colors from dark to light, for things with an order."""
     from matplotlib import colormaps
     from matplotlib.colors import to_hex

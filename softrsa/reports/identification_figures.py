@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from softrsa.reports.figures import COLORS
+from softrsa.reports.figures import COLORS, color_bar, name_axes, panel, panels
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,21 +35,8 @@ INTERVALS = {
 
 
 def plot_identification(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """Draw accuracies with intervals over subjects and over stimuli.
-
-    Parameters
-    ----------
-    table : DataFrame
-        `IdentificationResult.table`.
-    ax : Axes, optional
-        Where to draw; a new figure by default.
-
-    Returns
-    -------
-    Axes
-        Transforms from left to right; a dashed line at chance.
-    """
-    ax = _axes(ax)
+    """Draw accuracies, with intervals over subjects and over stimuli, and chance as a line."""
+    ax = panel(ax)
     at = np.arange(len(table))
     shown = {name: how for name, how in INTERVALS.items() if f"{name}_low" in table}
     for name, (aside, color, label) in shown.items():
@@ -60,10 +47,8 @@ def plot_identification(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ax.set_xticks(at, table["transform"].str.replace("_", "\n"), fontsize=8)
     ax.set_xlim(-0.5, len(table) - 0.5)
     ax.set_ylim(0, 1)
-    ax.set_ylabel("regions identified", fontsize=9)
-    ax.tick_params(labelsize=8)
     ax.legend(fontsize=7, frameon=False, loc="upper right")
-    return ax
+    return name_axes(ax, "", "regions identified")
 
 
 def plot_geo_topological_grid(
@@ -88,12 +73,12 @@ def plot_geo_topological_grid(
     """
     from matplotlib.patheffects import withStroke
 
-    ax = _axes(ax)
+    ax = panel(ax)
     mesh = ax.pcolormesh(
         scores["lower"], scores["upper"], scores.transpose("upper", "lower"),
         cmap="viridis", shading="nearest",
     )  # fmt: skip
-    ax.figure.colorbar(mesh, ax=ax, label=label)
+    color_bar(ax, mesh, label)
     for corners in KINDS.values():
         x, y = np.array([*corners, corners[0]]).T
         ax.plot(x, y, color="white", linewidth=1.5)
@@ -103,30 +88,15 @@ def plot_geo_topological_grid(
         side = "center" if name == "global" else "left"
         ax.annotate(name, place, fontsize=7, ha=side, va="bottom", path_effects=halo)
     ax.set_ylim(top=1.13)
-    ax.set_xlabel("lower quantile l", fontsize=9)
-    ax.set_ylabel("upper quantile u", fontsize=9)
-    ax.tick_params(labelsize=8)
-    return ax
+    return name_axes(ax, "lower quantile l", "upper quantile u")
 
 
 def plot_curves(curves: pd.DataFrame, *, chance: float) -> Figure:
-    """Draw accuracy against noise and against the number of stimuli.
+    """Draw accuracy of each transform against noise and against the number of stimuli.
 
-    Parameters
-    ----------
-    curves : DataFrame
-        From `softrsa.identification.identify`.
-    chance : float
-        One over the number of regions; a dashed line.
-
-    Returns
-    -------
-    Figure
-        A panel for each of noise and number of stimuli that varies, at the least noise and the
-        most stimuli otherwise; a line for each transform, with standard errors over subjects.
+    A panel for each of the two that varies, at the least noise and the most stimuli otherwise, with
+    standard errors over subjects and a dashed line at chance.
     """
-    from softrsa.reports.figures import panels
-
     titles = {"noise": "noise added (sd of dissimilarities)", "n_stimuli": "number of stimuli"}
     varied = [name for name in titles if curves[name].nunique() > 1] or ["n_stimuli"]
     best = {"noise": curves["noise"].min(), "n_stimuli": curves["n_stimuli"].max()}
@@ -143,17 +113,7 @@ def plot_curves(curves: pd.DataFrame, *, chance: float) -> Figure:
                 label=transform.replace("_", "-"),
             )  # fmt: skip
         ax.axhline(chance, color="0.6", linestyle="--", linewidth=0.9)
-        ax.set_xlabel(titles[name], fontsize=9)
+        name_axes(ax, titles[name], "regions identified" if ax is axes[0] else "")
         ax.set_ylim(0, 1)
-        ax.tick_params(labelsize=8)
-    axes[0].set_ylabel("regions identified", fontsize=9)
     axes[-1].legend(fontsize=7, frameon=False)
     return figure
-
-
-def _axes(ax: Axes | None) -> Axes:
-    if ax is not None:
-        return ax
-    from softrsa.reports.figures import panels
-
-    return panels(1)[1][0]

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from softrsa.reports.figures import COLORS, MAX_WIDE, panels
+from softrsa.reports.figures import COLORS, MAX_WIDE, color_bar, name_axes, name_places, panel
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,24 +19,11 @@ LEVEL = 0.05
 def plot_inference(data: xr.Dataset, table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """Draw mean scores as bars with 95 % intervals, and the noise ceiling as a band.
 
-    Parameters
-    ----------
-    data : Dataset
-        `InferenceResult.data`.
-    table : DataFrame
-        `InferenceResult.table`.
-    ax : Axes, optional
-        Where to draw; a new figure by default.
-
-    Returns
-    -------
-    Axes
-        Points are subjects, where there are several. A star above an interval: above 0 at .05
-        (corrected over models where a permutation test did so); a triangle: different from the
-        lower noise ceiling at .05.
+    Points are subjects, where there are several. A star above an interval: above 0 at .05
+    (corrected over models where a permutation test did so); a triangle: different from the lower
+    noise ceiling at .05.
     """
-    if ax is None:
-        ax = panels(1, height=2.9)[1][0]
+    ax = panel(ax, height=2.9)
     place = np.arange(len(table))
     scores = table["score"].to_numpy()
     reach = np.abs(table[["ci_low", "ci_high"]].to_numpy().T - scores)
@@ -56,14 +43,10 @@ def plot_inference(data: xr.Dataset, table: pd.DataFrame, *, ax: Axes | None = N
     top = np.fmax.reduce([*each.T, scores + np.where(shown, reach[1], 0.0)])
     _mark(ax, table, place, top)
     long = len(table) > MAX_WIDE or max(map(len, table.iloc[:, 0])) > 10
-    ax.set_xticks(
-        place, table.iloc[:, 0], fontsize=8, rotation=60 if long else 0,
-        ha="right" if long else "center", rotation_mode="anchor" if long else "default",
-    )  # fmt: skip
-    ax.axhline(0, color="0.6", linewidth=0.8)
-    ax.tick_params(axis="y", labelsize=8)
     over = " (95 % interval)" if shown.any() else ""
-    ax.set_ylabel(data.attrs["measure"].replace("_", " ").capitalize() + over, fontsize=9)
+    name_axes(ax, "", data.attrs["measure"].replace("_", " ").capitalize() + over)
+    name_places(ax, place, list(table.iloc[:, 0]), slanted=long)
+    ax.axhline(0, color="0.6", linewidth=0.8)
     if ax.get_legend_handles_labels()[0]:
         ax.legend(
             fontsize=7, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=3,
@@ -114,8 +97,7 @@ def plot_comparisons(
     Axes
         Color: score of the row less that of the column. Stars: corrected p below .05, .01, .001.
     """
-    if ax is None:
-        ax = panels(1, height=3.2)[1][0]
+    ax = panel(ax, height=3.2)
     place = {name: i for i, name in enumerate(names)}
     difference = np.full((len(names), len(names)), np.nan)
     for row in comparisons.itertuples():
@@ -134,13 +116,7 @@ def plot_comparisons(
                 color=color,
             )  # fmt: skip
     ax.set_title("* p < .05   ** p < .01   *** p < .001", fontsize=7)
-    bar = ax.figure.colorbar(image, ax=ax)
-    bar.ax.tick_params(labelsize=8)
-    bar.set_label("score of row − column", fontsize=9)
-    slanted = max(map(len, names)) > 4
-    ax.set_xticks(
-        range(len(names)), names, fontsize=8, rotation=60 if slanted else 0,
-        ha="right" if slanted else "center", rotation_mode="anchor" if slanted else "default",
-    )  # fmt: skip
+    color_bar(ax, image, "score of row − column")
+    name_places(ax, range(len(names)), names, slanted=max(map(len, names)) > 4)
     ax.set_yticks(range(len(names)), names, fontsize=8)
     return ax

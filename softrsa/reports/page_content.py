@@ -27,20 +27,7 @@ FEW_TESTED = 20  # stimuli of a fold: below it a fold's score is next to noise
 
 
 def cautions(data: xr.Dataset, table: pd.DataFrame) -> list[str]:
-    """List reasons to doubt, the gravest first.
-
-    Parameters
-    ----------
-    data : Dataset
-        `AlignmentResult.data`.
-    table : DataFrame
-        `AlignmentResult.table`.
-
-    Returns
-    -------
-    list of str
-        A sentence or two each; none where there is nothing to say.
-    """
+    """List reasons to doubt an alignment, the gravest first, in a sentence or two each."""
     attrs = data.attrs
     found = []
     if attrs["permuted"]:
@@ -122,29 +109,10 @@ Pictures = Mapping[Any, Any] | str | Path
 def thumbnails(
     images: Pictures | None, stimuli: np.ndarray, wanted: Iterable[int]
 ) -> dict[int, str]:
-    """Make JPEG data addresses of some stimuli.
+    """Make JPEG data addresses of wanted stimuli that have a picture, by place among all.
 
-    Parameters
-    ----------
-    images : mapping or folder, optional
-        From stimulus id to an array (height, width[, 3]) of uint8 or of floats in [0, 1], or to an
-        image file; or a folder of image files whose names without suffix are the ids.
-    stimuli : ndarray of ids
-        All stimuli.
-    wanted : iterable of int
-        Places among them of those to make.
-
-    Returns
-    -------
-    dict from int to str
-        By place; without stimuli that have no picture.
-
-    Raises
-    ------
-    FileMissingError
-        If the folder is not there.
-    DataError
-        If no stimulus has a picture, or one cannot be read.
+    ``images`` maps stimulus ids to arrays (height, width[, 3]) of uint8 or of floats in [0, 1], or
+    to image files; or is a folder of image files whose names without suffix are the ids.
     """
     if images is None:
         return {}
@@ -211,22 +179,7 @@ COLUMNS = (  # of the table: name, heading, decimals (none: text; an interval: n
 
 
 def page_content(data: xr.Dataset, table: pd.DataFrame, images: Pictures | None) -> dict[str, Any]:
-    """Gather everything the page's script draws.
-
-    Parameters
-    ----------
-    data : Dataset
-        `AlignmentResult.data`.
-    table : DataFrame
-        `AlignmentResult.table`.
-    images : mapping or folder, optional
-        See `softrsa.reports.page_content`.
-
-    Returns
-    -------
-    dict
-        Of lists, numbers and strings.
-    """
+    """Gather everything the page's script draws; ``images`` as for `thumbnails`."""
     shown = data.attrs["transforms"].split(",")
     intervals = bool(table["score_low"].notna().any())
     columns = [c for c in COLUMNS if c[0] in table and _known(table[c[0]])]

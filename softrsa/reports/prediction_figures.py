@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from softrsa.errors import ShapeError
+from softrsa.reports.figures import COLORS, WIDTH, color_bar, name_axes, panel, panels
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,37 +17,22 @@ if TYPE_CHECKING:
     from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
 
-    from softrsa.prediction.experiment_result import RankTest
 
-
-WIDE = 7.2  # inches
-
-
-def plot_critical_distance(test: RankTest, *, ax: Axes | None = None) -> Axes:
+def plot_critical_distance(
+    mean_ranks: pd.Series, distance: float, *, ax: Axes | None = None
+) -> Axes:
     """Draw mean ranks on a line, best to the left, and bars over methods that do not differ.
 
-    Parameters
-    ----------
-    test : RankTest
-        From `softrsa.prediction.friedman_nemenyi`.
-    ax : Axes, optional
-        Where to draw; a new figure by default.
-
-    Returns
-    -------
-    Axes
-        Names on both sides, the better half left; the critical distance is drawn above.
+    Names are on both sides, the better half left; the critical distance is drawn above.
     """
-    ranks = test.mean_ranks.sort_values()
+    ranks = mean_ranks.sort_values()
     k = len(ranks)
     if ax is None:
-        from softrsa.reports.figures import panels
-
         figure, (ax,) = panels(1)
-        figure.set_size_inches(WIDE, 1.4 + 0.15 * k)  # names stand on both sides of the axis
+        figure.set_size_inches(WIDTH, 1.4 + 0.15 * k)  # names stand on both sides of the axis
     ax.set_xlim(1 - 0.02 * k, k + 0.02 * k)
     half = -(-k // 2)
-    groups = _groups(ranks.to_numpy(), test.critical_distance)
+    groups = _groups(ranks.to_numpy(), distance)
     bottom = 1.2 + 0.35 * len(groups)
     for i, (name, rank) in enumerate(ranks.items()):
         left = i < half
@@ -60,8 +46,8 @@ def plot_critical_distance(test: RankTest, *, ax: Axes | None = None) -> Axes:
     for i, (first, last) in enumerate(groups):
         at = 0.6 + 0.35 * i
         ax.plot([first - 0.03, last + 0.03], [at, at], color="black", linewidth=3)
-    ax.plot([1, 1 + test.critical_distance], [-0.9, -0.9], color="#D55E00", linewidth=2)
-    ax.text(1, -1.1, f"critical distance {test.critical_distance:.2f}", fontsize=8, va="bottom")
+    ax.plot([1, 1 + distance], [-0.9, -0.9], color=COLORS[1], linewidth=2)
+    ax.text(1, -1.1, f"critical distance {distance:.2f}", fontsize=8, va="bottom")
     ax.set_ylim(bottom + half + 0.3, -1.9)
     ax.spines[["left", "right", "bottom"]].set_visible(False)
     ax.spines["top"].set_position(("data", 0))
@@ -85,37 +71,17 @@ def _groups(ranks: np.ndarray, distance: float) -> list[tuple[float, float]]:
 
 
 def plot_embedding(embedding: np.ndarray, labels: np.ndarray, *, ax: Axes | None = None) -> Axes:
-    """Draw samples on the first two principal components of their embedding, colored by label.
-
-    Parameters
-    ----------
-    embedding : ndarray, shape (n, d)
-        What `NeighborRegressor.embed` gives.
-    labels : ndarray, shape (n,)
-        True labels.
-    ax : Axes, optional
-        Where to draw; a new figure by default.
-
-    Returns
-    -------
-    Axes
-        With a color bar.
-    """
-    if ax is None:
-        from softrsa.reports.figures import panels
-
-        ax = panels(1)[1][0]
+    """Draw two principal components of an embedding (n, d), colored by labels (n,)."""
+    ax = panel(ax)
     centered = embedding - embedding.mean(0)
     left, values, _ = np.linalg.svd(centered, full_matrices=False)
-    scores = np.zeros((len(centered), 2))
+    scores, share = np.zeros((len(centered), 2)), np.zeros(2)
     scores[:, : values[:2].size] = (left * values)[:, :2]
-    share = values[:2] ** 2 / (values**2).sum()
+    share[: values[:2].size] = values[:2] ** 2 / (values**2).sum()
     points = ax.scatter(*scores.T, c=labels, s=8, cmap="viridis", linewidths=0)
-    ax.figure.colorbar(points, ax=ax, label="label")
-    for axis, name, part in zip((ax.xaxis, ax.yaxis), ("first", "second"), share, strict=False):
-        axis.set_label_text(f"{name} component ({part:.0%} of variance)", fontsize=9)
-    ax.tick_params(labelsize=8)
-    return ax
+    color_bar(ax, points, "label")
+    x, y = (f"component ({part:.0%} of variance)" for part in share)
+    return name_axes(ax, f"first {x}", f"second {y}")
 
 
 def plot_neighbors(
@@ -162,8 +128,6 @@ def plot_neighbors(
     >>> [text.get_text() for text in ax.texts]
     ['70 %', '20 %']
     """
-    from softrsa.reports.figures import COLORS, panels
-
     weights, labels = np.asarray(weights, float), np.asarray(labels, float)
     for what, given in (("labels", labels), ("names", names), ("images", images)):
         if given is not None and (len(given) != len(weights) or weights.ndim != 1):
@@ -171,7 +135,7 @@ def plot_neighbors(
                 f"`{what}` must have one entry per weight of one sample; got {len(given)} and "
                 f"weights of shape {weights.shape}."
             )
-    ax = panels(1)[1][0] if ax is None else ax
+    ax = panel(ax)
     rows = np.arange(len(weights))
     ax.hlines(rows, *_reach_of(labels), color="0.9", linewidth=0.8, zorder=0)
     ax.scatter(labels, rows, s=20 + 250 * weights, color=COLORS[0], linewidths=0)
@@ -192,8 +156,7 @@ def plot_neighbors(
         inset.imshow(np.asarray(image), cmap="gray")
         inset.set_anchor("E")
         inset.set_axis_off()
-    ax.set_xlabel("label of the neighbor", fontsize=9)
-    ax.tick_params(axis="x", labelsize=8)
+    name_axes(ax, "label of the neighbor", "")
     ax.legend(
         fontsize=7, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2,
         borderaxespad=0.1,
@@ -210,18 +173,9 @@ def _reach_of(labels: np.ndarray) -> tuple[float, float]:
 def plot_errors(table: pd.DataFrame) -> Figure:
     """Draw mean errors with their standard deviations over splits, a panel per task.
 
-    Parameters
-    ----------
-    table : DataFrame
-        `ExperimentResult.table`.
-
-    Returns
-    -------
-    Figure
-        Methods from top to bottom in the order of the table; a line at the linear head's error.
+    Methods are in the order of `ExperimentResult.table`, top to bottom; a line is at the linear
+    head's error.
     """
-    from softrsa.reports.figures import COLORS, panels
-
     tasks = list(dict.fromkeys(table["task"]))
     figure, axes = panels(len(tasks))
     for ax, task in zip(axes, tasks, strict=True):
@@ -244,21 +198,11 @@ def plot_errors(table: pd.DataFrame) -> Figure:
 def plot_search(table: pd.DataFrame) -> Figure:
     """Draw validation errors of a search as heat maps of embedding and batch size.
 
-    Parameters
-    ----------
-    table : DataFrame
-        `SearchResult.table`, the best combination first.
-
-    Returns
-    -------
-    Figure
-        A panel per similarity, in alphabetical order, on one scale of colors; the numbers are the
-        errors, and the best combination is framed.
+    A panel per similarity, on one scale of colors, with the errors in numbers; the best
+    combination, first in `SearchResult.table`, is framed.
     """
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
-
-    from softrsa.reports.figures import panels
 
     similarities = sorted(table["similarity"].unique())
     colors = Normalize(table["validation"].min(), table["validation"].max())
@@ -266,9 +210,7 @@ def plot_search(table: pd.DataFrame) -> Figure:
     for ax, similarity in zip(axes, similarities, strict=True):
         _draw_errors(ax, table, similarity, colors)
         ax.tick_params(labelsize=8, labelleft=ax is axes[0])
-    bar = figure.colorbar(ScalarMappable(colors, "viridis"), ax=axes)
-    bar.set_label("validation error × 1000", fontsize=8)
-    bar.ax.tick_params(labelsize=8)
+    color_bar(axes, ScalarMappable(colors, "viridis"), "validation error × 1000")
     figure.supxlabel("batch size", fontsize=9)
     figure.supylabel("embedding", fontsize=9)
     return figure
@@ -277,8 +219,6 @@ def plot_search(table: pd.DataFrame) -> Figure:
 def _draw_errors(ax: Axes, table: pd.DataFrame, similarity: str, colors: Normalize) -> None:
     """Draw one heat map, with a frame around the best combination if it is in it."""
     from matplotlib.patches import Rectangle
-
-    from softrsa.reports.figures import COLORS
 
     embeddings, batches = (np.unique(table[name]) for name in ("embedding", "batch_size"))
     part = table[table["similarity"] == similarity]

@@ -13,7 +13,7 @@ from softrsa._wording import listed
 from softrsa.errors import DataError, ShapeError, unknown_name
 from softrsa.io import check_rdms
 from softrsa.measures import get
-from softrsa.reports.figures import COLORS, MARKERS, _figure, panels
+from softrsa.reports.figures import COLORS, MARKERS, color_bar, new_figure, panel
 from softrsa.rsm import to_rsm
 
 if TYPE_CHECKING:
@@ -78,13 +78,11 @@ def plot_rsm(
     else:
         places = cluster_order(values) if order == "cluster" else np.arange(len(ids))
     if ax is None:  # a square and its color bar, and room for names
-        ax = _figure(3.0, width=3.7 if names is None else 4.4).subplots()
+        ax = new_figure(3.0, width=3.7 if names is None else 4.4).subplots()
     shown = np.where(np.eye(len(ids), dtype=bool), np.nan, values)[np.ix_(places, places)]
     image = ax.imshow(shown, cmap="viridis", interpolation="nearest")
     word = {"rdm": "dissimilarity", "rsm": "similarity", "": "value"}[kind]
-    bar = ax.figure.colorbar(image, ax=ax, shrink=0.9)
-    bar.set_label(word, fontsize=9)
-    bar.ax.tick_params(labelsize=8)
+    color_bar(ax, image, word, shrink=0.9)
     ax.set_xticks([])
     ax.set_yticks([])
     ax.set_anchor("W")  # else the layout forgets the names left of a square in a wide box
@@ -98,18 +96,10 @@ def plot_rsm(
 
 
 def cluster_order(values: np.ndarray) -> np.ndarray:
-    """Order stimuli so that alike ones lie together, whichever of RSM and RDM is given.
+    """Order stimuli (n,) so that alike ones lie together, whichever of RSM and RDM is given.
 
-    Parameters
-    ----------
-    values : ndarray, shape (n, n)
-        Similarities or dissimilarities: rows are compared, so it does not matter which.
-
-    Returns
-    -------
-    ndarray of int, shape (n,)
-        Positions: average linkage of Euclidean distances between rows, leaves turned so that
-        neighbors are most alike (not turned above 1000 stimuli).
+    Average linkage of Euclidean distances between rows, leaves turned so that neighbors are most
+    alike (not turned above 1000 stimuli).
     """
     from scipy.cluster.hierarchy import leaves_list, linkage
     from scipy.spatial.distance import pdist
@@ -238,7 +228,7 @@ def plot_mds(
         raise DataError(f"{measure!r} is undefined for {listed(bad)}: an RSM is constant.")
     distances = 1 - alike if entry.larger_is_more_similar else alike
     at, share = _classical_scaling(distances)
-    ax = panels(1, height=3.2)[1][0] if ax is None else ax
+    ax = panel(ax, height=3.2)
     for i, group in enumerate(dict.fromkeys(groups)):
         members = [k for k, name in enumerate(groups) if name == group]
         joined = "layer" in rsms[group].dims

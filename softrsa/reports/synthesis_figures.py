@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
-from softrsa.reports.figures import COLORS, MARKERS, _scale, panels
+from softrsa.reports.figures import COLORS, MARKERS, name_axes, panel, scale
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,14 +32,14 @@ def plot_scores(data: xr.Dataset, *, ax: Axes | None = None, color: str = COLORS
     Axes
         With the measure's name as label of the first line.
     """
-    ax = _panel(ax)
+    ax = panel(ax)
     scores, taken = data["scores"].values, data["steps_taken"].values
     for i, last in enumerate(taken):
         label = _words(data.attrs["measure"]) if i == 0 else None
         ax.plot(np.arange(last + 1), scores[: last + 1, i], color=color, linewidth=1.2, label=label)
         ax.plot(last, scores[last, i], color=color, marker="o", markersize=3.5)
     ax.axhline(data.attrs["target"], color="0.5", linestyle="--", linewidth=0.9)
-    return _named(ax, "step", "score")
+    return name_axes(ax, "step", "score")
 
 
 def plot_component_curves(components: xr.Dataset, *, ax: Axes | None = None) -> Axes:
@@ -57,11 +57,11 @@ def plot_component_curves(components: xr.Dataset, *, ax: Axes | None = None) -> 
     Axes
         A line per component, dark for large variance; of many, some between first and last.
     """
-    ax = _panel(ax)
+    ax = panel(ax)
     mean = components.mean("restart")
     count = components.sizes["component"]
     chosen = np.unique(np.linspace(0, count - 1, min(count, MAX_CURVES)).round().astype(int))
-    for i, color in zip(chosen, _scale(len(chosen)), strict=True):
+    for i, color in zip(chosen, scale(len(chosen)), strict=True):
         part = mean.isel(component=i)
         label = f"{int(part['component'])} ({100 * float(part['explained']):.2g} %)"
         ax.plot(part["score"], part["captured"], color=color, linewidth=1.2, label=label)
@@ -70,7 +70,7 @@ def plot_component_curves(components: xr.Dataset, *, ax: Axes | None = None) -> 
         title="component (variance)", fontsize=7, title_fontsize=7, frameon=False,
         loc="center left", bbox_to_anchor=(1, 0.5),
     )  # fmt: skip
-    return _named(ax, f"{_words(components.attrs['measure'])} on the way", "component captured")
+    return name_axes(ax, f"{_words(components.attrs['measure'])} on the way", "component captured")
 
 
 def plot_capture(
@@ -95,7 +95,7 @@ def plot_capture(
     """
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    ax = _panel(ax)
+    ax = panel(ax)
     at_capture = components["score_at_capture"]
     found = at_capture.notnull().any("restart").values
     values = at_capture.mean("restart").values
@@ -112,7 +112,7 @@ def plot_capture(
     ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))  # where there is less than a decade
     ax.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{share:g}"))
     ax.xaxis.set_minor_formatter(NullFormatter())
-    return _named(ax, "share of variance of the component", "score at capture")
+    return name_axes(ax, "share of variance of the component", "score at capture")
 
 
 def plot_feasible_region(region: xr.Dataset, *, ax: Axes | None = None) -> Axes:
@@ -132,7 +132,7 @@ def plot_feasible_region(region: xr.Dataset, *, ax: Axes | None = None) -> Axes:
         lines to the targets, and for linear CKA and NBS the bounds, whatever the dimension of
         the synthetic features, as dashed lines.
     """
-    ax = _panel(ax, size=3.4)
+    ax = panel(ax, height=3.4)
     for i in range(region.sizes["seed"]):
         part = region.isel(seed=i)
         a, b = part["score_a"].values, part["score_b"].values
@@ -146,7 +146,7 @@ def plot_feasible_region(region: xr.Dataset, *, ax: Axes | None = None) -> Axes:
     ax.set_xlim(-0.03, 1.03)
     ax.set_ylim(-0.03, 1.03)
     ax.set_aspect("equal")
-    return _named(ax, _words(region.attrs["measure_a"]), _words(region.attrs["measure_b"]))
+    return name_axes(ax, _words(region.attrs["measure_a"]), _words(region.attrs["measure_b"]))
 
 
 def _draw_bounds(ax: Axes, region: xr.Dataset) -> None:
@@ -185,7 +185,7 @@ def plot_decoding(
     Axes
         Dashed at 1, the accuracy from ``x``; dotted at chance.
     """
-    ax = _panel(ax)
+    ax = panel(ax)
     for i in range(decoding.sizes["restart"]):
         part = decoding.isel(restart=i)
         ax.plot(
@@ -195,18 +195,7 @@ def plot_decoding(
     ax.axhline(1, color="0.5", linestyle="--", linewidth=0.9)
     chance = float(decoding["chance"] / decoding["reference"])
     ax.axhline(chance, color="0.5", linestyle=":", linewidth=0.9)
-    return _named(ax, "score on the way", "accuracy relative to the data")
-
-
-def _panel(ax: Axes | None, *, size: float = 2.6) -> Axes:
-    return panels(1, height=size)[1][0] if ax is None else ax
-
-
-def _named(ax: Axes, x: str, y: str) -> Axes:
-    ax.set_xlabel(x, fontsize=9)
-    ax.set_ylabel(y, fontsize=9)
-    ax.tick_params(labelsize=8)
-    return ax
+    return name_axes(ax, "score on the way", "accuracy relative to the data")
 
 
 def _words(name: str) -> str:

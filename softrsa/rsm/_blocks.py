@@ -317,10 +317,7 @@ def write_rows(out: Tensor, start: int, block: Tensor, _self_similarity: float |
 
 
 def write_mirrored(out: Tensor, start: int, block: Tensor, self_similarity: float | None) -> None:
-    """Place a block of the upper triangle of a symmetric matrix and its mirror image.
-
-    The block is used up; `mirror` would need three more of its size.
-    """
+    """Place a block of the upper triangle, which is used up, and its mirror image."""
     height = block.shape[-2]
     stop = start + height
     tile, rest = block[..., :height], block[..., height:]

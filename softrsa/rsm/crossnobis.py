@@ -40,10 +40,7 @@ def recorded_rows(x_folds: Tensor) -> Tensor:
 
 
 def across_folds(left: Tensor, right: Tensor) -> Tensor:
-    """Sum the products of all pairs of different folds: all pairs without those of a fold with it.
-
-    Shapes (..., n_folds, n, p) and (..., n_folds, m, p) give (..., n, m).
-    """
+    """Sum products (..., n, m) of pairs of different folds: all, without those in a fold."""
     if right.shape[-2] <= right.shape[-1]:  # products need no more memory than the folds
         own = (left @ right.mT).sum(-3)
     else:

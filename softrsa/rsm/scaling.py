@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -88,28 +89,10 @@ class Scaling:
     the same for it, and a matrix times any positive factor is scaled alike. What lies beyond the
     similarities learned on becomes 0 or 1.
 
-    Attributes
-    ----------
-    how : str
-        A name of the table of `scale_similarities`.
-    numbers : tuple of Tensor
-        What was learned, with the leading dimensions of the similarities learned on. `minmax`: the
-        least and the largest and what differs by rounding, (..., 1, 1) each. `rank`: all pairs in
-        order, (..., n_pairs). Nothing for `affine`, which is the same everywhere, and `row_minmax`:
-        a new anchor has a row of its own, so it is scaled by that.
-
-    Notes
-    -----
-    Self-similarities are left out of what is learned as they are in `scale_similarities`. A rank is
-    the average rank that a similarity has, or would have, among those learned on.
-
-    Examples
-    --------
-    >>> train = torch.tensor([[1.0, 0.5, 0.1], [0.5, 1.0, 0.3], [0.1, 0.3, 1.0]])
-    >>> test = torch.tensor([[1.0, 0.2], [0.9, 1.0]])
-    >>> Scaling.fit(train, "minmax")(test)
-    tensor([[1.0000, 0.2500],
-            [1.0000, 1.0000]])
+    ``numbers`` have the leading dimensions of the similarities learned on. `minmax`: the least and
+    the largest and what differs by rounding, (..., 1, 1) each. `rank`: all pairs in order, (...,
+    n_pairs), among which a similarity has, or would have, its average rank. Nothing for `affine`,
+    which is the same everywhere, and `row_minmax`: a new anchor has a row of its own.
     """
 
     how: str
@@ -168,15 +151,7 @@ def _checked(s: Tensor, how: str, exclude_self: bool) -> Tensor | None:
     return torch.eye(n, dtype=torch.bool, device=s.device)
 
 
-def _row_minmax(s: Tensor, itself: Tensor | None) -> Tensor:
-    return _minmax_over(s, itself, (-1,))
-
-
-def _minmax(s: Tensor, itself: Tensor | None) -> Tensor:
-    return _minmax_over(s, itself, (-2, -1))
-
-
-def _minmax_over(s: Tensor, itself: Tensor | None, axes: tuple[int, ...]) -> Tensor:
+def _minmax(s: Tensor, itself: Tensor | None, axes: tuple[int, ...]) -> Tensor:
     return between(s, *_ends(s, itself, axes))
 
 
@@ -305,8 +280,8 @@ def _affine(s: Tensor, itself: Tensor | None) -> Tensor:
 
 
 SCALINGS: dict[str, Callable[[Tensor, Tensor | None], Tensor]] = {
-    "row_minmax": _row_minmax,
-    "minmax": _minmax,
+    "row_minmax": partial(_minmax, axes=(-1,)),
+    "minmax": partial(_minmax, axes=(-2, -1)),
     "rank": _rank,
     "affine": _affine,
 }

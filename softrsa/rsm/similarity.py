@@ -214,13 +214,7 @@ SimilarityLike = str | Similarity | Callable[[Tensor, Tensor], Tensor]
 
 
 def as_similarity(given: SimilarityLike) -> Similarity:
-    """Look a similarity up by name; a row stays what it is, and a function becomes one.
-
-    Examples
-    --------
-    >>> as_similarity("cosine").bounded
-    True
-    """
+    """Look a similarity up by name; a row stays what it is, and a function becomes one."""
     if callable(given) and not isinstance(given, Similarity):
         name = getattr(given, "__name__", type(given).__name__)
         given = Similarity(name=name, words=f"similarities by {name}", function=given)

@@ -19,6 +19,7 @@ from softrsa.synthesis.objective import (
     labelled_features,
     make_objective,
     name_of,
+    principal_components,
 )
 from softrsa.synthesis.result import SynthesisResult
 
@@ -114,16 +115,6 @@ def captured_components(result: SynthesisResult) -> xr.Dataset:
         },
         attrs={"measure": result.data.attrs["measure"]},
     )  # fmt: skip
-
-
-def principal_components(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Singular triplets of centered features beyond rounding: (n, r), (r,), (p, r), float64."""
-    centered = (x.double() - x.double().mean(0)).cpu()
-    left, singular, right = torch.linalg.svd(centered, full_matrices=False)
-    kept = singular > max(centered.shape) * torch.finfo(x.dtype).eps * singular[0]
-    if not kept.any():
-        raise DataError("`x` is constant over stimuli, so it has no principal components.")
-    return left[:, kept], singular[kept], right.mT[:, kept]
 
 
 def captured_share(y: Tensor, directions: Tensor) -> Tensor:

@@ -13,7 +13,6 @@ from tqdm import tqdm
 
 from softrsa._checks import resolve_device
 from softrsa.errors import DataError, FitError
-from softrsa.synthesis.components import principal_components
 from softrsa.synthesis.loop import Moving, adam, check_steps, start
 from softrsa.synthesis.objective import (
     Features,
@@ -21,6 +20,7 @@ from softrsa.synthesis.objective import (
     as_tensor,
     labelled_features,
     make_objective,
+    principal_components,
     starting_features,
 )
 
@@ -220,26 +220,15 @@ def _with_bounds(data: xr.Dataset, x: Tensor, y: Tensor) -> xr.Dataset:
 def cka_nbs_bounds(
     cka: np.ndarray, participation: np.ndarray | float, rank: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Bound NBS below and above, given CKA, the product r_X r_Y and the smaller rank.
-
-    Examples
-    --------
-    >>> cka_nbs_bounds(np.array([0.64]), 16.0, 4)
-    (array([0.4]), array([0.8]))
-    """
+    """Bound NBS below and above, given CKA, the product r_X r_Y and the smaller rank."""
     lower = np.sqrt(cka / np.sqrt(participation))
     return lower, np.minimum(lower * np.sqrt(rank), 1.0)
 
 
 def participation_ratio(y: Tensor) -> Tensor:
-    r"""Effective number of dimensions of features (..., n, q), from 1 to their rank: (...).
+    r"""Effective number of dimensions (...) of features (..., n, q), from 1 to their rank.
 
-    With :math:`K = YY^\top` centered, :math:`(\operatorname{tr} K)^2 / \lVert K\rVert_F^2`.
-
-    Examples
-    --------
-    >>> participation_ratio(torch.eye(3, dtype=torch.float64))
-    tensor(2., dtype=torch.float64)
+    With K = YY' centered, it is (tr K)^2 / |K|_F^2.
     """
     wide = y.double() - y.double().mean(-2, keepdim=True)
     squares = torch.linalg.svdvals(wide).square()

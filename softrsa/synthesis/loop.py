@@ -70,16 +70,9 @@ Record = int | Literal["log"] | Sequence[int]
 class Recorder:
     """Decides step by step, so that no more than what is kept is ever held.
 
-    Attributes
-    ----------
-    record : int, "log" or sequence of int
-        About so many steps, evenly spread over scores; steps in half octaves; or these steps.
-    goal : float
-        Score at which the even spread ends.
-    start : float, or None
-        Mean score at which it begins: that of step 0.
-    highest : int
-        The last part of the spread that has been recorded.
+    ``record``: about so many steps, evenly spread over mean scores from that of step 0 (``start``)
+    to ``goal``, of which ``highest`` is the last part recorded; "log": steps in half octaves; or
+    these steps.
     """
 
     record: Record
@@ -132,26 +125,12 @@ SMALL = 200_000  # numbers in all restarts
 
 @dataclass(frozen=True)
 class Goal:
-    """When a restart is done, and how it gets there.
-
-    Attributes
-    ----------
-    target : float
-        Score to meet.
-    maximize : bool
-        Whether it is met from below.
-    max_steps : int
-        Steps a restart may take.
-    update : callable
-        One step of the optimizer.
-    lr : float
-        Its learning rate.
-    """
+    """When a restart is done, and how it gets there."""
 
     target: float
-    maximize: bool
+    maximize: bool  # whether the target is met from below
     max_steps: int
-    update: Update
+    update: Update  # one step of the optimizer
     lr: float
 
     def met(self, scores: np.ndarray) -> np.ndarray:
@@ -163,15 +142,9 @@ class Goal:
 class Track:
     """Where all restarts are, and where they have been.
 
-    Attributes
-    ----------
-    position : tuple of Moving and ndarray of int, shape (R,)
-        Features and moments, and the steps each restart has taken; replaced as one, so that an
-        interrupt finds them in agreement.
-    scores : ndarray, shape (max_steps + 1, R)
-        NaN where a restart has not been.
-    records : dict of int to Tensor, shape (R, n, q)
-        Features at recorded steps; those of a restart that had stopped are as it stopped.
+    Position and steps taken (R,) are replaced as one, so that an interrupt finds them in agreement.
+    Scores (max_steps + 1, R) are NaN where a restart has not been. Records are features (R, n, q)
+    at recorded steps; those of a restart that had stopped are as it stopped.
     """
 
     position: tuple[Moving, np.ndarray]

@@ -92,19 +92,7 @@ MeasureLike = str | Measure | Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Objective:
-    """Scores of synthetic features against fixed ones.
-
-    Attributes
-    ----------
-    name : str
-        Of the measure.
-    scores : callable
-        Takes (R, n, q), gives (R,).
-    worst, best : float, or None
-        Ends of the measure's range; None where they are not known.
-    larger_is_more_similar : bool
-        False for a distance.
-    """
+    """Scores (R,) of synthetic features (R, n, q), with the ends of their range where known."""
 
     name: str
     scores: Callable[[Tensor], Tensor]
@@ -114,10 +102,7 @@ class Objective:
 
 
 def make_objective(measure: MeasureLike, x: Tensor, *, similarity: str) -> Objective:
-    """Fix the real features in a measure; one on RSMs reads RSMs of the given similarity.
-
-    Where the order matters the synthetic features predict the real ones, as a model's do.
-    """
+    """Fix the real features in a measure; where order matters others predict them."""
     if similarity not in SIMILARITIES:
         raise unknown_name("similarity", similarity, SIMILARITIES)
     if isinstance(measure, (str, Measure)):
@@ -184,3 +169,13 @@ def _checked(measure: Callable[[Tensor, Tensor], Tensor], x: Tensor) -> Callable
         return found[None] if alone else found
 
     return scores
+
+
+def principal_components(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Singular triplets of centered features beyond rounding: (n, r), (r,), (p, r), float64."""
+    centered = (x.double() - x.double().mean(0)).cpu()
+    left, singular, right = torch.linalg.svd(centered, full_matrices=False)
+    kept = singular > max(centered.shape) * torch.finfo(x.dtype).eps * singular[0]
+    if not kept.any():
+        raise DataError("`x` is constant over stimuli, so it has no principal components.")
+    return left[:, kept], singular[kept], right.mT[:, kept]

@@ -34,7 +34,7 @@ from softrsa.synthesis.objective import (
     make_objective,
     starting_features,
 )
-from softrsa.synthesis.result import KIND, SynthesisResult
+from softrsa.synthesis.result import SynthesisResult
 
 FEATURES = ("restart", "stimulus", "synthetic_unit")
 
@@ -67,7 +67,6 @@ def make_result(
         },
         coords={"recorded_step": [*records]},
         attrs={
-            "softrsa_kind": KIND,
             **settings,
             "target": goal.target,
             "max_steps": goal.max_steps,

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import xarray as xr
 from torch import Tensor
 
-from softrsa._files import read_result, write_result
+from softrsa._files import StoredResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-KIND = "synthesis_result"
-
 
 @dataclass(frozen=True)
-class SynthesisResult:
+class SynthesisResult(StoredResult):
     """Synthetic features on their way to a score, with all it takes to go on.
 
     Attributes
@@ -39,6 +36,8 @@ class SynthesisResult:
     """
 
     data: xr.Dataset
+    _kind: ClassVar = "synthesis_result"
+    _what: ClassVar = "result of `optimize_to_score`"
 
     @property
     def x(self) -> Tensor:
@@ -75,41 +74,3 @@ class SynthesisResult:
         from softrsa.reports.synthesis_figures import plot_scores
 
         return plot_scores(self.data, ax=ax)
-
-    def to_netcdf(self, path: str | Path) -> None:
-        """Write everything to one netCDF file, whole or not at all.
-
-        Parameters
-        ----------
-        path : str or Path
-            The file; an existing one is replaced.
-
-        Raises
-        ------
-        OutputError
-            If the file cannot be written.
-        """
-        write_result(self.data, path)
-
-    @classmethod
-    def from_netcdf(cls, path: str | Path) -> SynthesisResult:
-        """Read a result written by `to_netcdf`.
-
-        Parameters
-        ----------
-        path : str or Path
-            The file.
-
-        Returns
-        -------
-        SynthesisResult
-            Equal to the one written.
-
-        Raises
-        ------
-        FileMissingError
-            If there is no such file.
-        FileFormatError
-            If the file is not a result of `optimize_to_score`.
-        """
-        return cls(read_result(path, KIND, "result of `optimize_to_score`"))

@@ -18,41 +18,29 @@ from softrsa._processes import ALONE, Ranks
 from softrsa.measures._features import first_order
 from softrsa.rsm.scaling import between
 from softrsa.tiled.tiles import Tile, TiledRSM, scratch, share_tiles, tile_size
-from softrsa.transforms import log_soft_step_s2
+from softrsa.transforms.soft_step import bound_distances_, exact_zeros_, log_soft_step_s2
 
 N_SCRATCH = 3
 
 
+class Entries(NamedTuple):
+    """Similarities of a tile, and how the anchors of one of its ends see them."""
+
+    s: Tensor
+    parameters: Sequence[Tensor]  # of a family, shaped (k, 1) or (1, k)
+    unit: float  # range of similarities
+    scratch: Sequence[Tensor]  # matrices of the tile's shape that may be written to
+
+
 class Step(Protocol):
-    """A family: from similarities and parameters, shaped (k, 1) or (1, k), to values and back.
+    """A family: from similarities and parameters to values and back."""
 
-    ``unit`` is the range of similarities. `N_SCRATCH` matrices of the tile's shape may be written
-    to.
-    """
-
-    def forward(
-        self,
-        s: Tensor,
-        parameters: Sequence[Tensor],
-        unit: float,
-        *,
-        out: Tensor,
-        scratch: Sequence[Tensor],
-    ) -> Tensor:
+    def forward(self, entries: Entries, out: Tensor) -> Tensor:
         """Write the values of a tile to ``out``."""
         ...
 
     def backward(
-        self,
-        by_value: Tensor,
-        s: Tensor,
-        parameters: Sequence[Tensor],
-        unit: float,
-        *,
-        end: int,
-        value: Tensor,
-        scratch: Sequence[Tensor],
-        by_s: Tensor | None,
+        self, entries: Entries, by_value: Tensor, *, end: int, value: Tensor, by_s: Tensor | None
     ) -> list[Tensor]:
         """Gradients by the parameters of the rows (``end`` 0) or columns (1), shape (k,) each.
 
@@ -62,52 +50,27 @@ class Step(Protocol):
 
 
 class S1:
-    """sigma((log u - log v) / t) of the distances u, v to the bounds: see `soft_step`.
+    """sigma((log u - log v) / t), see `soft_step`, by lower, upper and 1 / transition."""
 
-    Its parameters are lower, upper and 1 / transition.
-    """
-
-    def forward(
-        self,
-        s: Tensor,
-        parameters: Sequence[Tensor],
-        unit: float,
-        *,
-        out: Tensor,
-        scratch: Sequence[Tensor],
-    ) -> Tensor:
+    def forward(self, entries: Entries, out: Tensor) -> Tensor:
         """As `soft_step`: exactly 0 and 1 beyond the bounds."""
-        kind = torch.finfo(s.dtype)
-        log_ratio = self._log_ratio(s, parameters, unit, scratch)[2]
-        torch.mul(log_ratio, parameters[2], out=out).sigmoid_()
-        return torch.threshold_(out, kind.tiny / kind.eps**2.1, 0.0)
+        log_ratio = self._log_ratio(entries)[2]
+        return exact_zeros_(torch.mul(log_ratio, entries.parameters[2], out=out).sigmoid_())
 
-    def _log_ratio(
-        self, s: Tensor, parameters: Sequence[Tensor], unit: float, scratch: Sequence[Tensor]
-    ) -> Sequence[Tensor]:
+    def _log_ratio(self, entries: Entries) -> Sequence[Tensor]:
         """Clamped distances and the logarithm of their ratio."""
-        u, v, log_ratio = scratch
+        s, parameters, unit, (u, v, log_ratio) = entries
         floor = smallest_distance(unit, s.dtype)
-        torch.sub(s, parameters[0], out=u).clamp_min_(floor)
-        torch.sub(parameters[1], s, out=v).clamp_min_(floor)
+        bound_distances_(s, parameters[0], parameters[1], out=(u, v), floor=floor)
         torch.div(u, v, out=log_ratio).log_()
-        return scratch
+        return u, v, log_ratio
 
     def backward(
-        self,
-        by_value: Tensor,
-        s: Tensor,
-        parameters: Sequence[Tensor],
-        unit: float,
-        *,
-        end: int,
-        value: Tensor,
-        scratch: Sequence[Tensor],
-        by_s: Tensor | None,
+        self, entries: Entries, by_value: Tensor, *, end: int, value: Tensor, by_s: Tensor | None
     ) -> list[Tensor]:
         """Beyond a bound the value is exactly 0 or 1, which stops the gradient."""
-        u, v, log_ratio = self._log_ratio(s, parameters, unit, scratch)
-        steepness = parameters[2]
+        u, v, log_ratio = self._log_ratio(entries)
+        steepness = entries.parameters[2]
         dim = 1 - end  # over which the entries of a tile share a parameter
         inner = value.addcmul_(value, value, value=-1).mul_(by_value)
         by_steepness = log_ratio.mul_(inner).sum(dim)
@@ -125,34 +88,17 @@ class S2:
     Its parameters are the similarities that become 0 and 1, their rounding, upper and transition.
     """
 
-    def forward(
-        self,
-        s: Tensor,
-        parameters: Sequence[Tensor],
-        unit: float,
-        *,
-        out: Tensor,
-        scratch: Sequence[Tensor],
-    ) -> Tensor:
+    def forward(self, entries: Entries, out: Tensor) -> Tensor:
         """Scale the similarities and apply the step."""
-        del unit, scratch
-        return out.copy_(_second(s, *parameters))
+        return out.copy_(_second(entries.s, *entries.parameters))
 
     def backward(
-        self,
-        by_value: Tensor,
-        s: Tensor,
-        parameters: Sequence[Tensor],
-        unit: float,
-        *,
-        end: int,
-        value: Tensor,
-        scratch: Sequence[Tensor],
-        by_s: Tensor | None,
+        self, entries: Entries, by_value: Tensor, *, end: int, value: Tensor, by_s: Tensor | None
     ) -> list[Tensor]:
         """Compute the tile once more, with a graph."""
-        del unit, end, value, scratch
-        inputs = [given.detach().requires_grad_() for given in (s, *parameters)]
+        del end, value
+        given = (entries.s, *entries.parameters)
+        inputs = [each.detach().requires_grad_() for each in given]
         with torch.enable_grad():
             found = _second(*inputs)
         by_tile, *by_parameters = torch.autograd.grad(
@@ -179,20 +125,10 @@ FAMILIES: dict[str, Step] = {"s1": S1(), "s2": S2()}
 
 @dataclass(frozen=True)
 class TransformedRSM:
-    """An RSM in tiles, and what is done to its entries.
+    """An RSM in tiles, and what is done to its entries by a family of steps, if by any.
 
-    Attributes
-    ----------
-    rsm : TiledRSM
-        Similarities.
-    family : {None, "s1", "s2"}
-        Family of the step; None leaves similarities as they are.
-    parameters : tuple of Tensor, shape (n,) each
-        Of every anchor, as the family takes them (`softrsa.tiled.moments`).
-    unit : float
-        Range of similarities that the step is for.
-    symmetrize : bool
-        Whether the result is the mean of the transformed RSM and its transpose.
+    Parameters, (n,) each, are of every anchor, as the family takes them; ``unit`` is the range of
+    similarities that the step is for.
     """
 
     rsm: TiledRSM
@@ -208,10 +144,7 @@ class TransformedRSM:
 
 
 class Moments(NamedTuple):
-    """Sums over off-diagonal entries, in float64.
-
-    ``rows`` and ``columns`` are (n_rsms, n), ``products`` (n_pairs,).
-    """
+    """Sums over off-diagonal entries, in float64: (n_rsms, n) twice, (n_pairs,)."""
 
     rows: Tensor
     columns: Tensor
@@ -418,10 +351,10 @@ class _Worker:
         s = r.rsm.read(tile, self._matrix(tile, r, k, "s"))
         if r.family is None:
             return _Planes(s, [], [s])
-        step, scratch = FAMILIES[r.family], self._scratch(tile, r)
+        step = FAMILIES[r.family]
         steps = [
-            step.forward(s, given, r.unit, out=self._matrix(tile, r, k, end), scratch=scratch)
-            for end, given in enumerate(self._of_ends(k, tile))
+            step.forward(entries, self._matrix(tile, r, k, end))
+            for end, entries in enumerate(self._of_ends(k, tile, s))
         ]
         values = steps
         if r.symmetrize:
@@ -467,26 +400,23 @@ class _Worker:
         if planes.shared:
             by_values = [by_values[0].mul_(0.5)] * 2
         by_s = self._matrix(tile, r, "by_s").zero_() if to_features else None
-        step, scratch = FAMILIES[r.family], self._scratch(tile, r)
+        step = FAMILIES[r.family]
         parts = zip((tile.rows, tile.columns), by_values, planes.steps, strict=True)
-        ends = enumerate(zip(parts, self._of_ends(k, tile), strict=True))
-        for end, ((part, by_value, value), given) in ends:
-            sums = step.backward(
-                by_value, planes.s, given, r.unit, end=end, value=value, scratch=scratch, by_s=by_s
-            )
+        ends = enumerate(zip(parts, self._of_ends(k, tile, planes.s), strict=True))
+        for end, ((part, by_value, value), entries) in ends:
+            sums = step.backward(entries, by_value, end=end, value=value, by_s=by_s)
             for total, one in zip(found[1:], sums, strict=True):
                 if len(total):
                     total[part] += one
         if by_s is not None:
             r.rsm.source.backward(tile, by_s, found[0])
 
-    def _of_ends(self, k: int, tile: Tile) -> list[tuple[Tensor, ...]]:
-        """Parameters of the anchors of a tile's rows, and of those of its columns."""
-        of_rows, of_columns = self._parameters[k]
-        return [of_rows[tile.row_block], of_columns[tile.column_block]]
-
-    def _scratch(self, tile: Tile, r: TransformedRSM) -> list[Tensor]:
-        return [self._matrix(tile, r, r.rsm.dtype, i) for i in range(N_SCRATCH)]
+    def _of_ends(self, k: int, tile: Tile, s: Tensor) -> list[Entries]:
+        """Entries of a tile as the anchors of its rows see them, and as those of its columns do."""
+        r, (of_rows, of_columns) = self.job.rsms[k], self._parameters[k]
+        scratch = [self._matrix(tile, r, r.rsm.dtype, i) for i in range(N_SCRATCH)]
+        parameters = (of_rows[tile.row_block], of_columns[tile.column_block])
+        return [Entries(s, given, r.unit, scratch) for given in parameters]
 
     def _matrix(self, tile: Tile, r: TransformedRSM, *name: object) -> Tensor:
         """Memory for a matrix of the tile's shape, the same for every tile of this shape."""

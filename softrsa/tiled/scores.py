@@ -33,18 +33,10 @@ Pair = tuple[int, int]
 class Products:
     """Inner products of listed pairs of RSMs; measures differ in what they remove before.
 
-    Parameters
-    ----------
-    sums : Moments
-        From `moments` with the same pairs, among them (i, i) of every RSM.
-    pairs : sequence of pairs of int
-        Numbers of the RSMs.
-    centered : sequence of bool
-        Which RSMs are to be double-centered first, whatever the measure.
-    own : sequence of float or None
-        Self-similarity in each RSM; None where stimuli differ in it.
-    dtype : torch.dtype
-        Number type of the entries, whose rounding bounds what a difference of sums can tell.
+    ``sums`` are `moments` of these pairs, among them (i, i) of every RSM; ``centered`` says which
+    RSMs are double-centered first, whatever the measure; ``own`` is the self-similarity in each,
+    None where stimuli differ in it; the rounding of entries of ``dtype`` bounds what a difference
+    of sums can tell.
     """
 
     def __init__(
@@ -223,7 +215,8 @@ def tiled_scores(
     >>> step.gate.bias.grad.isfinite().all()
     tensor(True)
     """
-    data = {"model": [model], "brain": _listed(brain)}
+    subjects = [brain] if isinstance(brain, (Tensor, TiledRSM)) else list(brain)
+    data = {"model": [model], "brain": subjects}
     rsms, ranks = _laid_out(data, measure, similarity, bandwidth, distributed)
     sides = [prepare(rsms[0], model_transform, model_anchors, measure, ranks)]
     sides += [prepare(rsm, brain_transform, brain_anchors, measure, ranks) for rsm in rsms[1:]]
@@ -400,10 +393,6 @@ def ceilings_of(
 
     everyone = torch.ones_like(pooled)
     return against(everyone - everyone.diag().diag()), against(everyone)
-
-
-def _listed(brain: Features | Sequence[Features]) -> list[Features]:
-    return [brain] if isinstance(brain, (Tensor, TiledRSM)) else list(brain)
 
 
 def _laid_out(

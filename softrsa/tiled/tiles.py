@@ -180,16 +180,10 @@ class PairSource:
 
 
 class TiledRSM:
-    """An n x n RSM of which only some tiles are held.
+    """An n x n RSM, perhaps ``bounded`` by -1 and 1, of which only some tiles are held.
 
-    Parameters
-    ----------
-    source : GramSource or PairSource
-        From `tiled_features`.
-    bounded : bool
-        Whether similarities lie in [-1, 1] by their nature.
-    kept_bytes : int, optional
-        Memory for tiles that are kept instead of computed again at every visit: `KEPT_BYTES`.
+    Tiles are kept, instead of computed again at every visit, as far as they fit into
+    ``kept_bytes``.
     """
 
     def __init__(self, source: Source, *, bounded: bool = False, kept_bytes: int | None = None):
@@ -216,10 +210,7 @@ class TiledRSM:
         return torch.is_grad_enabled() and self.source.tensor.requires_grad
 
     def read(self, tile: Tile, out: Tensor) -> Tensor:
-        """Similarities of a tile; one on the diagonal is symmetric, with zeros on the diagonal.
-
-        Not to be written to.
-        """
+        """Similarities of a tile, not to be written to; on the diagonal symmetric, 0 on it."""
         key = (tile.rows.start, tile.rows.stop, tile.columns.start, tile.columns.stop)
         found = self._kept.get(key)
         if found is not None:

@@ -226,7 +226,7 @@ class _Step(torch.autograd.Function):
         s, lower, upper, transition, log = cast("Inputs", inputs)
         above, below = _distances(s, lower, upper)
         logit = above.div_(below).log_().mul_(transition.reciprocal())
-        step = _exact_step(logit, out=below)
+        step = exact_zeros_(torch.sigmoid(logit, out=below))
         ctx.log = log
         ctx.save_for_backward(s, lower, upper, transition, logit, step)
         if not log:
@@ -268,16 +268,28 @@ def _twice_differentiable(
     return (*(next(found) if one else None for one in needed[:4]), None)
 
 
-def _distances(s: Tensor, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-    """Distances to both bounds, at least the smallest normal number: its inverse is finite."""
-    tiny = torch.finfo(s.dtype).tiny
-    return (s - lower).clamp_min_(tiny), (upper - s).clamp_min_(tiny)
+def _distances(s: Tensor, lower: Tensor, upper: Tensor) -> Sequence[Tensor]:
+    return bound_distances_(s, lower, upper, out=(torch.empty_like(s), torch.empty_like(s)))
 
 
-def _exact_step(logit: Tensor, *, out: Tensor) -> Tensor:
-    """Take the sigmoid, with what a clamped distance has left made exactly 0."""
-    kind = torch.finfo(logit.dtype)
-    return F.threshold_(torch.sigmoid(logit, out=out), kind.tiny / kind.eps**2.1, 0.0)
+def exact_zeros_(step: Tensor) -> Tensor:
+    """Make what a clamped distance has left of a step exactly 0, in place."""
+    kind = torch.finfo(step.dtype)
+    return torch.threshold_(step, kind.tiny / kind.eps**2.1, 0.0)
+
+
+def bound_distances_(
+    s: Tensor, lower: Tensor, upper: Tensor, *, out: Sequence[Tensor], floor: float | None = None
+) -> Sequence[Tensor]:
+    """Write distances to the lower bound, where that may be ``s``, and to the upper bound.
+
+    Beyond a bound they are clamped, to the least number of the type or to ``floor``.
+    """
+    u, v = out
+    least = torch.finfo(s.dtype).tiny if floor is None else floor
+    torch.sub(upper, s, out=v).clamp_min_(least)
+    torch.sub(s, lower, out=u).clamp_min_(least)
+    return out
 
 
 def _widen(s: Tensor, *parameters: Tensor) -> tuple[Tensor, list[Tensor]]:

@@ -17,7 +17,7 @@ from scipy.stats import spearmanr
 from softrsa import datasets, io
 from softrsa.datasets import cards, fetching, loading
 from softrsa.errors import DataError, FileMissingError, UnknownNameError
-from softrsa.prediction.network import NEIGHBOR_HEADS
+from softrsa.prediction.step_heads import NEIGHBOR_HEADS
 
 PAIRS = np.triu_indices(92, 1)
 CONTENT = b"one small file"

@@ -442,7 +442,7 @@ class TestPublished:
         found.to_netcdf(tmp_path / "found.nc")
         again = PublishedIdentification.from_netcdf(tmp_path / "found.nc")
         assert again.types.equals(found.types)
-        with pytest.raises(FileFormatError, match="not written by `IdentificationResult"):
+        with pytest.raises(FileFormatError, match=r"holds no result of .* with `published=False`"):
             IdentificationResult.from_netcdf(tmp_path / "found.nc")
         assert len(found.plot().collections) == 1
 

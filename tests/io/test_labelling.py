@@ -8,6 +8,7 @@ import torch
 
 from softrsa import io
 from softrsa.errors import DataError, FileFormatError, StimulusError, UnknownNameError
+from softrsa.io.labelling import known_names, meaning, renamings
 
 N_IMAGES, N_NEURONS = 6, 4
 RATES = np.arange(24.0).reshape(N_IMAGES, N_NEURONS)
@@ -225,3 +226,11 @@ def test_arrays_without_names_take_no_name_of_a_variable(tmp_path):
         StimulusError, match=r"6 rows are taken for stimuli, its 4 columns for unit"
     ):
         io.load(tmp_path / "a.npy")
+
+
+def test_names_mean_the_same_whatever_their_capitals_underscores_and_endings():
+    found = [meaning(name) for name in ("image_id", "ROI", "imgNames", "reaction_time")]
+    assert found == ["stimulus", "region", "stimulus", None]
+    names = ["sub", "image", "image_id", "unit", "voxel", "beta"]
+    assert renamings(names) == {"sub": "subject", "image": "stimulus", "beta": "value"}
+    assert known_names(["region", "layer"]) == "`region` (or roi, area), `layer` (or module)"

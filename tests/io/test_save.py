@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 
 from softrsa import io
 from softrsa.errors import DataError
-from softrsa.io import OutputError
+from softrsa.io import FORMATS, Format, OutputError
 
 text = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=8)
 ids = st.one_of(
@@ -133,3 +133,16 @@ def test_full_disk_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(OutputError, match=r"Cannot write .*a.nc: NetCDF: HDF error"):
         io.save(stack(), tmp_path / "a.nc")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_format_of_ones_own_is_written_by_its_suffix(tmp_path, monkeypatch):
+    monkeypatch.setattr(FORMATS, "_rows", dict(FORMATS.items()))
+    FORMATS.add(
+        Format(
+            name="sums", title="a sum", recognizes=lambda seen: False, read=lambda *_: None,
+            suffix=".sum", write=lambda array, path: path.write_text(str(array.values.sum())),
+        )
+    )  # fmt: skip
+    array = xr.DataArray(np.eye(3), dims=("stimulus", "unit"), coords={"stimulus": [1, 2, 3]})
+    io.save(array, tmp_path / "all.sum")
+    assert (tmp_path / "all.sum").read_text() == "3.0"

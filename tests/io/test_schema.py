@@ -4,6 +4,7 @@ import xarray as xr
 
 from softrsa.errors import DataError, DTypeError, ShapeError, StimulusError
 from softrsa.io import check_recording, check_trials
+from softrsa.io.schema import chunk_slices
 
 
 def recording(values=None, ids=("face", "house", "tree"), **coords):
@@ -11,6 +12,11 @@ def recording(values=None, ids=("face", "house", "tree"), **coords):
     return xr.DataArray(
         values, dims=("stimulus", "unit"), coords={"stimulus": np.asarray(ids), **coords}
     )
+
+
+def test_what_is_in_memory_is_one_chunk():
+    whole = [(slice(0, 2, None), slice(0, 3, None))]
+    assert list(chunk_slices(xr.Variable(("stimulus", "unit"), np.zeros((2, 3))))) == whole
 
 
 def test_order_of_dimensions_does_not_matter():

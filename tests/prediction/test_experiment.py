@@ -7,7 +7,12 @@ from sklearn.neighbors import KNeighborsRegressor
 
 from softrsa.errors import DataError, FileFormatError, ShapeError, UnknownNameError
 from softrsa.prediction import experiment
-from softrsa.prediction.experiment import PROTOCOL, run_experiment, split_samples
+from softrsa.prediction.experiment import (
+    PROTOCOL,
+    embed_test_samples,
+    run_experiment,
+    split_samples,
+)
 from softrsa.prediction.experiment_result import METHODS, ExperimentResult, add_row, read_rows
 from softrsa.prediction.regressor import NeighborRegressor
 from softrsa.prediction.tasks import label_strata, make_task
@@ -32,6 +37,15 @@ def test_a_row_is_the_regressor_on_its_split(task):
         model.fit(task.features[train], task.labels[train])
         expected = np.mean((model.predict(task.features[test]) - task.labels[test]) ** 2)
         assert error == pytest.approx(expected, rel=1e-6)
+
+
+def test_test_samples_are_embedded_as_the_split_left_them_out(task):
+    embedding, labels = embed_test_samples(task, "nca", split=5, settings=QUICK)
+    train, test = split_samples(task, 0.2, 5)
+    model = NeighborRegressor("nca", random_state=5, **QUICK)
+    model.fit(task.features[train], task.labels[train])
+    np.testing.assert_allclose(embedding, model.embed(task.features[test]), rtol=1e-6)
+    assert labels.tolist() == task.labels[test].tolist()
 
 
 def test_all_methods_are_compared_on_the_same_splits(task):

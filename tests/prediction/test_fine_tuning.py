@@ -19,10 +19,10 @@ from softrsa.errors import (
     UnknownNameError,
 )
 from softrsa.prediction import FineTuner, NeighborRegressor
-from softrsa.prediction.fine_tuning import resolve_precision
-from softrsa.prediction.network import HEADS, NEIGHBOR_HEADS
+from softrsa.prediction.attaching import resolve_precision
 from softrsa.prediction.options import Options
 from softrsa.prediction.samples import as_samples
+from softrsa.prediction.step_heads import HEADS, NEIGHBOR_HEADS
 
 QUICK = {"max_epochs": 2, "layers": (12, 4), "batch_size": 16, "random_state": 0}
 

@@ -23,7 +23,7 @@ from softrsa.errors import (
     UnknownNameError,
 )
 from softrsa.prediction import NeighborRegressor, grid_error, make_surface
-from softrsa.prediction.network import HEADS, NEIGHBOR_HEADS
+from softrsa.prediction.step_heads import HEADS, NEIGHBOR_HEADS
 
 QUICK = {"max_epochs": 8, "layers": (16, 4), "random_state": 0}
 
@@ -162,7 +162,7 @@ class TestResumed:
     def test_takes_another_patience(self, samples):
         regressor = NeighborRegressor("nca", **QUICK, warm_start=True).fit(*samples)
         regressor.set_params(patience=1, max_epochs=1).fit(*samples)
-        assert regressor.learner_.training.recipe.patience == 1
+        assert regressor.learner_.training.options.patience == 1
         assert regressor.n_iter_ == 9
 
 
@@ -261,7 +261,7 @@ class TestErrors:
 
     def test_before_and_after_fit(self, samples):
         x, y = samples
-        with pytest.raises(NotFittedError, match=r"call `fit\(X, y\)` first"):
+        with pytest.raises(NotFittedError, match="NeighborRegressor is not fitted yet; call `fit`"):
             NeighborRegressor().predict(x)
         linear = NeighborRegressor("linear", **QUICK).fit(x, y)
         with pytest.raises(DataError, match="without neighbors"):

@@ -6,7 +6,7 @@ import pytest
 
 from softrsa.cli import main
 from softrsa.errors import DataError, FileFormatError, UnknownNameError
-from softrsa.prediction import search
+from softrsa.prediction import experiment, search
 from softrsa.prediction.experiment import run_experiment, split_samples
 from softrsa.prediction.regressor import NeighborRegressor
 from softrsa.prediction.search import COLUMNS, SearchResult, search_settings
@@ -76,13 +76,13 @@ def test_a_killed_search_goes_on_where_it_was(task, tmp_path, monkeypatch):
     whole = search_settings(task, **SMALL).rows
     fits = []
 
-    def watched(**options):
+    def watched(head, **options):
         fits.append((options["random_state"], options["similarity"], options["layers"]))
         if len(fits) == 4:
             raise KeyboardInterrupt
-        return NeighborRegressor(**options)
+        return NeighborRegressor(head, **options)
 
-    monkeypatch.setattr(search, "NeighborRegressor", watched)
+    monkeypatch.setattr(experiment, "NeighborRegressor", watched)
     with pytest.raises(KeyboardInterrupt):
         search_settings(task, **SMALL, path=path)
     assert len(pd.read_csv(path)) == 3

@@ -10,7 +10,7 @@ from softrsa.prediction import FineTuner, NeighborRegressor
 from softrsa.prediction.network import Network
 from softrsa.prediction.options import LabelScale, Options
 from softrsa.prediction.samples import ArrayInputs, Samples
-from softrsa.prediction.training import Recipe, Training, synced_batch_norm
+from softrsa.prediction.training import Training, synced_batch_norm
 
 CPU = torch.device("cpu")
 HEADS = ("linear", "nca", "softstep-nca-instance", "diffknn-instance")
@@ -45,15 +45,15 @@ def compute_gradients(head: str, neighbors: str, dtype: str, ranks: Ranks) -> di
     """Gradients of one batch of 11, and the statistics of batch norm after it."""
     kind = getattr(torch, dtype)
     x, y = make_samples(dtype=kind)
-    options = Options.of(FineTuner(nn.Identity(), head, layers=(7, 5)))
+    tuner = FineTuner(nn.Identity(), head, layers=(7, 5), batch_size=11, train_neighbors=neighbors)
+    options = Options.of(tuner)
     torch.manual_seed(1)
     network: Network = options.make_network(8, 1)
     network.extractor = make_extractor()
     network = network.to(kind)
     labels = LabelScale.of(y).scaled(y, CPU).to(kind)
     samples = Samples(ArrayInputs(x, CPU), labels)
-    recipe = Recipe(11, 5, 1e-3, 1e-2, neighbors == "bank")
-    training = Training(network, samples, samples, recipe, ranks)
+    training = Training(network, samples, samples, options, ranks=ranks)
     training._fill_bank(network, samples)
     network.train()
     rows = torch.randperm(len(y))[:11]

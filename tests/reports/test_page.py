@@ -14,7 +14,7 @@ import xarray as xr
 import softrsa
 from softrsa.alignment import AlignmentResult, FitSettings
 from softrsa.errors import DataError, FileMissingError
-from softrsa.reports.methods import methods_text, repeat_call
+from softrsa.reports.html import methods_text, repeat_call
 from softrsa.reports.page_content import cautions, page_content
 
 IDS = [f"item {i:02}" for i in range(40)]

@@ -12,7 +12,7 @@ import softrsa
 from softrsa.alignment import align
 from softrsa.errors import DataError, FileFormatError, FileMissingError, UnknownNameError
 from softrsa.io import check_recording, save, schema
-from softrsa.rsm import build_rsms, streaming
+from softrsa.rsm import build, build_rsms
 
 SIMILARITIES = ("correlation", "cosine", "dot", "l2", "l1", "sqeuclidean", "rbf")
 
@@ -48,9 +48,9 @@ def path(request, tmp_path):
 @pytest.fixture
 def small_stretches(monkeypatch):
     """Read few units and hold few rows at a time, so that a small array takes many of each."""
-    monkeypatch.setattr(streaming, "READ_BYTES", 30 * 50 * 8)
-    monkeypatch.setattr(streaming, "PART_BYTES", 30 * 17 * 8)
-    monkeypatch.setattr(streaming, "SUMS_BYTES", 30 * 11 * 8)
+    monkeypatch.setattr(build, "READ_BYTES", 30 * 50 * 8)
+    monkeypatch.setattr(build, "PART_BYTES", 30 * 17 * 8)
+    monkeypatch.setattr(build, "SUMS_BYTES", 30 * 11 * 8)
 
 
 @pytest.mark.parametrize("similarity", SIMILARITIES)
@@ -151,11 +151,11 @@ def test_align_keeps_no_units_where_rsms_are_enough(monkeypatch):
     options = {"transforms": ["centered"], "folds": 3, "n_resamples": 0}
     layer = array[:, ::2].drop_vars(["region", "subject"])
     expected = align(layer, array, **options)
-    widest, plain = [], streaming.read_values
+    widest, plain = [], build.read_values
     monkeypatch.setattr(
-        "softrsa.rsm.streaming.read_values", lambda one: widest.append(one.shape[1]) or plain(one)
+        "softrsa.rsm.build.read_values", lambda one: widest.append(one.shape[1]) or plain(one)
     )
-    monkeypatch.setattr(streaming, "READ_BYTES", 30 * 50 * 8)
+    monkeypatch.setattr(build, "READ_BYTES", 30 * 50 * 8)
     in_chunks, layer = array.chunk(unit=50), layer.chunk(unit=50)
     monkeypatch.setattr(xr.DataArray, "values", property(only_small))
     found = align(layer, in_chunks, **options)
@@ -227,8 +227,8 @@ def test_neither_dask_nor_zarr_is_imported_until_used():
 
 
 def test_stretches_follow_chunks():
-    cuts = [(c.start, c.stop) for c in streaming._cut([10, 10, 5, 40, 3], 20)]
+    cuts = [(c.start, c.stop) for c in build._cut([10, 10, 5, 40, 3], 20)]
     assert cuts == [(0, 20), (20, 25), (25, 45), (45, 65), (65, 68)]
     array = recording().chunk(unit=7)
-    read = [part[0] for part in streaming._stretches(array, torch.device("cpu"))]
+    read = [part[0] for part in build._stretches(array, torch.device("cpu"))]
     assert torch.cat(read).equal(torch.from_numpy(recording().values[0]))
