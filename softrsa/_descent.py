@@ -76,14 +76,24 @@ class Ascent:
         parameters = dict.fromkeys(p for module in modules for p in module.parameters())
         self.parameters = [p for p in parameters if p.requires_grad]
         self.rate, self.batched, self.noisy, self.n_steps = rate, batched, noisy, 0
+        self.at = self._in_one_piece()  # (n_problems, n_numbers): what is learned
         # Adam's averages of gradients and of their squares; torch's own takes seconds to import
-        self.momenta = [torch.zeros_like(p) for p in self.parameters]
-        self.squares = [torch.zeros_like(p) for p in self.parameters]
-        count = len(self.parameters[0]) if batched else 1
-        self.share = self.parameters[0].new_ones(count).detach()  # of the rate, of each problem
+        self.momentum, self.square = torch.zeros_like(self.at), torch.zeros_like(self.at)
+        self.share = torch.ones_like(self.at[:, :1])  # of the rate, of each problem
         self.start = torch.full_like(self.share, torch.nan)
         self.best = torch.full_like(self.share, -torch.inf)
-        self.best_places = [p.detach().clone() for p in self.parameters]
+        self.best_at = self.at.clone()
+
+    @torch.no_grad()
+    def _in_one_piece(self) -> Tensor:
+        """Let all parameters be parts of one tensor, so that a step is a few operations on it."""
+        parts = [p.flatten(1) if self.batched else p.reshape(1, -1) for p in self.parameters]
+        whole = torch.cat(parts, 1)
+        for parameter, part in zip(
+            self.parameters, whole.split([part.shape[1] for part in parts], 1), strict=True
+        ):
+            parameter.data = part.view(parameter.shape)
+        return whole
 
     def step(self, objective: Callable[[], Tensor]) -> None:
         """Take one step towards a higher objective (n_problems,); the problems just add up."""
@@ -91,23 +101,21 @@ class Ascent:
             value = objective()
             gradients = torch.autograd.grad(value.sum(), self.parameters, materialize_grads=True)
         with torch.no_grad():
+            gradient = torch.cat([g.reshape(len(self.at), -1) for g in gradients], 1)
             on = torch.ones_like(self.share, dtype=torch.bool)
             if not self.noisy:
                 on = ~self._look(value.detach())
-            self._move(self._bounded(gradients, on), on)
+            self._move(self._bounded(gradient, on), on)
 
-    def _move(self, gradients: Sequence[Tensor], on: Tensor) -> None:
+    def _move(self, gradient: Tensor, on: Tensor) -> None:
         """Take Adam's step, at each problem's share of the rate; none of those put back."""
         rate = self.rate / (1 + self.n_steps / HALF_RATE)
         self.n_steps += 1
         first, second = (1 - decay**self.n_steps for decay in DECAYS)
-        for place, gradient, momentum, square in zip(
-            self.parameters, gradients, self.momenta, self.squares, strict=True
-        ):
-            momentum.lerp_(gradient, 1 - DECAYS[0]).mul_(self._each(on.to(place), place))
-            square.lerp_(gradient.square(), 1 - DECAYS[1])
-            size = (square / second).sqrt_().add_(DAMPING)
-            place.add_(momentum / size * self._each(self.share * (rate / first), place))
+        self.momentum.lerp_(gradient, 1 - DECAYS[0]).mul_(on)
+        self.square.lerp_(gradient.square(), 1 - DECAYS[1])
+        size = (self.square / second).sqrt_().add_(DAMPING)
+        self.at.add_(self.momentum / size * (self.share * (rate / first)))
 
     @torch.no_grad()
     def settle(self, objective: Callable[[], Tensor]) -> None:
@@ -123,35 +131,27 @@ class Ascent:
 
     def _go_back(self, value: Tensor, lost: float) -> tuple[Tensor, Tensor]:
         """Note what is best; put back those that have lost more than a share of their gain."""
-        value = value.reshape(-1)
+        value = value.reshape(-1, 1)
         if self.n_steps == 0:
             self.start = value.clone()
         better = value > self.best
         self.best = torch.where(better, value, self.best)
         kept = self.start + (1 - lost) * (self.best - self.start)
         back = ~(value >= kept - TIE) & self.best.isfinite()
-        for place, known in zip(self.parameters, self.best_places, strict=True):
-            known.copy_(torch.where(self._each(better, place), place, known))
-            place.copy_(torch.where(self._each(back, place), known, place))
+        self.best_at = torch.where(better, self.at, self.best_at)
+        self.at.copy_(torch.where(back, self.best_at, self.at))
         return back, better
 
-    def _bounded(self, gradients: Sequence[Tensor], on: Tensor) -> list[Tensor]:
+    def _bounded(self, gradient: Tensor, on: Tensor) -> Tensor:
         """Bound each problem's gradient; none where it is not finite, or was of another place."""
-        flat = [g.flatten(1) if self.batched else g.reshape(1, -1) for g in gradients]
-        norm = torch.cat(flat, 1).norm(dim=1)
+        norm = torch.linalg.vector_norm(gradient, dim=1, keepdim=True)
         share = (LARGEST_GRADIENT / norm).clamp_max(1.0).where(norm.isfinite() & on, 0.0)
-        return [(g * self._each(share, g)).nan_to_num_(0.0, 0.0, 0.0) for g in gradients]
-
-    def _each(self, of_problems: Tensor, like: Tensor) -> Tensor:
-        """Shape a number per problem so that it broadcasts with a parameter."""
-        return of_problems.reshape((-1, *[1] * (like.ndim - 1)) if self.batched else ())
+        return (gradient * share).nan_to_num_(0.0, 0.0, 0.0)
 
     def keep(self, problems: Tensor, modules: Sequence[nn.Module]) -> Ascent:
         """Go on with some problems, whose parameters ``modules`` hold, from where they are."""
         kept = Ascent(modules, self.rate, noisy=self.noisy)
         kept.n_steps = self.n_steps
-        for name in ("share", "start", "best"):
+        for name in ("share", "start", "best", "best_at", "momentum", "square"):
             setattr(kept, name, getattr(self, name)[problems])
-        for name in ("momenta", "squares", "best_places"):
-            setattr(kept, name, [value[problems] for value in getattr(self, name)])
         return kept

@@ -73,7 +73,7 @@ def test_rounding_is_no_loss():
     ascent = Ascent([module], 0.1)
     for _ in range(40):
         ascent.step(flat_but_for_rounding)
-    assert ascent.share.tolist() == [1.0]
+    assert ascent.share.item() == 1.0
 
 
 def test_a_loss_is_taken_back_and_rates_grow_again():
@@ -126,7 +126,7 @@ def test_a_noisy_objective_is_judged_where_it_settles():
     ascent.settle(hills(module, [0.0]))  # it begins at the top
     for _ in range(10):
         ascent.step(lambda: next(signs) * module.at[:, 0] * 10)
-    assert ascent.share.tolist() == [1.0]
+    assert ascent.share.item() == 1.0
     ascent.settle(hills(module, [0.0]))
     assert module.at.item() == 0.0
 

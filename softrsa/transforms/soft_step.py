@@ -201,11 +201,7 @@ def _run_step(s: Tensor, lower: Tensor, upper: Tensor, transition: Tensor, *, lo
     """Check, widen, and apply `_Step`."""
     check_floating(SHORT_FLOATS, s=s)
     wide, (lower, upper, transition) = _widen(s, lower, upper, transition)
-    # where the bounds coincide the upper one decides: its step is 1 at the bound itself
-    bound = upper.detach()
-    gap = bound - torch.nextafter(bound, torch.full_like(bound, -torch.inf))  # no number between
-    lower = torch.minimum(lower, upper - gap.clamp_min(torch.finfo(wide.dtype).eps ** 2 / 2))
-    whole = broadcast_shape(wide.shape, lower.shape, transition.shape)
+    whole = broadcast_shape(wide.shape, lower.shape, upper.shape, transition.shape)
     step: Tensor = _Step.apply(wide.expand(whole), lower, upper, transition, log)
     return step.to(s.dtype)
 
@@ -223,12 +219,15 @@ class _Step(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, *inputs: Tensor | bool) -> Tensor:
-        s, lower, upper, transition, log = cast("Inputs", inputs)
+        s, given, upper, transition, log = cast("Inputs", inputs)
+        # where the bounds coincide the upper one decides: its step is 1 at the bound itself
+        gap = upper - torch.nextafter(upper, torch.full_like(upper, -torch.inf))  # none between
+        lower = torch.minimum(given, upper - gap.clamp_min_(torch.finfo(s.dtype).eps ** 2 / 2))
         above, below = _distances(s, lower, upper)
         logit = above.div_(below).log_().mul_(transition.reciprocal())
         step = exact_zeros_(torch.sigmoid(logit, out=below))
         ctx.log = log
-        ctx.save_for_backward(s, lower, upper, transition, logit, step)
+        ctx.save_for_backward(s, given, upper, transition, logit, step, lower)
         if not log:
             return step
         result = F.logsigmoid(logit)
@@ -236,7 +235,7 @@ class _Step(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        s, lower, upper, transition, logit, step = ctx.saved_tensors
+        s, given, upper, transition, logit, step, lower = ctx.saved_tensors
         needed = ctx.needs_input_grad
         if torch.is_grad_enabled():  # somebody will differentiate once more
             return _twice_differentiable(ctx.saved_tensors[:4], ctx.log, needed, grad_outputs[0])
@@ -247,7 +246,7 @@ class _Step(torch.autograd.Function):
         )
         return (
             by_lower + by_upper if needed[0] else None,
-            by_lower.sum_to_size(lower.shape).neg_() if needed[1] else None,
+            by_lower.sum_to_size(given.shape).neg_() if needed[1] else None,
             by_upper.sum_to_size(upper.shape).neg_() if needed[2] else None,
             inner.mul_(logit).sum_to_size(transition.shape).neg_() if needed[3] else None,
             None,
