@@ -29,7 +29,7 @@ from softrsa.alignment.held_out import (
 )
 from softrsa.alignment.memory import check_memory, estimate_of_run
 from softrsa.alignment.responses import Data, Responses, as_responses, join_all, one_subject
-from softrsa.alignment.result import KIND, AlignmentResult
+from softrsa.alignment.result import AlignmentResult
 from softrsa.alignment.scoring import example_rsms, score_together
 from softrsa.alignment.settings import (
     SMALLEST_BLOCK,
@@ -216,7 +216,7 @@ def align(
         **_counts(splits, options.settings),
         "n_stimuli": n_stimuli, "layers_averaged": n_averaged,
         "stimuli_left_out": json.dumps(_left_out(parts)),
-        "softrsa_kind": KIND, "softrsa_version": version("softrsa"),
+        "softrsa_version": version("softrsa"),
     }  # fmt: skip
     raised = {
         RowOffsetWarning: row_offset_warnings(data, options),

@@ -11,21 +11,20 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from softrsa._files import StoredResult
 from softrsa.alignment.resampling import Over, compare, intervals
-from softrsa.errors import DataError, FileFormatError, FileMissingError
-from softrsa.io import atomic_path
+from softrsa.errors import DataError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from softrsa.reports.page_content import Pictures
 
-KIND = "alignment_result"
 FIXED_BASELINES = "identity,centered,geo_topological"  # of results of older versions
 
 
 @dataclass(frozen=True)
-class AlignmentResult:
+class AlignmentResult(StoredResult):
     """Scores and learned transforms of an alignment.
 
     Attributes
@@ -56,6 +55,8 @@ class AlignmentResult:
     """
 
     data: xr.Dataset
+    _kind = "alignment_result"
+    _what = "alignment result"
 
     def __repr__(self) -> str:
         attrs, sizes = self.data.attrs, self.data.sizes
@@ -258,53 +259,6 @@ class AlignmentResult:
         from softrsa.reports.html import write_page
 
         write_page(path, self.data, self.table, title=title, images=images)
-
-    def to_netcdf(self, path: str | Path) -> None:
-        """Write everything to one netCDF file, whole or not at all.
-
-        Parameters
-        ----------
-        path : str or Path
-            The file; an existing one is replaced.
-        """
-        with atomic_path(path) as temporary:
-            self.data.to_netcdf(temporary, engine="netcdf4")
-
-    @classmethod
-    def from_netcdf(cls, path: str | Path) -> AlignmentResult:
-        """Read a result written by `to_netcdf`.
-
-        Parameters
-        ----------
-        path : str or Path
-            The file.
-
-        Returns
-        -------
-        AlignmentResult
-            Equal to the one written.
-
-        Raises
-        ------
-        FileMissingError
-            If there is no such file.
-        FileFormatError
-            If the file is not an alignment result.
-        """
-        path = Path(path)
-        if not path.is_file():
-            raise FileMissingError(f"There is no file {path.resolve()}.")
-        try:
-            with xr.open_dataset(path, engine="netcdf4") as data:
-                loaded = data.load()
-        except (OSError, ValueError) as error:
-            raise FileFormatError(f"{path} is not a readable netCDF file: {error}.") from error
-        if loaded.attrs.get("softrsa_kind") != KIND:
-            raise FileFormatError(
-                f"{path} holds no alignment result. Recordings, activations and RDMs are read with "
-                "`softrsa.load`."
-            )
-        return cls(loaded)
 
 
 _CEILING = ["ceiling_lower", "ceiling_upper"]

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -17,21 +16,20 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from softrsa.errors import DataError, FileFormatError, FileMissingError, unknown_name
+from softrsa._files import StoredResult
+from softrsa.errors import DataError, unknown_name
 from softrsa.inference.inner_products import score_once
 from softrsa.inference.pair_table import Stack, stack_rsms
-from softrsa.io import OutputError, atomic_path
 from softrsa.measures import Measure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-KIND = "inference_result"
 SCHEMA = "1"
 
 
 @dataclass(frozen=True)
-class InferenceResult:
+class InferenceResult(StoredResult):
     """Scores of models, their uncertainty, noise ceilings and tests.
 
     Attributes
@@ -60,6 +58,8 @@ class InferenceResult:
     """
 
     data: xr.Dataset
+    _kind = "inference_result"
+    _what = "result of inference"
 
     @property
     def names(self) -> list[str]:
@@ -207,62 +207,6 @@ class InferenceResult:
 
         return plot_comparisons(self.names, self.comparisons, ax=ax)
 
-    def to_netcdf(self, path: str | Path) -> None:
-        """Write everything to one netCDF file, whole or not at all.
-
-        Parameters
-        ----------
-        path : str or Path
-            The file to write; its folder is made where it does not exist.
-
-        Raises
-        ------
-        OutputError
-            If the file cannot be written.
-        """
-        stamped = self.data.assign_attrs(softrsa_kind=KIND, softrsa_schema=SCHEMA)
-        with atomic_path(path) as temporary:
-            try:
-                stamped.to_netcdf(temporary, engine="netcdf4")
-            except (OSError, RuntimeError) as error:
-                raise OutputError(f"Cannot write {path}: {error}.") from error
-
-    @classmethod
-    def from_netcdf(cls, path: str | Path) -> InferenceResult:
-        """Read a result written by `to_netcdf`.
-
-        Parameters
-        ----------
-        path : str or Path
-            The file.
-
-        Returns
-        -------
-        InferenceResult
-            Equal to the one written.
-
-        Raises
-        ------
-        FileMissingError
-            If there is no such file.
-        FileFormatError
-            If the file is not a result of inference.
-        """
-        path = Path(path)
-        if not path.is_file():
-            raise FileMissingError(f"There is no file {path.resolve()}.")
-        try:
-            with xr.open_dataset(path, engine="netcdf4") as data:
-                loaded = data.load()
-        except (OSError, ValueError) as error:
-            raise FileFormatError(f"{path} is not a readable netCDF file: {error}.") from error
-        if loaded.attrs.get("softrsa_kind") != KIND:
-            raise FileFormatError(
-                f"{path} holds no result of inference. Recordings, activations and RDMs are read "
-                "with `softrsa.load`."
-            )
-        return cls(loaded)
-
 
 def usable_resamples(data: xr.Dataset) -> np.ndarray:
     """Tell which resamples variances, percentile intervals and tests are from: (resample,).
@@ -348,7 +292,7 @@ def describe(stack: Stack, **settings: object) -> xr.Dataset:
         },
     )
     data.attrs = {
-        "softrsa_kind": KIND, "softrsa_schema": SCHEMA, "measure": stack.entry.name,
+        "softrsa_schema": SCHEMA, "measure": stack.entry.name,
         "model_dim": stack.model_dim, "n_stimuli": stack.n_stimuli,
         "n_missing_pairs": stack.n_missing, "warnings": json.dumps(cautions(stack, scores)),
         "versions": json.dumps(_versions()), **settings,

@@ -197,7 +197,7 @@ PLANS: dict[str, Callable[[Tensor, Tensor, Sequence[slice], Tensor | None], Plan
     "l2": l2,
     "l1": l1,
     "sqeuclidean": sqeuclidean,
-    "rbf": l2,  # a function of the distance: see `_rbf.py`
+    "rbf": l2,  # a function of the distance: see `rbf_from_distances`
     "mahalanobis": mahalanobis,
 }
 
