@@ -13,6 +13,7 @@ import xarray as xr
 
 from softrsa._files import StoredResult
 from softrsa.alignment.resampling import Over, compare, intervals
+from softrsa.alignment.settings import repeat_call
 from softrsa.errors import DataError
 
 if TYPE_CHECKING:
@@ -258,7 +259,8 @@ class AlignmentResult(StoredResult):
         """
         from softrsa.reports.html import write_page
 
-        write_page(path, self.data, self.table, title=title, images=images)
+        repeat = repeat_call(self.data.attrs)
+        write_page(path, self.data, self.table, repeat=repeat, title=title, images=images)
 
 
 _CEILING = ["ceiling_lower", "ceiling_upper"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from numbers import Integral
 from typing import Any, Literal, NamedTuple, get_args
@@ -319,6 +319,47 @@ class Options:
             "n_resamples": self.n_resamples, "resampling_seed": self.resampling_seed,
             "own_folds": int(not isinstance(self.folds, int)),
         }  # fmt: skip
+
+
+ARGUMENTS = {  # of `align`, and the attributes of its results that hold them
+    "by": "by", "region": "region_coordinate", "subject": "subject_coordinate", "join": "join",
+    "transforms": "transforms", "measure": "measure", "similarity": "similarity",
+    "folds": "n_folds", "subjects": "subjects", "permute": "permuted",
+    "n_resamples": "n_resamples", "seed": "seed",
+}  # fmt: skip
+
+
+def arguments_of(attrs: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of the call of `align` that made a result: what `Options.attributes` says of it."""
+    found = {name: attrs[key] for name, key in ARGUMENTS.items() if key in attrs}
+    for name in ("folds", "n_resamples", "seed"):
+        found[name] = int(found[name])
+    return found | {
+        "transforms": found["transforms"].split(","),
+        "permute": bool(found["permute"]),
+        "settings": json.loads(attrs["settings"]),
+    }
+
+
+def repeat_call(attrs: Mapping[str, Any]) -> str:
+    """Write the Python call that makes the same result of the same data."""
+    options = arguments_of(attrs)
+    settings = options.pop("settings")
+    lines = ["import softrsa", "from softrsa.alignment import FitSettings"]
+    lines += ["", "result = softrsa.align(", "    layers,", "    regions,"]
+    for name, value in options.items():
+        own = "  # in fact folds of your own" if name == "folds" and attrs.get("own_folds") else ""
+        lines.append(
+            f"    {name}={json.dumps(value) if not isinstance(value, bool) else value},{own}"
+        )
+    lines.append("    settings=FitSettings(")
+    for name, value in settings.items():
+        lines.append(f"        {name}={tuple(value) if isinstance(value, list) else value!r},")
+    lines.append("    ),")
+    lines.append(")")
+    if "command" in attrs:
+        lines = ["# on the command line:", f"# {attrs['command']}", "", *lines]
+    return "\n".join(lines)
 
 
 def baselines() -> list[Chain]:

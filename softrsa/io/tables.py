@@ -4,7 +4,8 @@ Wide: stimulus ids in the first column, a unit per further column; with the same
 it is a square RDM or RSM. Long: a row per number, with its labels beside it: columns ``stimulus``,
 ``unit``, ``value`` (and ``region``, ``layer``, ``subject``, ... of the unit), or ``anchor``,
 ``neighbor`` and ``dissimilarity`` or ``similarity`` (and ``subject``, ``region``, ... of the RDM).
-Columns may have the names in `softrsa.io.labelling.SYNONYMS` instead, such as ``image``, ``voxel``, ``beta``.
+Columns may have the names in `softrsa.io.labelling.SYNONYMS` instead, such as ``image``, ``voxel``
+or ``beta``.
 """
 
 from __future__ import annotations

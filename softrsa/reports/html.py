@@ -31,10 +31,11 @@ def write_page(
     data: xr.Dataset,
     table: pd.DataFrame,
     *,
+    repeat: str,
     title: str | None = None,
     images: Pictures | None = None,
 ) -> None:
-    """Write an alignment as one HTML file; ``images`` are as for `thumbnails`."""
+    """Write an alignment as one HTML file, with the call to ``repeat`` it."""
     lacking = sorted(KEPT - {*map(str, data.data_vars)})
     if lacking:
         raise DataError(
@@ -61,7 +62,7 @@ def write_page(
             "what was learned and which stimuli it rests on; a heading sorts."
         ),
         rows_note=escape(_rows_note(data)),
-        repeat=escape(repeat_call(data)),
+        repeat=escape(repeat),
         settings=escape(_settings(attrs)),
         methods=escape(text),
         references="\n".join(f"<li>{escape(item)}</li>" for item in references),
@@ -156,9 +157,6 @@ REFERENCES = {
     "inference": "Schütt HH, Kipnis AD, Diedrichsen J, Kriegeskorte N (2023). Statistical "
     "inference on representational geometries. eLife 12:e82566. doi:10.7554/eLife.82566",
 }
-DATA_OPTIONS = {  # of `align`, and the attributes that hold them
-    "by": "by", "region": "region_coordinate", "subject": "subject_coordinate", "join": "join",
-}  # fmt: skip
 GATES = {
     "profile": "quantiles of their own row of similarities (profile gate)",
     "embedding": "principal components of their units (embedding gate)",
@@ -327,31 +325,3 @@ def _uncertainty(data: xr.Dataset, cite: Callable[[str], str]) -> str:
 def _joined(names: Iterable[str], word: str = "and") -> str:
     *most, last = names
     return f"{', '.join(most)} {word} {last}" if most else last
-
-
-def repeat_call(data: xr.Dataset) -> str:
-    """Write the Python call that makes the same result of the same data."""
-    attrs = data.attrs
-    settings = json.loads(attrs["settings"])
-    lines = ["import softrsa", "from softrsa.alignment import FitSettings"]
-    lines += ["", "result = softrsa.align(", "    layers,", "    regions,"]
-    options = {
-        **{name: attrs[key] for name, key in DATA_OPTIONS.items() if key in attrs},
-        "transforms": attrs["transforms"].split(","), "measure": attrs["measure"],
-        "similarity": attrs["similarity"], "folds": int(attrs["n_folds"]),
-        "subjects": attrs["subjects"], "permute": bool(attrs["permuted"]),
-        "n_resamples": int(attrs["n_resamples"]), "seed": int(attrs["seed"]),
-    }  # fmt: skip
-    for name, value in options.items():
-        own = "  # in fact folds of your own" if name == "folds" and attrs.get("own_folds") else ""
-        lines.append(
-            f"    {name}={json.dumps(value) if not isinstance(value, bool) else value},{own}"
-        )
-    lines.append("    settings=FitSettings(")
-    for name, value in settings.items():
-        lines.append(f"        {name}={tuple(value) if isinstance(value, list) else value!r},")
-    lines.append("    ),")
-    lines.append(")")
-    if "command" in attrs:
-        lines = ["# on the command line:", f"# {attrs['command']}", "", *lines]
-    return "\n".join(lines)

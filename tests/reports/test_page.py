@@ -13,8 +13,9 @@ import xarray as xr
 
 import softrsa
 from softrsa.alignment import AlignmentResult, FitSettings
+from softrsa.alignment.settings import repeat_call
 from softrsa.errors import DataError, FileMissingError
-from softrsa.reports.html import methods_text, repeat_call
+from softrsa.reports.html import methods_text
 from softrsa.reports.page_content import cautions, page_content
 
 IDS = [f"item {i:02}" for i in range(40)]
@@ -297,7 +298,7 @@ def test_words_and_call_say_what_was_done(result):
     cited = [int(n) for n in re.findall(r"\[(\d+)\]", text)]
     assert list(dict.fromkeys(cited)) == list(range(1, len(references) + 1))
     called = {}
-    code = repeat_call(result.data).replace("softrsa.align(", "align(")
+    code = repeat_call(result.data.attrs).replace("softrsa.align(", "align(")
     code = "\n".join(line for line in code.splitlines() if line != "import softrsa")
     exec(code, {"align": lambda *_, **k: called.update(k), "layers": 0, "regions": 0})  # noqa: S102
     assert called.pop("settings") == FitSettings(steps=(5, 10), inner_folds=2)
@@ -349,7 +350,7 @@ def test_repeated_random_splits_are_counted_by_the_stimuli_they_test():
     splits = softrsa.alignment.random_splits(48, 24, 10, seed=0)
     found = softrsa.align(x, x.flip(1), transforms=["identity"], folds=splits, n_resamples=0)
     assert not [line for line in cautions(found.data, found.table) if "A fold tests" in line]
-    assert "in fact folds of your own" in repeat_call(found.data)
+    assert "in fact folds of your own" in repeat_call(found.data.attrs)
 
 
 def test_many_layers_can_be_drawn_and_chosen_with_the_focus_kept(browser, tmp_path):
