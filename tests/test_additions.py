@@ -12,18 +12,22 @@ import softrsa
 from softrsa import datasets
 from softrsa.datasets import cards, fetching, loading
 from softrsa.io import FORMATS
+from softrsa.measures import MEASURES
 from softrsa.rsm.similarity import SIMILARITY_TABLE
 from softrsa.transforms import TRANSFORMS
 
 FILES = {
     "a_measure": """
-        from softrsa.measures import Measure
+        from softrsa.measures import MEASURES, Measure
 
         def agreement(a, b):
             return -(a - b).square().mean(-1)
 
-        AGREEMENT = Measure(
-            function=agreement, takes="vectors", range=(-4.0, 0.0), smallest_n=3, reference="none",
+        MEASURES.add(
+            Measure(
+                function=agreement, takes="vectors", range=(-4.0, 0.0), smallest_n=3,
+                reference="none",
+            )
         )
     """,
     "a_transform": """
@@ -101,7 +105,7 @@ sha256 = "{sha256}"
 def package(tmp_path, monkeypatch):
     """Write a package, and take what it adds out of the tables again."""
     monkeypatch.syspath_prepend(tmp_path)
-    for table in (FORMATS, SIMILARITY_TABLE, TRANSFORMS):
+    for table in (FORMATS, MEASURES, SIMILARITY_TABLE, TRANSFORMS):
         monkeypatch.setattr(table, "_rows", dict(table.items()))
     added = {}
     for module in (cards, fetching, loading):
@@ -135,14 +139,13 @@ def add(package, name):
 
 
 def test_one_file_each_and_align_knows_them_all(package, tmp_path):
-    measure = add(package, "a_measure").AGREEMENT
-    for name in ("a_transform", "a_similarity", "a_format", "a_data_set"):
+    for name in ("a_measure", "a_transform", "a_similarity", "a_format", "a_data_set"):
         add(package, name)
     assert {"my-rates"} <= {*datasets.available()}
     layers = softrsa.load(package / "layers.rates")
     assert layers.attrs["source_format"] == "a file of rates"
     result = softrsa.align(
-        layers, datasets.load("my-rates").regions, measure=measure, similarity="signs",
+        layers, datasets.load("my-rates").regions, measure="agreement", similarity="signs",
         transforms=["identity", "cubed"], folds=3, n_resamples=20,
     )  # fmt: skip
     table = result.table.set_index(["layer", "transform"])
