@@ -132,8 +132,7 @@ class Ascent:
     def _go_back(self, value: Tensor, lost: float) -> tuple[Tensor, Tensor]:
         """Note what is best; put back those that have lost more than a share of their gain."""
         value = value.reshape(-1, 1)
-        if self.n_steps == 0:
-            self.start = value.clone()
+        self.start = torch.where(self.start.isnan(), value, self.start)  # the first that is known
         better = value > self.best
         self.best = torch.where(better, value, self.best)
         kept = self.start + (1 - lost) * (self.best - self.start)

@@ -154,3 +154,12 @@ def test_ties_go_to_the_first(scores, place):
 
 def test_missing_scores_are_never_the_best():
     assert first_best(torch.tensor([torch.nan, -1.0, torch.nan])) == 1
+
+
+def test_a_problem_without_a_score_at_first_goes_on_once_it_has_one():
+    module = points([0.0, 0.0])
+    known = iter([torch.tensor([torch.nan, 1.0], dtype=torch.float64)] * 2)
+    ascent = Ascent([module], 0.3)
+    for _ in range(60):
+        ascent.step(lambda: hills(module, [2.0, 2.0])() * next(known, torch.ones(2)))
+    assert (module.at.detach() - 2).abs().max() < 0.2

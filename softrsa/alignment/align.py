@@ -306,7 +306,10 @@ def make_fingerprint(
         "layer": digests[0],
         "region": digests[1],
         "fold": {str(i): digest(*split) for i, split in enumerate(splits)},
-        "code": {row.name: digest_code(row) for row in options.own_rows()},
+        "code": {
+            f"{type(row).__name__.lower()} {row.name}": digest_code(row)
+            for row in options.own_rows()
+        },
         **{name: value for name, value in options.attributes().items() if name != "settings"},
         **settings,
     }

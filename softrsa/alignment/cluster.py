@@ -11,7 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Lock
-from types import CodeType, FunctionType
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -125,9 +125,14 @@ def _array(array: np.ndarray) -> Iterator[bytes | memoryview]:
 
 
 def digest_code(thing: object) -> str:
-    """Digest what a user's function, module or row is made of: source, settings, numbers held.
+    """Digest what a user's function, module or row is made of: code, settings, numbers held.
 
     What it calls in other places is not looked at.
+
+    Raises
+    ------
+    DTypeError
+        If it holds something that cannot be told from others of its type.
 
     Examples
     --------
@@ -135,31 +140,34 @@ def digest_code(thing: object) -> str:
     False
     """
     hasher = sha256()
-    for piece in _code(thing, set()):
+    for piece in _code(thing, {}):
         hasher.update(piece)
     return hasher.hexdigest()
 
 
-PLAIN = (str, bytes, int, float, complex, torch.dtype, torch.device, type(None))
+PLAIN = (str, bytes, int, float, complex, range, np.generic, torch.dtype, torch.device, type(None))
+NAMED = (ModuleType, BuiltinFunctionType, np.ufunc)
 
 
-def _code(thing: object, seen: set[int]) -> Iterator[bytes | memoryview]:
+def _code(thing: object, seen: dict[int, object]) -> Iterator[bytes | memoryview]:
     """Walk through what a thing is made of; never through the same one twice."""
-    if isinstance(thing, frozenset):
-        yield repr(sorted(thing)).encode()
-    elif isinstance(thing, PLAIN):
+    yield type(thing).__qualname__.encode()
+    if isinstance(thing, PLAIN):
         yield repr(thing).encode()
+    elif isinstance(thing, NAMED):
+        yield repr((getattr(thing, "__module__", None), thing.__name__)).encode()
+    elif isinstance(thing, (set, frozenset)):
+        yield from sorted(digest_code(one).encode() for one in thing)
     elif isinstance(thing, (Tensor, np.ndarray)):
         yield from _pieces(thing)
     elif id(thing) not in seen:
-        seen.add(id(thing))
+        seen[id(thing)] = thing  # kept, so that no other gets its id
         for part in _parts_of(thing):
             yield from _code(part, seen)
 
 
 def _parts_of(thing: Any) -> Iterator[object]:
     """Give what a thing is made of, smaller things."""
-    yield type(thing).__qualname__
     if isinstance(thing, Mapping):
         yield from (part for pair in thing.items() for part in pair)
     elif isinstance(thing, (list, tuple)):
@@ -167,16 +175,42 @@ def _parts_of(thing: Any) -> Iterator[object]:
     elif isinstance(thing, CodeType):  # without numbers of lines
         yield from (thing.co_code.hex(), thing.co_consts, thing.co_names)
     elif isinstance(thing, FunctionType):
-        cells = [cell.cell_contents for cell in thing.__closure__ or ()]
-        yield from (thing.__code__, thing.__defaults__, thing.__kwdefaults__, cells)
+        yield from (thing.__code__, thing.__defaults__, thing.__kwdefaults__)
+        yield from [cell.cell_contents for cell in thing.__closure__ or ()]
+    elif isinstance(thing, MethodType):
+        yield from (thing.__func__, thing.__self__)
     elif isinstance(thing, type):
-        yield from (thing.__module__, thing.__qualname__)
-        yield from [part for part in vars(thing).values() if isinstance(part, FunctionType)]
+        yield from _parts_of_class(thing)
     elif isinstance(thing, partial):
         yield from (thing.func, thing.args, thing.keywords)
+    elif hasattr(thing, "__wrapped__"):
+        yield thing.__wrapped__
     else:
-        yield type(thing)
-        yield getattr(thing, "__dict__", None)
+        yield from (type(thing), _held_by(thing))
+
+
+def _parts_of_class(thing: type) -> Iterator[object]:
+    """Give what a class of a user's is made of; of others the name."""
+    for base in thing.__mro__:
+        yield f"{base.__module__}.{base.__qualname__}"
+        if base.__module__.partition(".")[0] in ("builtins", "torch", "abc", "typing", "numpy"):
+            continue
+        for part in vars(base).values():
+            inner = getattr(part, "__func__", getattr(part, "fget", part))
+            if isinstance(inner, FunctionType):
+                yield inner
+
+
+def _held_by(thing: object) -> dict[str, object]:
+    """Attributes of an object, by name."""
+    slots = [n for base in type(thing).__mro__ for n in getattr(base, "__slots__", ())]
+    if not slots and not hasattr(thing, "__dict__"):
+        raise DTypeError(
+            f"A results store cannot tell one {type(thing).__qualname__} from another, and a part "
+            "of your own holds one. Hold numbers, tensors or plain objects, or run without `store`."
+        )
+    held = {name: getattr(thing, name) for name in slots if hasattr(thing, name)}
+    return held | getattr(thing, "__dict__", {})
 
 
 RUN_FILE = "run.json"

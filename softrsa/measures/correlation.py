@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from softrsa._checks import check_broadcast, check_floating, check_square
+from softrsa._gradients import again
 from softrsa._ranks import average_ranks
 from softrsa.errors import DataError, ShapeError
 from softrsa.pairs import expand, off_diagonal
@@ -70,8 +71,8 @@ class Embedding:
         Linear but for ranks; exactly 0 where a measure is undefined.
         """
         if self.offsets == "removed":
-            lost = _centered_unit(x)[1].isinf()
-            return double_center(x).masked_fill(lost, 0.0).flatten(-2)
+            rest = double_center(x)
+            return rest.masked_fill(_centered_unit(x)[1].isinf(), 0.0).flatten(-2)
         x = average_ranks(x) if self.of == "ranks" else x
         x = x if self.of == "values" else centered(x)
         return without_means(expand(x)).flatten(-2) if self.offsets == "whitened" else x
@@ -365,8 +366,7 @@ class _CenteredCosine(torch.autograd.Function):
     def backward(ctx, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         x, y, x_unit, y_unit, x_norm, y_norm, score = ctx.saved_tensors
         if torch.is_grad_enabled():  # somebody will differentiate once more
-            plain = _centered_pearson(x, y)
-            return torch.autograd.grad(plain, (x, y), *grad_outputs, create_graph=True)
+            return again(_centered_pearson, (x, y), grad_outputs[0], ctx.needs_input_grad)
         grad = grad_outputs[0][..., None, None]
 
         def gradient(own: Tensor, other: Tensor, norm: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import cast
 
 import torch
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from softrsa._checks import SHORT_FLOATS, broadcast_shape, check_floating
+from softrsa._gradients import again
 from softrsa.errors import DataError
 
 
@@ -48,7 +50,8 @@ def soft_step(s: Tensor, lower: Tensor, upper: Tensor, transition: Tensor) -> Te
     -----
     Computed in log space, so small transitions do not underflow to a plateau; bfloat16 is computed
     in float32 and rounded once. Values at or beyond the bounds pass no gradient to any input, and
-    the gradient is finite everywhere.
+    the gradient is finite everywhere. As of `torch.sigmoid`, values may not be changed in place
+    before gradients are taken: torch refuses that.
 
     References
     ----------
@@ -238,7 +241,8 @@ class _Step(torch.autograd.Function):
         s, given, upper, transition, logit, step, lower = ctx.saved_tensors
         needed = ctx.needs_input_grad
         if torch.is_grad_enabled():  # somebody will differentiate once more
-            return _twice_differentiable(ctx.saved_tensors[:4], ctx.log, needed, grad_outputs[0])
+            plain = partial(_plain_step, log=ctx.log)
+            return *again(plain, (s, given, upper, transition), grad_outputs[0], needed), None
         inside = (s > lower) & (s < upper) if ctx.log else step
         inner = torch.rsub(step, 1).mul_(inside).mul_(grad_outputs[0]).mul_(transition.reciprocal())
         by_lower, by_upper = (
@@ -253,18 +257,12 @@ class _Step(torch.autograd.Function):
         )
 
 
-def _twice_differentiable(
-    inputs: Sequence[Tensor], log: bool, needed: Sequence[bool], grad: Tensor
-) -> tuple[Tensor | None, ...]:
-    """Gradients of the inputs, and of the one that is no tensor, by plain arithmetic."""
-    s, lower, upper, transition = inputs
+def _plain_step(s: Tensor, lower: Tensor, upper: Tensor, transition: Tensor, log: bool) -> Tensor:
+    """Take the step between the bounds by plain arithmetic; 0 elsewhere."""
     inside = (s > lower) & (s < upper)
     above, below = (torch.where(inside, distance, 1.0) for distance in (s - lower, upper - s))
     logit = (above / below).log() / transition
-    step = torch.where(inside, F.logsigmoid(logit) if log else logit.sigmoid(), 0.0)
-    wanted = [x for x, one in zip(inputs, needed, strict=False) if one]
-    found = iter(torch.autograd.grad(step, wanted, grad, create_graph=True))
-    return (*(next(found) if one else None for one in needed[:4]), None)
+    return torch.where(inside, F.logsigmoid(logit) if log else logit.sigmoid(), 0.0)
 
 
 def _distances(s: Tensor, lower: Tensor, upper: Tensor) -> Sequence[Tensor]:

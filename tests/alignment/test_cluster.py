@@ -8,7 +8,7 @@ import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from multiprocessing import forkserver, get_context
 
 import numpy as np
@@ -17,7 +17,7 @@ import torch
 import xarray as xr
 
 from softrsa.alignment import FitSettings, Split, align, cluster
-from softrsa.alignment.cluster import Store
+from softrsa.alignment.cluster import Store, digest_code
 from softrsa.alignment.responses import as_responses
 from softrsa.alignment.settings import stimulus_folds
 from softrsa.cli import main
@@ -231,6 +231,41 @@ def test_damaged_parts_are_computed_again(sides, stored, copied, scored):
     xr.testing.assert_identical(found.data, stored[0].data)
 
 
+class Held:
+    __slots__ = ("value",)
+
+    def __init__(self, value):
+        self.value = value
+
+    def method(self, x):
+        return x * self.value
+
+
+def closure(value):
+    return lambda x: x * value
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        closure, Held, np.float32, lambda v: {v}, range, lambda v: Held(v).method,
+        lambda v: partial(pow, v), lambda v: cache(closure(v)), lambda v: torch.full((2,), v),
+        lambda v: [closure(1), closure(v)], lambda v: (closure(1), Held(v), closure(2)),
+    ],
+)  # fmt: skip
+def test_what_is_made_of_other_numbers_is_other_code(make):
+    assert digest_code(make(3)) == digest_code(make(3))
+    assert digest_code(make(3)) != digest_code(make(4))
+
+
+def test_what_cannot_be_told_apart_is_refused():
+    generator = torch.Generator()
+    with pytest.raises(
+        DTypeError, match=r"cannot tell one Generator from another.*without `store`"
+    ):
+        digest_code(lambda: generator)
+
+
 def own_measure(power):
     def mine(x, y):
         return pearson(x**power, y)
@@ -253,9 +288,9 @@ def test_a_store_tells_functions_of_one_name_apart(sides, tmp_path):
     first = run(**given)
     again = run(measure=own_measure(1), transforms=[Scaled(2.0)])
     xr.testing.assert_identical(first.data, again.data)
-    with pytest.raises(FileFormatError, match="code 'mine' is not what it was"):
+    with pytest.raises(FileFormatError, match="code 'measure mine' is not what it was"):
         run(**{**given, "measure": own_measure(3)})
-    with pytest.raises(FileFormatError, match="code 'Scaled' is not what it was"):
+    with pytest.raises(FileFormatError, match="code 'transform Scaled' is not what it was"):
         run(**{**given, "transforms": [Scaled(3.0)]})
 
 

@@ -203,3 +203,14 @@ def test_nothing_left_gives_no_gradient(rng):
     score.nansum().backward()
     assert x.grad[0].abs().max() == 0
     assert 0 < x.grad[1].abs().max() < torch.inf
+
+
+def test_gradients_again_where_one_side_is_constant_or_made_of_the_other(rng):
+    x = torch.randn(6, 6, generator=rng, dtype=torch.float64, requires_grad=True)
+    c = torch.randn(6, 6, generator=rng, dtype=torch.float64)
+    for function in (lambda x: centered_pearson(x, c), lambda x: centered_pearson(x, x**2 + c)):
+        once, again = (
+            torch.autograd.grad(function(x), x, create_graph=many)[0] for many in (False, True)
+        )
+        torch.testing.assert_close(again, once, rtol=1e-12, atol=1e-14)
+        assert torch.autograd.gradgradcheck(function, (x,))

@@ -299,3 +299,14 @@ def test_a_transition_for_each_of_several_steps_of_one_row(rng):
         expected = above ** (1 / t) / (above ** (1 / t) + below ** (1 / t))
         torch.testing.assert_close(row.detach(), expected, rtol=1e-12, atol=1e-12)
     assert torch.autograd.gradcheck(lambda t: soft_step(s, *bounds, t), transition)
+
+
+def test_gradients_again_where_one_bound_is_made_of_the_other(rng):
+    s = torch.rand(5, generator=rng, dtype=torch.float64)
+    lower = torch.tensor(0.2, dtype=torch.float64, requires_grad=True)
+    half = torch.tensor(0.5, dtype=torch.float64)
+    once, again = (
+        torch.autograd.grad(soft_step(s, lower, lower + half, half).sum(), lower, create_graph=many)
+        for many in (False, True)
+    )
+    torch.testing.assert_close(again[0], once[0], rtol=1e-12, atol=1e-14)
