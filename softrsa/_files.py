@@ -70,7 +70,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 def write_result(data: xr.Dataset, path: str | Path) -> None:
-    """Write a result, with an attribute that says what it is, to one netCDF file, or nothing."""
+    """Write a result, with an attribute that says what it is, to a netCDF file."""
     with atomic_path(path) as temporary:
         try:
             data.to_netcdf(temporary, engine="netcdf4")
@@ -113,6 +113,10 @@ class StoredResult:
 
     def __init__(self, data: Any): ...  # of the dataclasses that are results
 
+    def __post_init__(self):
+        kind = {self._attribute: self._kind}  # however its data come to a file
+        object.__setattr__(self, "data", self.data.assign_attrs(kind))
+
     def to_netcdf(self, path: str | Path) -> None:
         """Write everything to one netCDF file, whole or not at all.
 
@@ -126,7 +130,7 @@ class StoredResult:
         OutputError
             If the file cannot be written.
         """
-        write_result(self.data.assign_attrs({self._attribute: self._kind}), path)
+        write_result(self.data, path)
 
     @classmethod
     def from_netcdf(cls, path: str | Path) -> Self:
@@ -149,9 +153,7 @@ class StoredResult:
         FileFormatError
             If the file holds something else.
         """
-        data = read_result(path, cls._kind, cls._what, attribute=cls._attribute)
-        del data.attrs[cls._attribute]
-        return cls(data)
+        return cls(read_result(path, cls._kind, cls._what, attribute=cls._attribute))
 
 
 def cache_folder() -> Path:

@@ -5,12 +5,17 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 
 CGROUP = Path("/sys/fs/cgroup")
+PROCESS_GROUPS = Path("/proc/self/cgroup")
+FILES_OF_GROUPS = {  # limit, use, and the part of it that is file caches; of version 2, then 1
+    "": ("memory.max", "memory.current", "inactive_file"),
+    "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+}
 
 
 @functools.cache
@@ -79,19 +84,36 @@ def _of_system() -> float | None:
 
 
 def _of_cgroup() -> float | None:
-    """Read what the limit of a container leaves beside file caches; version 2, then 1."""
-    for limit, used, cache in (
-        ("memory.max", "memory.current", "inactive_file"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
-    ):
-        try:
-            most, now = (int((CGROUP / name).read_text()) for name in (limit, used))
-            stat = (CGROUP / limit).with_name("memory.stat").read_text().split()
-        except (OSError, ValueError):  # no such file; "max"
-            continue
-        cached = int(stat[stat.index(cache) + 1]) if cache in stat else 0
-        return float(max(0, most - now + cached))
-    return None
+    """Read the least that limits of a container or a batch job leave beside file caches."""
+    left = [
+        bytes_ for folder, names in _groups() if (bytes_ := _left_in(folder, *names)) is not None
+    ]
+    return min(left, default=None)
+
+
+def _groups() -> Iterator[tuple[Path, tuple[str, str, str]]]:
+    """Give the groups of this process, its own to the outermost, and the names of their files."""
+    try:
+        lines = PROCESS_GROUPS.read_text().splitlines()
+    except OSError:
+        lines = []
+    own = {kinds: path for _, kinds, path in (line.split(":", 2) for line in lines)}
+    for kinds, names in FILES_OF_GROUPS.items():
+        top = CGROUP / kinds
+        inner = top / own.get(kinds, "/").lstrip("/")
+        for folder in (inner, *inner.parents):
+            if folder == top or top in folder.parents:
+                yield folder, names
+
+
+def _left_in(folder: Path, limit: str, used: str, cache: str) -> float | None:
+    try:
+        most, now = (int((folder / name).read_text()) for name in (limit, used))
+        stat = (folder / "memory.stat").read_text().split()
+    except (OSError, ValueError):  # no such file; "max"
+        return None
+    cached = int(stat[stat.index(cache) + 1]) if cache in stat else 0
+    return float(max(0, most - now + cached))
 
 
 def gigabytes(bytes_: float) -> str:

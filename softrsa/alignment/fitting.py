@@ -110,7 +110,6 @@ class Fitted:
         """Put the model's units through what was fitted to them."""
         return model if self.units is None else with_units(model, self.units, self.name)
 
-    @torch.no_grad()
     def transformed(
         self, model: Responses, brain: Responses, readers: Responses | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -118,7 +117,13 @@ class Fitted:
 
         The brain's embedding reads ``readers``, the subjects fitted on; ``brain`` by default.
         """
-        model = self.model_side(model)
+        return self.stepped(self.model_side(model), brain, readers)
+
+    @torch.no_grad()
+    def stepped(
+        self, model: Responses, brain: Responses, readers: Responses | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """As `transformed`, of a model whose units are transformed already."""
         return (
             self.model(model.rsms, self.side_anchors(model, "model")),
             self.brain_for(brain)(brain.rsms, self.side_anchors(readers or brain, "brain")),

@@ -147,7 +147,8 @@ def evaluate(
     """Score every transform of a run on its test stimuli, each pair of stimuli transformed once."""
     model, brain = run.test()
     readers, chosen, measure = run.readers(brain), list(run.score), options.measure
-    pairs = {name: fitted.transformed(model, brain, readers) for name, fitted in run.fitted.items()}
+    sides = {name: fitted.model_side(model) for name, fitted in run.fitted.items()}
+    pairs = {name: run.fitted[name].stepped(side, brain, readers) for name, side in sides.items()}
     models = torch.cat([left for left, _ in pairs.values()])
     brains = torch.stack([right[chosen] for _, right in pairs.values()])
     resampled = resample_scores(run, measure, models, brains, draws, on_step=on_step)
@@ -173,7 +174,7 @@ def evaluate(
             "path": fitted.path,
             "influence": resampled.influence[k],
             "steps": (
-                _describe(fitted, fitted.model_side(model), fitted.model_side(model), "model"),
+                _describe(fitted, sides[name], sides[name], "model"),
                 _describe(fitted, brain, readers, "brain"),
             ),
         }
@@ -203,7 +204,7 @@ def _describe(
 
 
 DIMS = ("layer", "region", "transform", "fold")
-BESIDE = {  # what else there is of each transform in each fold, and its dimensions
+BESIDE = {  # numbers of each transform in each fold, and their further dimensions
     **dict.fromkeys(NUMBERS, ()),
     "step_mean": ("side", "parameter"),
     "step_sd": ("side", "parameter"),
@@ -279,12 +280,14 @@ def _over_all(
     options: Options,
 ) -> np.ndarray:
     """Scores over all stimuli, without held-out ones (n_layers, n_regions, n_transforms)."""
-    score = score_features if options.of_features else score_all_stimuli
+
+    def score(name: str, layer: Responses, region: Responses) -> float:
+        if options.of_features:
+            return score_features(layer, region, options)
+        return score_all_stimuli(name, layer, region, options)
+
     return np.array(
-        [
-            [[score(name, a, b, options) for name in names] for b in regions.values()]
-            for a in layers.values()
-        ]
+        [[[score(name, a, b) for name in names] for b in regions.values()] for a in layers.values()]
     )
 
 
@@ -404,9 +407,8 @@ def few_stimuli_warnings(options: Options, runs: Sequence[Run]) -> list[str]:
     ]
 
 
-def score_features(name: str, model: Responses, brain: Responses, options: Options) -> float:
+def score_features(model: Responses, brain: Responses, options: Options) -> float:
     """Mean over subjects of the score over all stimuli; NaN for what is fitted."""
-    del name  # of the transform: the identity
     measure = options.measure
     if measure.held_out is not None:
         return torch.nan

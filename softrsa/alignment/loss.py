@@ -9,10 +9,11 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from softrsa.alignment.responses import Data, Responses, as_regions
+from softrsa.alignment.responses import Data, Responses, as_batch, as_regions
 from softrsa.errors import DataError, FitError, ShapeError, unknown_name
 from softrsa.measures import Measure, available, get
-from softrsa.rsm import SIMILARITIES, similarity_matrix
+from softrsa.rsm import similarity_matrix
+from softrsa.rsm.similarity import SimilarityLike, as_similarity
 from softrsa.transforms import EmbeddingGate, GeoTopological, SoftStep
 from softrsa.transforms.on_rsms import SoftGate
 
@@ -80,27 +81,24 @@ class AlignmentLoss(nn.Module):
         self,
         brain: Data | Mapping[str, Data] | None = None,
         *,
-        measure: str = "centered_pearson",
+        measure: str | Measure = "centered_pearson",
         model_transform: Transform | None = None,
         brain_transform: Transform | None = None,
-        similarity: str = "correlation",
+        similarity: SimilarityLike = "correlation",
         weights: Mapping[tuple[str, str], float] | None = None,
         penalty: float = 1e-4,
     ):
         super().__init__()
         self.entry = _differentiable(measure, model_transform, brain_transform)
-        if similarity not in SIMILARITIES:
-            raise unknown_name("similarity", similarity, SIMILARITIES)
         if not penalty >= 0:
             raise DataError(f"`penalty` must be at least 0, got {penalty}.")
         if weights is not None and not all(w > 0 for w in weights.values()):
             raise DataError(f"`weights` must be above 0, got {dict(weights)}; leave pairs out.")
-        bounded = similarity in ("correlation", "cosine")
-        self.similarity, self.penalty = similarity, penalty
-        self.model_transform = _on_rsms(model_transform, bounded)
-        self.brain_transform = _on_rsms(brain_transform, bounded)
+        self.similarity, self.penalty = as_similarity(similarity), penalty
+        self.model_transform = _on_rsms(model_transform, self.similarity.bounded)
+        self.brain_transform = _on_rsms(brain_transform, self.similarity.bounded)
         self.weights = None if weights is None else dict(weights)
-        self.regions = {} if brain is None else as_regions(brain, similarity)
+        self.regions = {} if brain is None else as_regions(brain, self.similarity)
 
     def _apply(self, fn, recurse: bool = True):
         # recordings move with the module, and are not saved with it
@@ -163,7 +161,8 @@ class AlignmentLoss(nn.Module):
             given = "neither" if brain is None else "both"
             raise DataError(f"Give the batch's `brain` data or its `stimuli` ids, got {given}.")
         if brain is not None:
-            return as_regions({**_named(brain, "brain")}, self.similarity, plain=True)
+            named = _named(brain, "brain")
+            return {name: as_batch(x, name, self.similarity) for name, x in named.items()}
         if not self.regions:
             raise DataError("To look `stimuli` up, give the recordings: AlignmentLoss(brain, ...).")
         ids = pd.Index(stimuli.cpu().numpy() if isinstance(stimuli, Tensor) else stimuli)  # type: ignore[arg-type]
@@ -197,7 +196,10 @@ class AlignmentLoss(nn.Module):
             _check_finite(rsm, pair[0])
             model = _transformed(self.model_transform, rsm, x)
             units = None if region.units is None else region.all_units().to(x)
-            brain = _transformed(self.brain_transform, region.rsms.to(rsm), units)
+            transform = self.brain_transform
+            if isinstance(transform, SoftGate) and not region.bounded:  # RDMs of unknown scale
+                transform = SoftGate(transform.step, "minmax", transform.symmetrize)
+            brain = _transformed(transform, region.rsms.to(rsm), units)
             score = self.entry.between(model, brain).mean()
         if not bool(score.detach().isfinite()):
             raise FitError(
@@ -214,7 +216,7 @@ class AlignmentLoss(nn.Module):
 
     def extra_repr(self) -> str:
         """Show the measure and the similarity."""
-        return f"measure={self.entry.name!r}, similarity={self.similarity!r}"
+        return f"measure={self.entry.name!r}, similarity={self.similarity.name!r}"
 
 
 class _OnRDMs(nn.Module):
@@ -228,7 +230,7 @@ class _OnRDMs(nn.Module):
         return 1 - self.transform(1 - rsms)
 
 
-def _differentiable(measure: str, *transforms: Transform | None) -> Measure:
+def _differentiable(measure: str | Measure, *transforms: Transform | None) -> Measure:
     entry = get(measure)
     if not entry.differentiable:
         able = ", ".join(name for name, m in available().items() if m.differentiable)

@@ -22,8 +22,8 @@ COPIES_FEATURES = 3  # of a model's RSM, where a measure compares features
 COPIES_FIXED = 7  # of both sides' RSMs over training stimuli, while thresholds are searched
 COPIES_LEARNED = 14  # of both sides' RSMs over training stimuli, with the gradient
 COPIES_TESTED = 10  # of both sides' RSMs over test stimuli and each transform, when resampled
-# The C library keeps freed pieces of less than 32 MB for later. Of glibc this is most of what a
-# process of a few thousand stimuli holds; MALLOC_MMAP_THRESHOLD_=1000000 ends it, at some speed.
+# The C library keeps freed pieces of less than 32 MB for later, where nothing gives them back
+# (`softrsa._memory`): then most of what a process of a few thousand stimuli holds.
 COPIES_KEPT, KEPT_BYTES = 150, 2e9  # per core of a model's RSM over training stimuli; at most
 COPIES_DRAWN, DRAWN_BYTES = 150, 1e9  # pieces of resamples: of a model's RSM, at most so much
 WORTH_SAYING = 1e9

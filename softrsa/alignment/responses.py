@@ -351,6 +351,8 @@ def matrix_diagonal(stack: Tensor) -> int | None:
     if stack.shape[-1] != stack.shape[-2]:
         return None
     scale = stack.abs().amax()
+    if not scale.isfinite():
+        return None
     if not torch.allclose(stack, stack.mT, atol=1e-5 * float(scale)):
         return None
     diagonal = stack.diagonal(dim1=-2, dim2=-1)
@@ -370,10 +372,11 @@ def _joined(sides: list[Responses], name: str) -> Responses:
             f"`{name}` has subjects with {sorted(counts)} stimuli; equal is needed."
         )
     units = [unit for side in sides for unit in side.units or ()]
-    held = None if any(side.held is None for side in sides) else [side.rsms for side in sides]
+    have_units = all(side.units is not None for side in sides)
+    on_demand = have_units and any(side.held is None for side in sides)
     return Responses(
-        None if held is None else torch.cat(held),
-        tuple(units) if all(side.units is not None for side in sides) else None,
+        None if on_demand else torch.cat([side.rsms.double() for side in sides]),
+        tuple(units) if have_units else None,
         sides[0].stimuli,
         tuple(str(i) for i in range(sum(len(side.subjects) for side in sides))),
         all(side.bounded for side in sides),
@@ -446,12 +449,11 @@ def _counts(data: Data) -> tuple[int, int]:
 
 
 def as_regions(
-    brain: Data | Mapping[str, Data], similarity: str, *, plain: bool = False
+    brain: Data | Mapping[str, Data], similarity: SimilarityLike
 ) -> dict[str, Responses]:
     """Read regions: a mapping, an array with a coordinate `region`, or one array.
 
     RSMs of all stimuli may be large, and a batch needs but a block of them: none are made here.
-    ``plain`` are tensors of one batch: they stay on their device.
     """
     if isinstance(brain, Mapping):
         parts: Mapping[str, Data] = {str(name): part for name, part in brain.items()}
@@ -461,10 +463,37 @@ def as_regions(
         parts = {str(k): brain.sel(region=k, drop=True) for k in brain["region"].values}
     else:
         parts = {"brain": brain}
-    return {
-        name: as_responses(
-            part, similarity=similarity, name=name, whole=False,
-            device=part.device if plain and isinstance(part, Tensor) else torch.device("cpu"),
+    return {name: _as_region(part, name, similarity) for name, part in parts.items()}
+
+
+def _as_region(data: Data, name: str, similarity: SimilarityLike) -> Responses:
+    """Read a region to look batches up in: a copy, of stimuli that all have similarities."""
+    cpu = torch.device("cpu")
+    found = as_responses(data, similarity=similarity, name=name, device=cpu, whole=False)
+    for i, units in enumerate(found.units or ()):
+        # each stimulus with itself: not a number where it is constant, or a value is not finite
+        own = similarity_matrix(units.unsqueeze(1), similarity=similarity)
+        bad = (~own.flatten().isfinite()).nonzero().flatten().tolist()
+        if bad:
+            raise DataError(
+                f"{name!r} has similarities that are not finite (subject {i}, stimuli at "
+                f"{bad[:10]}): values must be finite, and no stimulus constant over units."
+            )
+    return found.changed(torch.clone)
+
+
+def as_batch(data: Tensor, name: str, similarity: SimilarityLike) -> Responses:
+    """Read a batch's recordings (n, n_units) or (n_subjects, n, n_units), or RDMs or RSMs."""
+    data = data.detach()
+    if data.ndim not in (2, 3):
+        raise ShapeError(
+            f"{name!r} must be (n_stimuli, n_units), (n_subjects, n_stimuli, n_units), or RDMs, "
+            f"got shape {tuple(data.shape)}."
         )
-        for name, part in parts.items()
-    }  # fmt: skip
+    stack = data if data.ndim == 3 else data[None]
+    names = tuple(map(str, range(len(stack))))
+    diagonal = matrix_diagonal(stack)
+    if diagonal is None:
+        bounded = as_similarity(similarity).bounded
+        return Responses(None, stack.unbind(0), None, names, bounded, similarity)
+    return Responses(1 - stack if diagonal == 0 else stack, None, None, names, False)

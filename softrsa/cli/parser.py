@@ -146,8 +146,15 @@ def _of(module: str, table: str) -> GiveNames:
     return lambda: getattr(import_module(module), table)
 
 
-MEASURES, TASKS = _of("softrsa.measures", "MEASURES"), _of("softrsa.prediction.tasks", "TASKS")
+TASKS = _of("softrsa.prediction.tasks", "TASKS")
 TRANSFORMS = _of("softrsa.transforms", "TRANSFORMS")
+
+
+def MEASURES() -> list[str]:
+    """Give the names of measures in alphabetical order: there are many."""
+    return sorted(_of("softrsa.measures", "MEASURES")())
+
+
 OF_REGIONS = _of("softrsa.identification.statistics", "TRANSFORMS")
 
 

@@ -126,7 +126,8 @@ class Measure:
     def __post_init__(self):
         if self.embed is not None:
             object.__setattr__(self, "normalize", self.embed.normalize)
-            _check_embed(self, self.embed)
+            with torch.device("cpu"):  # whatever the default is
+                _check_embed(self, self.embed)
 
     @property
     def name(self) -> str:

@@ -39,7 +39,7 @@ def write_file(path: str | Path, content: dict[str, Any]) -> None:
 
 @contextmanager
 def read_file(path: str | Path, form: str) -> Iterator[dict[str, Any]]:
-    """Give what a file of this form holds, to build from; what fails then is its error."""
+    """Give what a file of this form holds; whatever fails while it is used means it is damaged."""
     path = Path(path)
     writer = form.removeprefix("softrsa.").partition("/")[0]
     foreign = f"{path} was not written by `{writer}.save`."

@@ -456,7 +456,7 @@ class FittedNetwork:
     @property
     def validation_losses_(self) -> list[float]:
         """Error after each epoch."""
-        return list(self._fitted().losses)
+        return list(self._known().losses)
 
     @property
     def n_iter_(self) -> int:
@@ -464,6 +464,10 @@ class FittedNetwork:
         return len(self.validation_losses_)
 
     def _fitted(self) -> Learner:
+        return self._known()
+
+    def _known(self) -> Learner:
+        """Give the learner wherever it is."""
         if not hasattr(self, "learner_"):
             raise self._error(f"This {type(self).__name__} is not fitted yet; call `fit` first.")
         return self.learner_

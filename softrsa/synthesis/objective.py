@@ -102,7 +102,7 @@ class Objective:
 
 
 def make_objective(measure: MeasureLike, x: Tensor, *, similarity: str) -> Objective:
-    """Fix the real features in a measure; where order matters others predict them."""
+    """Fix the real features in a measure; where order matters, the synthetic ones predict them."""
     if similarity not in SIMILARITIES:
         raise unknown_name("similarity", similarity, SIMILARITIES)
     if isinstance(measure, (str, Measure)):

@@ -269,3 +269,44 @@ def test_a_network_trained_with_it_is_more_alike_on_new_stimuli():
     (before, accuracy), (after, accuracy_beside) = train(0.0), train(3.0)
     assert after > before + 0.05, (before, after)
     assert min(accuracy, accuracy_beside) > 0.85, (accuracy, accuracy_beside)
+
+
+def test_rdms_of_any_scale_give_the_same_loss(rng):
+    """RDMs that are not known to be correlations scale by their least and largest value."""
+    features, x = torch.randn(2, 12, 6, generator=rng, dtype=torch.float64)
+    rdm = torch.cdist(x, x)
+    losses = [
+        AlignmentLoss(brain_transform=SoftStep(GlobalGate()))(features, rdm * by).item()
+        for by in (1, 1e-3, 1e4)
+    ]
+    assert losses == pytest.approx([losses[0]] * 3, abs=1e-9)
+
+
+def test_recordings_and_rdms_as_subjects_of_one_region(rng):
+    features, x = torch.randn(2, 12, 6, generator=rng, dtype=torch.float64)
+    rdm = 1 - torch.corrcoef(x)
+    one, both = (AlignmentLoss(brain)(features, stimuli=range(12)) for brain in ([x], [x, rdm]))
+    torch.testing.assert_close(one, both, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, 1.0])
+def test_recordings_that_say_nothing_are_refused_at_once(bad, rng):
+    x = torch.randn(12, 6, generator=rng, dtype=torch.float64)
+    x[3] = bad
+    with pytest.raises(DataError, match=r"'IT' has similarities .*subject 0, stimuli at \[3\]"):
+        AlignmentLoss({"IT": x})
+
+
+def test_recordings_are_the_losss_own(rng):
+    features, x = torch.randn(2, 12, 6, generator=rng, dtype=torch.float64)
+    loss = AlignmentLoss(x)
+    before = loss(features, stimuli=range(12)).item()
+    x.zero_()
+    assert loss(features, stimuli=range(12)).item() == before
+
+
+def test_a_similarity_of_ones_own(rng):
+    features, x = torch.randn(2, 12, 6, generator=rng, dtype=torch.float64)
+    loss = AlignmentLoss(similarity=lambda a, b: a @ b.mT)(features, x)
+    expected = 1 - centered_pearson(features @ features.mT, x @ x.mT)
+    assert loss.item() == pytest.approx(expected.item(), abs=1e-12)

@@ -155,6 +155,7 @@ def test_splits_of_ones_own_count(data):
 
 def test_the_limit_of_a_container(tmp_path, monkeypatch):
     monkeypatch.setattr(_memory, "CGROUP", tmp_path)
+    monkeypatch.setattr(_memory, "PROCESS_GROUPS", tmp_path / "none")
     monkeypatch.setattr(_memory, "_of_system", lambda: 8e9)
     assert _memory.available_memory(CPU) == 8e9
     (tmp_path / "memory").mkdir()
@@ -168,3 +169,18 @@ def test_the_limit_of_a_container(tmp_path, monkeypatch):
     assert _memory.available_memory(CPU) == 1e8
     (tmp_path / "memory.max").write_text("max\n")
     assert _memory.available_memory(CPU) == 2.5e9
+
+
+def test_the_least_limit_of_nested_groups(tmp_path, monkeypatch):
+    """Slurm and systemd put the limit of a job into a group within groups."""
+    (tmp_path / "proc").write_text("4:memory:/job\n0::/slurm/job7/step\n")
+    monkeypatch.setattr(_memory, "PROCESS_GROUPS", tmp_path / "proc")
+    monkeypatch.setattr(_memory, "CGROUP", tmp_path)
+    monkeypatch.setattr(_memory, "_of_system", lambda: 8e9)
+    for group, limit in (("slurm", 5e9), ("slurm/job7", 3e9), ("slurm/job7/step", None)):
+        folder = tmp_path / group
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "memory.max").write_text("max" if limit is None else f"{limit:.0f}")
+        (folder / "memory.current").write_text("1000000000")
+        (folder / "memory.stat").write_text("inactive_file 0")
+    assert _memory.available_memory(CPU) == 2e9
