@@ -16,7 +16,7 @@ from torch import Tensor
 
 from softrsa._checks import resolve_device
 from softrsa._memory import available_memory
-from softrsa.alignment.cluster import check_client, digest, digest_code, score_in_units
+from softrsa.alignment.cluster import check_client, digest, digest_code, score_in_pieces
 from softrsa.alignment.embedding import rotated
 from softrsa.alignment.fitting import check_units
 from softrsa.alignment.held_out import (
@@ -205,7 +205,7 @@ def align(
     if client is None and store is None:
         data = score_together(runs, layer_sides, region_sides, options, progress=progress)
     else:
-        data = score_in_units(
+        data = score_in_pieces(
             runs, options, client=client, store=store, device=device, progress=progress,
             fingerprint={} if store is None else make_fingerprint(options, parts, splits),
         )  # fmt: skip

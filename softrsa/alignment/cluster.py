@@ -1,4 +1,4 @@
-"""Runs shared among processes and kept in a store: units of work, and what tells runs apart."""
+"""Runs shared among processes and kept in a store: pieces of work, and what tells runs apart."""
 
 from __future__ import annotations
 
@@ -271,13 +271,13 @@ class Store:
                 temporary.write_text(text)
         return cls(folder, sha256(text.encode()).hexdigest())
 
-    def path(self, unit: str) -> Path:
-        """Name the file of a unit's part; names of layers need not be names of files."""
-        return self.folder / f"part-{sha256(unit.encode()).hexdigest()[:16]}.nc"
+    def path(self, piece: str) -> Path:
+        """Name the file of a piece's part; names of layers need not be names of files."""
+        return self.folder / f"part-{sha256(piece.encode()).hexdigest()[:16]}.nc"
 
-    def read(self, unit: str) -> xr.Dataset | None:
-        """Read the part of a unit; None where it is missing, damaged or of another run or unit."""
-        path = self.path(unit)
+    def read(self, piece: str) -> xr.Dataset | None:
+        """Read a piece's part; None where it is missing, damaged or of another run or piece."""
+        path = self.path(piece)
         if not path.is_file():
             return None
         try:
@@ -288,7 +288,7 @@ class Store:
                 part = lazy.load()
         except UNREADABLE:
             return None
-        if (part.attrs.get("run"), part.attrs.get("unit")) != (self.run, unit):
+        if (part.attrs.get("run"), part.attrs.get("piece")) != (self.run, piece):
             return None
         if part.attrs.get("digest") != _digest(part):
             return None
@@ -297,12 +297,12 @@ class Store:
         }
         return part.assign_coords(labels)
 
-    def write(self, unit: str, part: xr.Dataset) -> None:
-        """Keep the part of a unit."""
-        part = part.assign_attrs(run=self.run, unit=unit, digest=_digest(part))
+    def write(self, piece: str, part: xr.Dataset) -> None:
+        """Keep the part of a piece."""
+        part = part.assign_attrs(run=self.run, piece=piece, digest=_digest(part))
         packed = {"zlib": True, "complevel": 1}
         encoding = {key: packed for key, one in part.data_vars.items() if one.dtype.kind in "fi"}
-        path = self.path(unit)
+        path = self.path(piece)
         with atomic_path(path) as temporary:
             try:
                 with ONE_AT_A_TIME:
@@ -334,14 +334,14 @@ def _digest(part: xr.Dataset) -> str:
     return digest([[name, part[name].variable] for name in names])
 
 
-RETRIES = 3  # of a unit that fails, and rounds in a row in which workers die and nothing is done
+RETRIES = 3  # of a piece that fails, and rounds in a row in which workers die and nothing is done
 CPU = torch.device("cpu")
 
-Unit = tuple[str, str, int, Split, tuple[int, ...], tuple[int, ...]]  # a run without its sides
+Piece = tuple[str, str, int, Split, tuple[int, ...], tuple[int, ...]]  # a run without its sides
 Keep = Callable[[Run, xr.Dataset], object]
 
 
-def score_in_units(
+def score_in_pieces(
     runs: Sequence[Run],
     options: Options,
     *,
@@ -351,9 +351,9 @@ def score_in_units(
     device: str,
     progress: bool,
 ) -> xr.Dataset:
-    """Score every run as a unit of its own and put the parts together.
+    """Score every run as a piece of its own and put the parts together.
 
-    Units whose part is in the store are not computed again. ``device`` is resolved where a unit
+    Pieces whose part is in the store are not computed again. ``device`` is resolved where a piece
     is computed.
     """
     with _opened(store, fingerprint) as kept:
@@ -438,7 +438,7 @@ class _Cluster:
             runs = left
         if runs:
             raise FitError(
-                f"Workers died {RETRIES + 1} times in a row before any unit was done; the first "
+                f"Workers died {RETRIES + 1} times in a row before any piece was done; the first "
                 f"one left is {runs[0].name}. They may be out of memory: give each more, or use "
                 "fewer stimuli."
             )
@@ -451,7 +451,7 @@ class _Cluster:
         brains = _shipped(self.client, {run.region: run.brain for run in runs})
         futures = {
             self.client.submit(
-                _score_remotely, _unit(run),
+                _score_remotely, _piece(run),
                 models[run.layer], brains[run.region], self.options, self.device,
                 retries=RETRIES, pure=False,
             ): run
@@ -472,20 +472,20 @@ class _Cluster:
         return lost
 
 
-def _unit(run: Run) -> Unit:
+def _piece(run: Run) -> Piece:
     return run.layer, run.region, run.fold, run.split, run.learn, run.score
 
 
 def _shipped(client: Client, sides: Mapping[str, Responses]) -> dict[str, Future]:
-    """Send each side once; units fetch it from the worker that has it, or from one another."""
+    """Send each side once; pieces fetch it from the worker that has it, or from one another."""
     return {name: client.scatter(side.to(CPU), hash=False) for name, side in sides.items()}  # type: ignore[misc]
 
 
 def _score_remotely(
-    unit: Unit, model: Responses, brain: Responses, options: Options, device: str
+    piece: Piece, model: Responses, brain: Responses, options: Options, device: str
 ) -> xr.Dataset | SoftRSAError:
-    """Score a unit on a worker, in the one thread that dask runs it in."""
-    layer, region, fold, split, learn, score = unit
+    """Score a piece on a worker, in the one thread that dask runs it in."""
+    layer, region, fold, split, learn, score = piece
     target = resolve_device(device)
     run = Run(layer, region, fold, model.to(target), brain.to(target), split, learn, score)
     before = torch.get_num_threads()
@@ -517,7 +517,7 @@ def _result(future: Future, run: Run) -> xr.Dataset | SoftRSAError | None:
 
 @contextmanager
 def _bar(client: Client, futures: Sequence[Future], shown: bool) -> Iterator[None]:
-    """Show dask's own progress bar while units are collected."""
+    """Show dask's own progress bar while pieces are collected."""
     if not shown:
         yield
         return

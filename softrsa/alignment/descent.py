@@ -64,7 +64,7 @@ class Tiling:
 
 
 @dataclass(frozen=True)
-class Plan:
+class FitPlan:
     """How to fit: a measure to score with, a differentiable one to fit with, scaling per side.
 
     With a ``tiling``, RSMs are never held whole.
@@ -126,7 +126,7 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Path:
+class FitTrace:
     """What became of one fit at each stopping point up to that where it ended.
 
     ``gates`` holds (model, brain) gates per stopping point, ``embeddings`` what an embedding gate
@@ -145,7 +145,7 @@ class Path:
 
 
 class Standing(NamedTuple):
-    """How problems stand at a stopping point, each (n_problems,); see `Path`."""
+    """How problems stand at a stopping point, each (n_problems,); see `FitTrace`."""
 
     train: Tensor
     objective: Tensor
@@ -153,24 +153,24 @@ class Standing(NamedTuple):
     degenerate: Tensor
 
 
-def fit_paths(
+def fit_traces(
     problems: Sequence[Problem],
-    plan: Plan,
+    plan: FitPlan,
     on_step: Callable[[int], object],
-) -> list[Path]:
+) -> list[FitTrace]:
     """Fit all problems, in batches of equal size; ``on_step`` hears how many fits have stepped."""
 
-    def run(members: list[int]) -> list[Path]:
+    def run(members: list[int]) -> list[FitTrace]:
         return _Batch([problems[i] for i in members], plan).run(on_step)
 
     batches = list(_batches(problems))
     rsms = problems[0].brain.rsms if problems else torch.empty(0)
     entries = max(BATCH_ENTRIES, rsms.numel())
     fitted = map_on_cores(run, batches, entries=entries, device=rsms.device)
-    paths: dict[int, Path] = {}
+    traces: dict[int, FitTrace] = {}
     for members, found in zip(batches, fitted, strict=True):
-        paths.update(zip(members, found, strict=True))
-    return [paths[i] for i in range(len(problems))]
+        traces.update(zip(members, found, strict=True))
+    return [traces[i] for i in range(len(problems))]
 
 
 def _batches(problems: Sequence[Problem]) -> Iterator[list[int]]:
@@ -196,7 +196,7 @@ def _batches(problems: Sequence[Problem]) -> Iterator[list[int]]:
 class _Batch:
     """Gates with one leading entry per problem, and the data they see."""
 
-    def __init__(self, problems: list[Problem], plan: Plan):
+    def __init__(self, problems: list[Problem], plan: FitPlan):
         self.problems, self.plan = problems, plan
         first = problems[0]
         self.embeddings = (
@@ -270,7 +270,7 @@ class _Batch:
             for gate, how in zip(gates, self.plan.scaling, strict=True)
         ]
 
-    def run(self, on_step: Callable[[int], object]) -> list[Path]:
+    def run(self, on_step: Callable[[int], object]) -> list[FitTrace]:
         """Ascend from stopping point to stopping point, leaving behind the fits that have ended."""
         stops = self.plan.settings.stops
         everyone, embeddings = self.problems, self.embeddings
@@ -303,7 +303,7 @@ class _Batch:
         columns = [zip(*one, strict=True) for one in standings]
         pairs = embeddings or [None] * len(everyone)
         return [
-            Path(
+            FitTrace(
                 *map(torch.stack, one), gates=tuple(kept), embeddings=pair,
                 scalings=(self.scalings[0][i], self.scalings[1][i]),
             )  # type: ignore[arg-type]
@@ -403,9 +403,9 @@ def embeddings_of(problem: Problem, n_components: int) -> tuple[Embedding, Embed
     return model, brain
 
 
-def fit_tiled_paths(
-    problems: Sequence[Problem], plan: Plan, on_step: Callable[[int], object]
-) -> list[Path]:
+def fit_tiled_traces(
+    problems: Sequence[Problem], plan: FitPlan, on_step: Callable[[int], object]
+) -> list[FitTrace]:
     """Fit problems one after the other: each fills the machine, or all of its ranks."""
     return [_TiledFit(problem, plan).run(on_step) for problem in problems]
 
@@ -442,7 +442,7 @@ def _score(
 class _TiledFit:
     """One problem: gates, and the data they see."""
 
-    def __init__(self, problem: Problem, plan: Plan):
+    def __init__(self, problem: Problem, plan: FitPlan):
         self.plan, self.tiling = plan, plan.tiling or Tiling()
         self.sides = problem.model, problem.brain
         self.problem = problem
@@ -503,7 +503,7 @@ class _TiledFit:
             if isinstance(transform.step.gate, ProfileGate):
                 transform.step.gate.standardize(torch.cat(profiles))
 
-    def run(self, on_step: Callable[[int], object]) -> Path:
+    def run(self, on_step: Callable[[int], object]) -> FitTrace:
         """Ascend from stopping point to stopping point."""
         gates = [transform.step.gate for transform in self.transforms]
         noisy = self.tiling.batch_size is not None
@@ -521,7 +521,7 @@ class _TiledFit:
             kept.append((model, brain))
         columns = map(torch.stack, zip(*standings, strict=True))
         model, brain = (transform.scaling for transform in self.transforms)
-        return Path(
+        return FitTrace(
             *columns, gates=tuple(kept), scalings=(model, brain), embeddings=self.embeddings
         )
 

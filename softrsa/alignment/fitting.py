@@ -14,11 +14,11 @@ from softrsa._descent import TIE, first_best
 from softrsa._processes import Ranks
 from softrsa._threads import map_on_cores
 from softrsa.alignment.descent import (
-    Path,
-    Plan,
+    FitPlan,
+    FitTrace,
     Problem,
-    fit_paths,
-    fit_tiled_paths,
+    fit_tiled_traces,
+    fit_traces,
     given_up_at,
     score_tiled,
 )
@@ -70,7 +70,7 @@ class Fitted:
         Whether the fit had collapsed at the chosen step, so that an earlier one was taken.
     fallback : str
         Name of the best fixed transform, where it stands in for a fit that could not start.
-    path : Tensor, shape (2, n_stops), or None
+    trace : Tensor, shape (2, n_stops), or None
         Of a learned transform: the training score and the mean validation score over inner folds at
         every number of steps at which the fit may stop; NaN where it had collapsed or ended.
     units : Module, or None
@@ -91,7 +91,7 @@ class Fitted:
     n_steps: int = 0
     degenerate: bool = False
     fallback: str = ""
-    path: Tensor | None = None
+    trace: Tensor | None = None
     units: nn.Module | None = None
     subjects: tuple[str, ...] = ()
 
@@ -172,7 +172,7 @@ def with_units(model: Responses, transform: nn.Module, name: str) -> Responses:
 def fit_transforms(
     tasks: Sequence[Task],
     chains: Sequence[Chain],
-    plan: Plan,
+    plan: FitPlan,
     *,
     on_step: Callable[[int], object],
 ) -> list[dict[str, Fitted]]:
@@ -228,7 +228,7 @@ def _n_inner(task: Task, settings: FitSettings) -> int:
     return min(settings.inner_folds, len(task.train) // SMALLEST_BLOCK)
 
 
-def _inner_splits(task: Task, plan: Plan) -> list[Split]:
+def _inner_splits(task: Task, plan: FitPlan) -> list[Split]:
     n_inner = _n_inner(task, plan.settings)
     if n_inner < 2 or len(task.train) - len(task.train) // n_inner < SMALLEST_BLOCK:
         raise DataError(
@@ -263,7 +263,9 @@ class _Seen:
     What is fitted to units is fitted to training stimuli: of the task, or of an inner fold.
     """
 
-    def __init__(self, tasks: Sequence[Task], splits: Sequence[Sequence[Split]], plan: Plan, units):
+    def __init__(
+        self, tasks: Sequence[Task], splits: Sequence[Sequence[Split]], plan: FitPlan, units
+    ):
         self.tasks, self.splits, self.plan, self.row = tasks, splits, plan, units
         self.modules = [self._fit(task.model, task.brain, task.train) for task in tasks]
         self.models = [
@@ -341,10 +343,10 @@ class _Seen:
                         Problem(model, task.brain, *split, gate, penalty, last, key)
                         for model, split in zip(self.inner[i], inner, strict=True)
                     ]
-        fit = fit_paths if self.plan.tiling is None else fit_tiled_paths
+        fit = fit_traces if self.plan.tiling is None else fit_tiled_traces
         stops = self.plan.settings.stops
-        paths = fit(problems, self.plan, on_step)
-        choices = [_best_choice(i, keys, paths, stops) for i in range(len(self.tasks))]
+        traces = fit(problems, self.plan, on_step)
+        choices = [_best_choice(i, keys, traces, stops) for i in range(len(self.tasks))]
         final = [
             Problem(model, task.brain, task.train, None, choice.gate, choice.penalty, choice.stop)
             for task, model, choice in zip(self.tasks, self.models, choices, strict=True)
@@ -353,12 +355,12 @@ class _Seen:
         fits = fit(final, self.plan, on_step)
         return [
             self._standing_in(one, i, choice)
-            if bool(path.degenerate[0])
+            if bool(trace.degenerate[0])
             else replace(
-                _chosen_fit(one.name, path, choice, self.plan),
+                _chosen_fit(one.name, trace, choice, self.plan),
                 units=self.modules[i], subjects=self.tasks[i].brain.subjects,
             )
-            for i, (path, choice) in enumerate(zip(fits, choices, strict=True))
+            for i, (trace, choice) in enumerate(zip(fits, choices, strict=True))
         ]  # fmt: skip
 
     def _standing_in(self, one: Chain, i: int, choice: Choice) -> Fitted:
@@ -377,7 +379,7 @@ class _Seen:
         )  # fmt: skip
 
 
-def _training(model: Responses, brain: Responses, plan: Plan) -> Training:
+def _training(model: Responses, brain: Responses, plan: FitPlan) -> Training:
     """Give what a row's `fit` may read, all on the training stimuli."""
     units = None if model.units is None else model.units[0].double()
     return Training(model.rsms, brain.rsms, units, plan.scored, plan.settings.grid)
@@ -396,14 +398,14 @@ class Choice(NamedTuple):
 def _best_choice(
     task: int,
     keys: Sequence[tuple[int, str, float]],
-    paths: Sequence[Path],
+    traces: Sequence[FitTrace],
     stops: Sequence[int],
 ) -> Choice:
     """Gate, penalty and stopping point with the best mean validation score."""
     by_key: dict[tuple[str, float], list[Tensor]] = {}
-    for (i, gate, penalty), path in zip(keys, paths, strict=True):
+    for (i, gate, penalty), trace in zip(keys, traces, strict=True):
         if i == task:
-            by_key.setdefault((gate, penalty), []).append(path.validation)
+            by_key.setdefault((gate, penalty), []).append(trace.validation)
     best: Choice | None = None
     for (gate, penalty), scores in by_key.items():
         table = torch.stack(scores)  # (inner_folds, stops)
@@ -417,31 +419,31 @@ def _best_choice(
     return best
 
 
-def _chosen_fit(name: str, path: Path, choice: Choice, plan: Plan) -> Fitted:
+def _chosen_fit(name: str, trace: FitTrace, choice: Choice, plan: FitPlan) -> Fitted:
     """Take the fit at the chosen stopping point, or the last sound one before it.
 
     Sound is what has not collapsed and is not worse than the start, which is always a candidate.
     """
-    better = path.objective >= path.objective[0] - TIE
-    used = int((better & ~path.degenerate).nonzero()[-1])
+    better = trace.objective >= trace.objective[0] - TIE
+    used = int((better & ~trace.degenerate).nonzero()[-1])
     model, brain = (
         plan.soft_gate(gate, scaling)
-        for gate, scaling in zip(path.gates[used], path.scalings, strict=True)
+        for gate, scaling in zip(trace.gates[used], trace.scalings, strict=True)
     )
     return Fitted(
         name,
         name,
         model,
         brain,
-        path.embeddings,
-        float(path.train[used]),
+        trace.embeddings,
+        float(trace.train[used]),
         choice.inner_scores,
         choice.gate,
         choice.penalty,
         plan.settings.stops[used],
-        bool(path.degenerate[choice.stop]),
+        bool(trace.degenerate[choice.stop]),
         "",
-        _curves(path.train, choice.validation, len(plan.settings.stops)),
+        _curves(trace.train, choice.validation, len(plan.settings.stops)),
     )
 
 
@@ -455,7 +457,7 @@ def _curves(train: Tensor, validation: Tensor, n_stops: int) -> Tensor:
 
 def make_plan(
     measure: Measure, model: Responses, brain: Responses, settings: FitSettings, seed: int
-) -> Plan:
+) -> FitPlan:
     """Resolve what depends on the data: the measure to fit under and each side's scaling."""
     fitted = measure if measure.differentiable else get("centered_pearson")
     how = settings.scaling
@@ -463,7 +465,7 @@ def make_plan(
         ("affine" if side.bounded else "minmax") if how == "auto" else how
         for side in (model, brain)
     ]
-    return Plan(measure, fitted, (scaling[0], scaling[1]), settings, seed=seed)
+    return FitPlan(measure, fitted, (scaling[0], scaling[1]), settings, seed=seed)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from softrsa.transforms.soft_step import bound_distances_, exact_zeros_
 ALL = slice(None)
 
 
-class Plan(NamedTuple):
+class NeighborSimilarity(NamedTuple):
     """A similarity as a product of prepared rows and what is made of it."""
 
     queries: Tensor  # (m, width)
@@ -68,7 +68,7 @@ def _squares(queries: Tensor, neighbors: Tensor, scale: float) -> tuple[Tensor, 
     return left, right, rounding
 
 
-def l2(queries: Tensor, neighbors: Tensor, bandwidth: float | None) -> Plan:
+def l2(queries: Tensor, neighbors: Tensor, bandwidth: float | None) -> NeighborSimilarity:
     """Euclidean distance, negative."""
     left, right, rounding = _squares(queries, neighbors, 1.0)
 
@@ -77,7 +77,7 @@ def l2(queries: Tensor, neighbors: Tensor, bandwidth: float | None) -> Plan:
             return _NegativeRoot.apply(product)
         return product.clamp_min_(0.0).sqrt_().neg_()
 
-    return Plan(
+    return NeighborSimilarity(
         left,
         right,
         _inner,
@@ -86,7 +86,7 @@ def l2(queries: Tensor, neighbors: Tensor, bandwidth: float | None) -> Plan:
     )
 
 
-def rbf(queries: Tensor, neighbors: Tensor, bandwidth: float | None) -> Plan:
+def rbf(queries: Tensor, neighbors: Tensor, bandwidth: float | None) -> NeighborSimilarity:
     """Gaussian of the Euclidean distance; the bandwidth is the root of the width by default."""
     variance = float(queries.shape[-1]) if bandwidth is None else bandwidth**2
     left, right, rounding = _squares(queries, neighbors, -0.5 / variance)
@@ -97,12 +97,12 @@ def rbf(queries: Tensor, neighbors: Tensor, bandwidth: float | None) -> Plan:
             return product.clamp_max(0.0).exp()
         return product.clamp_max_(0.0).exp_()
 
-    return Plan(left, right, _inner, finish, _within(rounding))
+    return NeighborSimilarity(left, right, _inner, finish, _within(rounding))
 
 
-def l1(queries: Tensor, neighbors: Tensor, bandwidth: float | None) -> Plan:
+def l1(queries: Tensor, neighbors: Tensor, bandwidth: float | None) -> NeighborSimilarity:
     """City-block distance, negative."""
-    return Plan(
+    return NeighborSimilarity(
         queries,
         neighbors,
         lambda x, y: torch.cdist(x, y, p=1.0),
@@ -111,20 +111,20 @@ def l1(queries: Tensor, neighbors: Tensor, bandwidth: float | None) -> Plan:
     )
 
 
-def cosine(queries: Tensor, neighbors: Tensor, bandwidth: float | None) -> Plan:
+def cosine(queries: Tensor, neighbors: Tensor, bandwidth: float | None) -> NeighborSimilarity:
     """Cosine of the angle; 0 to and from a row of zeros."""
     unit = [_unit_length(rows) for rows in (queries, neighbors)]
     rounding = torch.full_like(queries[:, :1].detach(), 4 * torch.finfo(queries.dtype).eps)
-    return Plan(unit[0], unit[1], _inner, _itself, _within(rounding))
+    return NeighborSimilarity(unit[0], unit[1], _inner, _itself, _within(rounding))
 
 
-def dot(queries: Tensor, neighbors: Tensor, bandwidth: float | None) -> Plan:
+def dot(queries: Tensor, neighbors: Tensor, bandwidth: float | None) -> NeighborSimilarity:
     """Inner product per unit."""
     scaled = queries / queries.shape[-1]
     longest = neighbors.detach().norm(dim=-1).amax()
     eps = torch.finfo(queries.dtype).eps
     rounding = 4 * eps * longest * scaled.detach().norm(dim=-1, keepdim=True)
-    return Plan(scaled, neighbors, _inner, _itself, _within(rounding))
+    return NeighborSimilarity(scaled, neighbors, _inner, _itself, _within(rounding))
 
 
 def _unit_length(rows: Tensor) -> Tensor:
@@ -136,7 +136,7 @@ def _within(rounding: Tensor) -> Callable[[Tensor, Tensor, slice], Tensor]:
     return lambda low, high, rows: high - low <= rounding[rows]
 
 
-PLANS: dict[str, Callable[[Tensor, Tensor, float | None], Plan]] = {
+NEIGHBOR_SIMILARITIES: dict[str, Callable[[Tensor, Tensor, float | None], NeighborSimilarity]] = {
     "l2": l2,
     "l1": l1,
     "cosine": cosine,
@@ -176,7 +176,7 @@ def row_bounds(s: Tensor, excluded: Excluded | None) -> tuple[Tensor, Tensor]:
     return low, high
 
 
-def scaled_rows(s: Tensor, plan: Plan, excluded: Excluded | None) -> Tensor:
+def scaled_rows(s: Tensor, plan: NeighborSimilarity, excluded: Excluded | None) -> Tensor:
     """Scale each row to [0, 1] between its bounds; all 1 where they differ by rounding only.
 
     What stands in place of the excluded entry has no meaning, and must get no gradient.
@@ -189,7 +189,7 @@ class _RowScaling(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, *inputs: object) -> Tensor:
-        s, plan, excluded = cast("tuple[Tensor, Plan, Excluded | None]", inputs)
+        s, plan, excluded = cast("tuple[Tensor, NeighborSimilarity, Excluded | None]", inputs)
         s = s.clone() if excluded is None else covered(s, excluded)
         low, high = s.amin(-1, keepdim=True), s.amax(-1, keepdim=True)
         flat = plan.is_flat(low, high, ALL)
@@ -257,7 +257,7 @@ def step_weights(
     s: Tensor,
     scale: Tensor,
     parameters: StepParameters,
-    plan: Plan,
+    plan: NeighborSimilarity,
     excluded: Excluded | None,
 ) -> Tensor:
     """Softmax of ``scale * s`` times `soft_step` of its scaled rows, normalized to the sum 1.
@@ -314,7 +314,7 @@ class _StepWeights(torch.autograd.Function):
     @staticmethod
     def forward(ctx, *inputs: object) -> Tensor:
         s, scale, parameters, plan, excluded = cast(
-            tuple[Tensor, Tensor, Tensor, Plan, Excluded | None], inputs
+            tuple[Tensor, Tensor, Tensor, NeighborSimilarity, Excluded | None], inputs
         )
         hidden = None if excluded is None else _Hidden.of(s, excluded)
         weights = torch.empty_like(s)

@@ -12,7 +12,13 @@ from torch import Tensor, nn
 
 from softrsa._checks import check_floating
 from softrsa.errors import DataError, DTypeError, ShapeError, unknown_name
-from softrsa.prediction._neighbors import ALL, PLANS, Excluded, Plan, row_bounds
+from softrsa.prediction._neighbors import (
+    ALL,
+    NEIGHBOR_SIMILARITIES,
+    Excluded,
+    NeighborSimilarity,
+    row_bounds,
+)
 
 
 def check_options(similarity: str, temperature: float | None, bandwidth: float | None) -> None:
@@ -202,8 +208,8 @@ class NCAHead(nn.Module):
         bandwidth: float | None = None,
     ):
         super().__init__()
-        if similarity not in PLANS:
-            raise unknown_name("similarity", similarity, PLANS)
+        if similarity not in NEIGHBOR_SIMILARITIES:
+            raise unknown_name("similarity", similarity, NEIGHBOR_SIMILARITIES)
         check_options(similarity, temperature, bandwidth)
         self.similarity = similarity
         self.bandwidth = bandwidth
@@ -262,7 +268,9 @@ class NCAHead(nn.Module):
             plan = self.plan(queries, neighbors)
             return self.weigh(plan.block(), queries, plan, excluded)
 
-    def weigh(self, s: Tensor, queries: Tensor, plan: Plan, excluded: Excluded | None) -> Tensor:
+    def weigh(
+        self, s: Tensor, queries: Tensor, plan: NeighborSimilarity, excluded: Excluded | None
+    ) -> Tensor:
         """Weights from similarities (m, n)."""
         logits = s if self.log_temperature is None else s * (-self.log_temperature).exp().to(s)
         if excluded is not None:
@@ -275,12 +283,12 @@ class NCAHead(nn.Module):
         shares = shares * step
         return shares / shares.sum(-1, keepdim=True)
 
-    def plan(self, queries: Tensor, neighbors: Tensor) -> Plan:
+    def plan(self, queries: Tensor, neighbors: Tensor) -> NeighborSimilarity:
         """Prepare the similarity of these queries to these neighbors."""
-        return PLANS[self.similarity](queries, neighbors, self.bandwidth)
+        return NEIGHBOR_SIMILARITIES[self.similarity](queries, neighbors, self.bandwidth)
 
     def step(
-        self, s: Tensor, queries: Tensor, plan: Plan, excluded: Excluded | None
+        self, s: Tensor, queries: Tensor, plan: NeighborSimilarity, excluded: Excluded | None
     ) -> Tensor | None:
         """Factor of each weight, 1 for the most similar neighbor; None for all 1."""
         del s, queries, plan, excluded
@@ -367,7 +375,7 @@ MIN_ROWS = 32  # so many queries share the reading of the neighbors
 class Source:
     """Blocks of similarities of some queries, with what they must not see at -inf."""
 
-    def __init__(self, plan: Plan, rows: slice, excluded: Excluded | None):
+    def __init__(self, plan: NeighborSimilarity, rows: slice, excluded: Excluded | None):
         self.plan, self.rows = plan, rows
         self.excluded = None if excluded is None else excluded.of_rows(rows, len(plan.queries))
 

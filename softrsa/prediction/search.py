@@ -14,7 +14,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from softrsa.errors import DataError, unknown_name
-from softrsa.prediction._neighbors import PLANS
+from softrsa.prediction._neighbors import NEIGHBOR_SIMILARITIES
 from softrsa.prediction.experiment import PROTOCOL, fit_method, mean_error, split_samples
 from softrsa.prediction.experiment_result import SCALE, add_row, read_rows
 from softrsa.prediction.step_heads import NEIGHBOR_HEADS
@@ -198,8 +198,8 @@ def _combinations(
     similarities: Sequence[str], embeddings: Sequence[int], batch_sizes: Sequence[int]
 ) -> list[Choice]:
     for name in similarities:
-        if name not in PLANS:
-            raise unknown_name("similarity", name, PLANS)
+        if name not in NEIGHBOR_SIMILARITIES:
+            raise unknown_name("similarity", name, NEIGHBOR_SIMILARITIES)
     for name, sizes, least in (("embeddings", embeddings, 1), ("batch_sizes", batch_sizes, 2)):
         if any(size < least for size in sizes):
             raise DataError(f"`{name}` must be at least {least}, got {list(sizes)}.")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from softrsa.errors import DataError
 from softrsa.prediction._neighbors import (
     Excluded,
-    Plan,
+    NeighborSimilarity,
     neighbor_ranks,
     scaled_rows,
     step_weights,
@@ -85,7 +85,9 @@ class SoftStepNCAHead(NCAHead):
         gate = GlobalGate() if n_features is None else EmbeddingGate(n_features)
         self.soft_step = SoftStep(gate, family=family)
 
-    def weigh(self, s: Tensor, queries: Tensor, plan: Plan, excluded: Excluded | None) -> Tensor:
+    def weigh(
+        self, s: Tensor, queries: Tensor, plan: NeighborSimilarity, excluded: Excluded | None
+    ) -> Tensor:
         """Weights from similarities; the first family has a faster way."""
         if self.soft_step.family != "s1":
             return super().weigh(s, queries, plan, excluded)
@@ -93,7 +95,9 @@ class SoftStepNCAHead(NCAHead):
         parameters = self.bounds_at(s, queries)
         return step_weights(s, scale.to(s), parameters, plan, excluded)
 
-    def step(self, s: Tensor, queries: Tensor, plan: Plan, excluded: Excluded | None) -> Tensor:
+    def step(
+        self, s: Tensor, queries: Tensor, plan: NeighborSimilarity, excluded: Excluded | None
+    ) -> Tensor:
         """SoftStep of the scaled rows."""
         scaled = scaled_rows(s, plan, excluded)
         return self.soft_step.step(scaled, self.bounds_at(scaled, queries))
@@ -217,7 +221,9 @@ class DiffKNNHead(NCAHead):
             logit = logit + queries @ self.weight.to(queries)
         return (logit.sigmoid().unsqueeze(-1) * (n_neighbors - 1)).clamp_min(1.0)
 
-    def step(self, s: Tensor, queries: Tensor, plan: Plan, excluded: Excluded | None) -> Tensor:
+    def step(
+        self, s: Tensor, queries: Tensor, plan: NeighborSimilarity, excluded: Excluded | None
+    ) -> Tensor:
         """SoftKStep of the soft ranks."""
         ranks = neighbor_ranks(s, self.strength, excluded)
         n: Tensor | int = s.shape[-1]

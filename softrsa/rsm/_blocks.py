@@ -25,7 +25,7 @@ def stretch(x: Tensor, units: slice, rows: slice = slice(None)) -> Tensor:
 Prepare = Callable[[slice, slice], Tensor]  # (rows, units) -> what enters the sum over units
 
 
-class Plan(NamedTuple):
+class SimilarityRule(NamedTuple):
     """One similarity between the rows of two recordings, as a sum over units and what follows."""
 
     left: Prepare
@@ -58,30 +58,34 @@ def _moments(x: Tensor, units: Sequence[slice], center: bool) -> tuple[Tensor, T
     return mean, length
 
 
-def _normalized(x: Tensor, y: Tensor, units: Sequence[slice], *, center: bool) -> Plan:
+def _normalized(x: Tensor, y: Tensor, units: Sequence[slice], *, center: bool) -> SimilarityRule:
     def prepare(z: Tensor) -> Prepare:
         mean, length = _moments(z, units, center)
         return lambda rows, u: (stretch(z, u, rows) - mean[..., rows, :]) / length[..., rows, :]
 
     left = prepare(x)
     right = left if y is x else prepare(y)
-    return Plan(left, right, _gram, lambda total, _rows, _columns: total, 1.0, False)
+    return SimilarityRule(left, right, _gram, lambda total, _rows, _columns: total, 1.0, False)
 
 
-def correlation(x: Tensor, y: Tensor, units: Sequence[slice], precision: Tensor | None) -> Plan:
+def correlation(
+    x: Tensor, y: Tensor, units: Sequence[slice], precision: Tensor | None
+) -> SimilarityRule:
     """Pearson correlation across units."""
     return _normalized(x, y, units, center=True)
 
 
-def cosine(x: Tensor, y: Tensor, units: Sequence[slice], precision: Tensor | None) -> Plan:
+def cosine(
+    x: Tensor, y: Tensor, units: Sequence[slice], precision: Tensor | None
+) -> SimilarityRule:
     """Cosine of the angle between rows."""
     return _normalized(x, y, units, center=False)
 
 
-def dot(x: Tensor, y: Tensor, _units: Sequence[slice], precision: Tensor | None) -> Plan:
+def dot(x: Tensor, y: Tensor, _units: Sequence[slice], precision: Tensor | None) -> SimilarityRule:
     """Inner product per unit."""
     n_units = x.shape[-1]
-    return Plan(
+    return SimilarityRule(
         lambda rows, u: stretch(x, u, rows),
         lambda rows, u: stretch(y, u, rows),
         _gram,
@@ -91,9 +95,9 @@ def dot(x: Tensor, y: Tensor, _units: Sequence[slice], precision: Tensor | None)
     )
 
 
-def l1(x: Tensor, y: Tensor, _units: Sequence[slice], precision: Tensor | None) -> Plan:
+def l1(x: Tensor, y: Tensor, _units: Sequence[slice], precision: Tensor | None) -> SimilarityRule:
     """City-block distance, negative; summed in float64."""
-    return Plan(
+    return SimilarityRule(
         lambda rows, u: stretch(x, u, rows).double(),
         lambda rows, u: stretch(y, u, rows).double(),
         _city_block,
@@ -109,7 +113,7 @@ def _quadratic(
     units: Sequence[slice],
     precision: Tensor | None,
     to_similarity: Callable[[Tensor], Tensor],
-) -> Plan:
+) -> SimilarityRule:
     """Similarities made from (x - y)' P (x - y), summed in float64; P is 1 by default."""
     # taken off, it leaves distances as they are and spares their digits
     middle = torch.cat([stretch(x, u).mean(-2, keepdim=True) for u in units], -1)
@@ -148,7 +152,7 @@ def _quadratic(
     left, right = weighted(x), centered(y)
     if y is x and weights is None:
         left = right
-    return Plan(left, right, _gram, finish, 0.0, True)
+    return SimilarityRule(left, right, _gram, finish, 0.0, True)
 
 
 def _direct(x: Tensor, y: Tensor, pairs: Tensor, weights: Tensor | None) -> Tensor:
@@ -174,23 +178,27 @@ def _negative_root(squares: Tensor) -> Tensor:
     return -squares.masked_fill(zero, 1.0).sqrt().masked_fill(zero, 0.0)
 
 
-def l2(x: Tensor, y: Tensor, units: Sequence[slice], precision: Tensor | None) -> Plan:
+def l2(x: Tensor, y: Tensor, units: Sequence[slice], precision: Tensor | None) -> SimilarityRule:
     """Euclidean distance, negative."""
     return _quadratic(x, y, units, None, _negative_root)
 
 
-def sqeuclidean(x: Tensor, y: Tensor, units: Sequence[slice], precision: Tensor | None) -> Plan:
+def sqeuclidean(
+    x: Tensor, y: Tensor, units: Sequence[slice], precision: Tensor | None
+) -> SimilarityRule:
     """Squared Euclidean distance per unit, negative."""
     return _quadratic(x, y, units, None, lambda squares: squares.div_(-x.shape[-1]))
 
 
-def mahalanobis(x: Tensor, y: Tensor, units: Sequence[slice], precision: Tensor | None) -> Plan:
+def mahalanobis(
+    x: Tensor, y: Tensor, units: Sequence[slice], precision: Tensor | None
+) -> SimilarityRule:
     """Squared Mahalanobis distance per unit, negative."""
     return _quadratic(x, y, units, precision, lambda squares: squares.div_(-x.shape[-1]))
 
 
-MakePlan = Callable[[Tensor, Tensor, Sequence[slice]], Plan]
-PLANS: dict[str, Callable[[Tensor, Tensor, Sequence[slice], Tensor | None], Plan]] = {
+MakeRule = Callable[[Tensor, Tensor, Sequence[slice]], SimilarityRule]
+RULES: dict[str, Callable[[Tensor, Tensor, Sequence[slice], Tensor | None], SimilarityRule]] = {
     "correlation": correlation,
     "cosine": cosine,
     "dot": dot,
@@ -202,12 +210,12 @@ PLANS: dict[str, Callable[[Tensor, Tensor, Sequence[slice], Tensor | None], Plan
 }
 
 
-WIDE = frozenset(PLANS) - {"correlation", "cosine", "dot"}  # computed in float64
+WIDE = frozenset(RULES) - {"correlation", "cosine", "dot"}  # computed in float64
 
 
-def plan_maker(similarity: str, precision: Tensor | None) -> MakePlan:
+def rule_maker(similarity: str, precision: Tensor | None) -> MakeRule:
     """Fix the options, so that only the recordings and stretches of units are left to give."""
-    return lambda x, y, units: PLANS[similarity](x, y, units, precision)
+    return lambda x, y, units: RULES[similarity](x, y, units, precision)
 
 
 # With these, everything held beside the result stays below 200 MB (`benchmarks/rsm_speed.py`).
@@ -229,26 +237,26 @@ def _unit_slices(x: Tensor, y: Tensor, wide: bool) -> list[slice]:
     return [slice(start, start + step) for start in range(0, x.shape[-1], step)]
 
 
-def _row_step(plan: Plan, shape: torch.Size, itemsize: int, n_sums: int) -> int:
-    per_entry = 24 if plan.wide or n_sums > 1 else itemsize  # float64 and temporaries, or neither
+def _row_step(rule: SimilarityRule, shape: torch.Size, itemsize: int, n_sums: int) -> int:
+    per_entry = 24 if rule.wide or n_sums > 1 else itemsize  # float64 and temporaries, or neither
     return max(1, BLOCK_BYTES // (shape[:-2].numel() * shape[-1] * per_entry))
 
 
-def _prepared(plan: Plan) -> Plan:
+def _prepared(rule: SimilarityRule) -> SimilarityRule:
     """Prepare all rows once, where all units fit."""
-    left = plan.left(ALL, ALL)
-    right = left if plan.right is plan.left else plan.right(ALL, ALL)
-    return plan._replace(
+    left = rule.left(ALL, ALL)
+    right = left if rule.right is rule.left else rule.right(ALL, ALL)
+    return rule._replace(
         left=lambda rows, _units: left[..., rows, :], right=lambda rows, _units: right[..., rows, :]
     )
 
 
-def _sum(plan: Plan, rows: slice, columns: slice, units: list[slice]) -> Tensor:
-    shared = plan.left is plan.right and rows == columns
+def _sum(rule: SimilarityRule, rows: slice, columns: slice, units: list[slice]) -> Tensor:
+    shared = rule.left is rule.right and rows == columns
 
     def part(u: slice) -> Tensor:
-        left = plan.left(rows, u)
-        return plan.pairwise(left, left if shared else plan.right(columns, u))
+        left = rule.left(rows, u)
+        return rule.pairwise(left, left if shared else rule.right(columns, u))
 
     parts = (part(u) for u in units)
     total = next(parts)
@@ -272,22 +280,22 @@ def _diagonal(square: Tensor, self_similarity: float | None) -> Tensor:
     return self_similarity + 0 * diagonal.detach()  # NaN stays NaN
 
 
-def whole(x: Tensor, y: Tensor | None, make: MakePlan) -> Tensor:
+def whole(x: Tensor, y: Tensor | None, make: MakeRule) -> Tensor:
     """Compute all similarities in one piece, as autograd needs it."""
     other = x if y is None else y
     rows, columns = slice(0, x.shape[-2]), slice(0, other.shape[-2])
-    plan = make(x, other, [ALL])
-    result = plan.finish(_sum(plan, rows, columns, [ALL]), rows, columns).to(x.dtype)
-    return mirror(result, plan.self_similarity) if y is None else result
+    rule = make(x, other, [ALL])
+    result = rule.finish(_sum(rule, rows, columns, [ALL]), rows, columns).to(x.dtype)
+    return mirror(result, rule.self_similarity) if y is None else result
 
 
 def fill(
-    out: Tensor, x: Tensor, y: Tensor | None, make: MakePlan, write: Write, *, wide: bool
+    out: Tensor, x: Tensor, y: Tensor | None, make: MakeRule, write: Write, *, wide: bool
 ) -> None:
     """Compute similarities without gradient and hand them to ``write`` block by block.
 
     ``write(out, start, block, self_similarity)`` gets the rows from ``start`` on; without ``y``
-    the block begins at column ``start`` too. ``wide`` is that of the plan. ``x`` and ``y`` have
+    the block begins at column ``start`` too. ``wide`` is that of the rule. ``x`` and ``y`` have
     the leading dimensions of ``out``; more of them than fit at once are taken in groups.
     """
     other = x if y is None else y
@@ -300,15 +308,15 @@ def fill(
             fill(out[group], x[group], None if y is None else y[group], make, write, wide=wide)
         return
     units = _unit_slices(x, other, wide)
-    plan = make(x, other, units)
-    step = _row_step(plan, torch.Size((*lead, n, m)), x.itemsize, len(units))
+    rule = make(x, other, units)
+    step = _row_step(rule, torch.Size((*lead, n, m)), x.itemsize, len(units))
     if len(units) == 1:
-        plan = _prepared(plan)
+        rule = _prepared(rule)
     for start in range(0, n, step):
         rows = slice(start, min(start + step, n))
         columns = slice(start if y is None else 0, m)
-        block = plan.finish(_sum(plan, rows, columns, units), rows, columns)
-        write(out, start, block, plan.self_similarity)
+        block = rule.finish(_sum(rule, rows, columns, units), rows, columns)
+        write(out, start, block, rule.self_similarity)
 
 
 def write_rows(out: Tensor, start: int, block: Tensor, _self_similarity: float | None) -> None:

@@ -15,10 +15,10 @@ from softrsa._table import Table
 from softrsa.errors import DataError, DTypeError, ShapeError, unknown_name
 from softrsa.pairs import condense
 from softrsa.rsm._blocks import (
-    PLANS,
+    RULES,
     WIDE,
     fill,
-    plan_maker,
+    rule_maker,
     whole,
     write_condensed,
     write_mirrored,
@@ -187,7 +187,7 @@ class Similarity:
     def __post_init__(self):
         if not (self.name and self.words):
             raise DataError(f"A similarity needs a `name` and `words`, got {self!r}.")
-        if self.function is None and self.name not in PLANS:
+        if self.function is None and self.name not in RULES:
             raise DataError(f"Similarity {self.name!r} needs a `function` of x and y.")
 
 
@@ -209,7 +209,7 @@ for _row in (
     ),
 ):
     SIMILARITY_TABLE.add(_row)
-SIMILARITIES = tuple(PLANS)  # that softrsa computes itself
+SIMILARITIES = tuple(RULES)  # that softrsa computes itself
 SimilarityLike = str | Similarity | Callable[[Tensor, Tensor], Tensor]
 
 
@@ -320,7 +320,7 @@ def similarity_matrix(
     if y is not None:
         lead = broadcast_shape(x.shape[:-2], y.shape[:-2])
         x, y = x.expand(*lead, -1, -1), y.expand(*lead, -1, -1)
-    make = plan_maker(similarity, precision)
+    make = rule_maker(similarity, precision)
     if _needs_grad(x, y, precision):
         result = whole(x, y, make)
     else:
@@ -378,7 +378,7 @@ def condensed_similarity(
         return condense(_by_function(row.function, x, x))
     if precision is not None and precision.ndim > 2:
         return _each_precision(condensed_similarity, x, None, precision)
-    make = plan_maker(similarity, precision)
+    make = rule_maker(similarity, precision)
     if _needs_grad(x, precision):
         result = condense(whole(x, None, make))
     else:

@@ -15,7 +15,7 @@ from softrsa._precision import product, short_type
 from softrsa._processes import Ranks
 from softrsa._threads import map_on_cores
 from softrsa.rsm import similarity_matrix
-from softrsa.rsm._blocks import ALL, PLANS
+from softrsa.rsm._blocks import ALL, RULES
 
 KEPT_BYTES = 2**28  # of tiles kept from pass to pass instead of computed again, per RSM
 MOST_SCRATCH = 128  # matrices of the size of a tile that a thread holds on to
@@ -263,7 +263,7 @@ def tiled_features(
     """Lay out the RSM of features (n, p), which may require a gradient."""
     if similarity not in ("correlation", "cosine", "dot"):
         return TiledRSM(PairSource(x, similarity, bandwidth), kept_bytes=kept_bytes)
-    plan = PLANS[similarity](x, x, [ALL], None)
+    plan = RULES[similarity](x, x, [ALL], None)
     rows = plan.left(ALL, ALL)
     if similarity == "dot":
         rows = rows / x.shape[-1] ** 0.5

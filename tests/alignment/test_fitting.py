@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from softrsa.alignment import FitSettings
-from softrsa.alignment.descent import Problem, fit_paths, is_degenerate
+from softrsa.alignment.descent import Problem, fit_traces, is_degenerate
 from softrsa.alignment.fitting import (
     Fitted,
     Task,
@@ -74,9 +74,9 @@ def test_alone_or_in_a_batch_the_same_fit(gate, family, data, quick, rng):
         for train in folds
         for penalty in (0.0, 0.1)
     ]
-    batched = fit_paths(problems, plan, quiet)
+    batched = fit_traces(problems, plan, quiet)
     for problem, found in zip(problems, batched, strict=True):
-        (alone,) = fit_paths([problem], plan, quiet)
+        (alone,) = fit_traces([problem], plan, quiet)
         same_gates(alone, found)
         for score in ("train", "validation"):
             one, other = getattr(alone, score), getattr(found, score)
@@ -90,7 +90,7 @@ def test_a_fit_climbs_and_a_large_penalty_holds_it_at_the_identity(data):
     brain = side(subjects, "brain")
     plan = make_plan(get("centered_pearson"), side(model), brain, settings, 0)
     train = torch.arange(24)
-    free, held = fit_paths(
+    free, held = fit_traces(
         [Problem(side(model), brain, train, None, "profile", p, 2) for p in (0.0, 100.0)],
         plan,
         quiet,

@@ -12,7 +12,7 @@ from scipy.spatial import distance
 from softrsa.errors import DataError, DTypeError, ShapeError, UnknownNameError
 from softrsa.pairs import condense
 from softrsa.rsm import SIMILARITIES, condensed_similarity, similarity_matrix
-from softrsa.rsm._blocks import PLANS, WIDE
+from softrsa.rsm._blocks import RULES, WIDE
 
 N, P = 9, 12
 # distinct whole numbers: no row is constant, none is so by a rounding error
@@ -272,7 +272,7 @@ def test_options_that_do_not_suit_are_named():
 
 
 @pytest.mark.parametrize("name", SIMILARITIES)
-def test_what_is_computed_in_float64_is_what_its_plan_says(name):
+def test_what_is_computed_in_float64_is_what_its_rule_says(name):
     x = torch.ones(2, 3)
-    plan = PLANS[name](x, x, [slice(None)], torch.eye(3))
-    assert plan.wide == (name in WIDE)
+    rule = RULES[name](x, x, [slice(None)], torch.eye(3))
+    assert rule.wide == (name in WIDE)
