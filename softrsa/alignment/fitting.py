@@ -70,7 +70,7 @@ class Fitted:
         Whether the fit had collapsed at the chosen step, so that an earlier one was taken.
     fallback : str
         Name of the best fixed transform, where it stands in for a fit that could not start.
-    trace : Tensor, shape (2, n_stops), or None
+    path : Tensor, shape (2, n_stops), or None
         Of a learned transform: the training score and the mean validation score over inner folds at
         every number of steps at which the fit may stop; NaN where it had collapsed or ended.
     units : Module, or None
@@ -91,7 +91,7 @@ class Fitted:
     n_steps: int = 0
     degenerate: bool = False
     fallback: str = ""
-    trace: Tensor | None = None
+    path: Tensor | None = None
     units: nn.Module | None = None
     subjects: tuple[str, ...] = ()
 

@@ -171,7 +171,7 @@ def evaluate(
             "fallback": fitted.fallback,
             "chosen": fitted.chosen,
             "gate": fitted.gate,
-            "trace": fitted.trace,
+            "path": fitted.path,
             "influence": resampled.influence[k],
             "steps": (
                 _describe(fitted, sides[name], sides[name], "model"),
@@ -265,8 +265,8 @@ def _put(arrays: Mapping[str, np.ndarray], at: tuple[int, ...], record: Mapping[
     """Write what is known of one transform in one fold to its place."""
     for key in (*NUMBERS, *NAMES):
         arrays[key][at] = record[key]
-    if record["trace"] is not None:
-        arrays["fit_path"][at] = record["trace"]
+    if record["path"] is not None:
+        arrays["fit_path"][at] = record["path"]
     for side, described in enumerate(record["steps"]):
         if described is not None:
             for key, values in zip(("step_mean", "step_sd", "curve"), described, strict=True):
@@ -384,7 +384,7 @@ def evaluate_features(run: Run, options: Options) -> Judged:
         **dict.fromkeys(("row_offset_share", "ceiling_lower", "ceiling_upper"), torch.nan),
         "penalty": 0.0, "n_steps": 0, "degenerate": False, "chosen": "identity", "gate": "",
         "fallback": "",
-        "steps": (None, None), "trace": None,
+        "steps": (None, None), "path": None,
         "influence": torch.full((len(run.split.test),), torch.nan),
         "rsa_score": plain_rsa(*test, chosen),
     }  # fmt: skip
