@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -101,6 +103,45 @@ def read_result(
             "`softrsa.load`."
         )
     return data
+
+
+def write_tensors(path: str | Path, content: Mapping[str, Any]) -> None:
+    """Write plain types and tensors, among them the ``format``, so that all is there or nothing."""
+    import torch
+
+    with atomic_path(path) as temporary:
+        torch.save(content, temporary)
+
+
+@contextmanager
+def read_tensors(
+    path: str | Path, form: str, *, passing: type[Exception] | tuple[()] = ()
+) -> Iterator[dict[str, Any]]:
+    """Give what `write_tensors` wrote in this format; nothing in the file is executed.
+
+    Whatever fails while it is used means that the file is damaged, except errors ``passing``.
+    """
+    import torch
+
+    path = Path(path)
+    writer = form.removeprefix("softrsa.").partition("/")[0]
+    foreign = f"{path} is not a file written by `{writer}.save`."
+    if not path.is_file():
+        raise FileMissingError(f"There is no file {path.resolve()}.")
+    try:
+        with warnings.catch_warnings():  # of a foreign file's protocol, which is refused below
+            warnings.simplefilter("ignore", UserWarning)
+            content = torch.load(path, weights_only=True, map_location="cpu")
+    except (UnpicklingError, RuntimeError, ValueError, EOFError, LookupError, OSError) as error:
+        raise FileFormatError(foreign) from error
+    if not isinstance(content, dict) or content.get("format") != form:
+        raise FileFormatError(foreign)
+    try:
+        yield content
+    except passing:
+        raise
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        raise FileFormatError(f"{path} is damaged: {error!r}.") from error
 
 
 class StoredResult:

@@ -7,13 +7,13 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
 from softrsa._checks import check_count, resolve_device
+from softrsa._files import read_tensors, write_tensors
 from softrsa._processes import join_ranks, launched_ranks, rank_device
 from softrsa.alignment.descent import Tiling
 from softrsa.alignment.embedding import Embedding
@@ -44,14 +44,11 @@ from softrsa.alignment.settings import (
 )
 from softrsa.errors import (
     DataError,
-    FileFormatError,
-    FileMissingError,
     NotFittedError,
     ShapeError,
     StimulusError,
     unknown_name,
 )
-from softrsa.io import atomic_path
 from softrsa.measures import MEASURES, Measure, get
 from softrsa.rsm.scaling import Scaling
 from softrsa.rsm.similarity import SIMILARITY_TABLE, SimilarityLike, as_similarity
@@ -70,6 +67,9 @@ from softrsa.transforms.on_rsms import (
 )
 
 TILED_FROM_BYTES = 2 * 2**30  # of the RSMs of both sides, as float64
+
+
+FORMAT = "softrsa.Aligner/1"
 
 
 class Aligner:
@@ -354,7 +354,7 @@ class Aligner:
         params["similarity"] = as_similarity(self.similarity).name
         params["settings"] = None if self.settings is None else asdict(self.settings)
         content = {
-            "format": "softrsa.Aligner/1",
+            "format": FORMAT,
             "params": params,
             "fitted": {
                 f.name: getattr(fitted, f.name) for f in fields(Fitted) if f.name not in _PARTS
@@ -364,8 +364,7 @@ class Aligner:
             "units": None if fitted.units is None else _packed(fitted.units),
             "embeddings": [(e.mean, e.components) for e in fitted.embeddings or ()],
         }
-        with atomic_path(path) as temporary:
-            torch.save(content, temporary)
+        write_tensors(path, content)
 
     @classmethod
     def load(
@@ -404,28 +403,12 @@ class Aligner:
         -----
         Fitting such an Aligner again keeps its own modules as they are.
         """
-        path = Path(path)
-        if not path.is_file():
-            raise FileMissingError(f"There is no file {path.resolve()}.")
-        try:
-            with warnings.catch_warnings():  # of a foreign file's protocol, which is refused below
-                warnings.simplefilter("ignore", UserWarning)
-                content = torch.load(path, weights_only=True, map_location="cpu")
-        except (UnpicklingError, RuntimeError, ValueError, EOFError, LookupError, OSError) as error:
-            raise FileFormatError(f"{path} is not a file written by `Aligner.save`.") from error
-        if not isinstance(content, dict) or content.get("format") != "softrsa.Aligner/1":
-            raise FileFormatError(f"{path} is not a file written by `Aligner.save`.")
-        try:
+        with read_tensors(path, FORMAT, passing=MissingOwnError) as content:
             for name, given, known in (
                 ("measure", measure, MEASURES), ("similarity", similarity, SIMILARITY_TABLE),
             ):  # fmt: skip
                 content["params"][name] = _own_or_known(name, given, content["params"], known)
-            aligner = cls._rebuilt(content, {type(module).__name__: module for module in modules})
-        except MissingOwnError:
-            raise
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise FileFormatError(f"{path} is damaged: {error!r}.") from error
-        return aligner
+            return cls._rebuilt(content, {type(module).__name__: module for module in modules})
 
     @classmethod
     def _rebuilt(cls, content: dict[str, Any], own: Mapping[str, nn.Module]) -> Self:

@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from softrsa._files import read_tensors, write_tensors
 from softrsa._processes import ALONE, Ranks, current_ranks, join_ranks, rank_device
 from softrsa.errors import DataError
 from softrsa.prediction.attaching import Pool, Precision, attach, resolve_precision
-from softrsa.prediction.options import Options, TrainNeighbors, as_plain, read_file, write_file
+from softrsa.prediction.options import Options, TrainNeighbors, as_plain
 from softrsa.prediction.samples import Inputs, as_inputs, as_samples
 from softrsa.prediction.training import FittedNetwork, Learner, own_randomness
 from softrsa.transforms import Family
@@ -233,7 +234,7 @@ class FineTuner(FittedNetwork):
             # attributes set since `fit` are not those of this network
             params = {**learner.params, "device": self.device, "n_workers": self.n_workers}
             params = {name: as_plain(value) for name, value in params.items()}
-            write_file(path, {"format": FORMAT, "params": params, **learner.state()})
+            write_tensors(path, {"format": FORMAT, "params": params, **learner.state()})
 
     @classmethod
     def load(cls, path: str | Path, extractor: nn.Module) -> Self:
@@ -256,7 +257,7 @@ class FineTuner(FittedNetwork):
         FileMissingError, FileFormatError
             If there is no such file, or it is not of `save`, or of another extractor.
         """
-        with read_file(path, FORMAT) as content:
+        with read_tensors(path, FORMAT) as content:
             params = content["params"]
             tuner = cls(extractor, **{**params, "layers": tuple(params["layers"])})
             tuner.learner_ = tuner._new_learner(rank_device(tuner.device)).restore(content)

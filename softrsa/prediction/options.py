@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from softrsa.errors import DataError, FileFormatError, FileMissingError, ShapeError, unknown_name
-from softrsa.io import atomic_path
+from softrsa.errors import DataError, ShapeError, unknown_name
 from softrsa.prediction.heads import LinearHead
 from softrsa.prediction.network import Network, make_body
 from softrsa.prediction.step_heads import HEADS, LINEAR_HEADS, NEIGHBOR_HEADS
@@ -29,34 +24,6 @@ def as_plain(value: Any) -> Any:
     if isinstance(value, (tuple, list)):
         return [as_plain(item) for item in value]
     return value.item() if isinstance(value, np.generic) else value
-
-
-def write_file(path: str | Path, content: dict[str, Any]) -> None:
-    """Write plain types and tensors, so that the file is whole or not there."""
-    with atomic_path(path) as temporary:
-        torch.save(content, temporary)
-
-
-@contextmanager
-def read_file(path: str | Path, form: str) -> Iterator[dict[str, Any]]:
-    """Give what a file of this form holds; whatever fails while it is used means it is damaged."""
-    path = Path(path)
-    writer = form.removeprefix("softrsa.").partition("/")[0]
-    foreign = f"{path} was not written by `{writer}.save`."
-    if not path.is_file():
-        raise FileMissingError(f"There is no file {path.resolve()}.")
-    try:
-        with warnings.catch_warnings():  # of a foreign file's protocol, which is refused below
-            warnings.simplefilter("ignore", UserWarning)
-            content = torch.load(path, weights_only=True, map_location="cpu")
-    except (UnpicklingError, RuntimeError, ValueError, EOFError, LookupError, OSError) as error:
-        raise FileFormatError(foreign) from error
-    if not isinstance(content, dict) or content.get("format") != form:
-        raise FileFormatError(foreign)
-    try:
-        yield content
-    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-        raise FileFormatError(f"{path} is damaged: {error!r}.") from error
 
 
 FREE = ("max_epochs", "patience", "device", "warm_start")  # what a resumed training may have anew

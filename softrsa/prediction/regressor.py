@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from softrsa._files import read_tensors, write_tensors
 from softrsa._processes import current_ranks, join_ranks, rank_device
 from softrsa.errors import DataError, FileMissingError, NotFittedError
 from softrsa.prediction.attaching import attach, resolve_precision
@@ -19,8 +20,6 @@ from softrsa.prediction.options import (
     TrainNeighbors,
     as_plain,
     check_resumed,
-    read_file,
-    write_file,
 )
 from softrsa.prediction.samples import ArrayInputs, Inputs, as_inputs, as_samples, group_numbers
 from softrsa.prediction.training import FittedNetwork, Learner
@@ -257,7 +256,7 @@ class NeighborRegressor(FittedNetwork, MultiOutputMixin, RegressorMixin, BaseEst
             if hasattr(self, "feature_names_in_"):
                 content["feature_names"] = [str(name) for name in self.feature_names_in_]
         if current_ranks().rank == 0:
-            write_file(path, {**content, **learner.state()})
+            write_tensors(path, {**content, **learner.state()})
 
     @classmethod
     def load(cls, path: str | Path, *, extractor: nn.Module | None = None) -> Self:
@@ -282,7 +281,7 @@ class NeighborRegressor(FittedNetwork, MultiOutputMixin, RegressorMixin, BaseEst
         DataError
             If an extractor is missing, or the regressor has none.
         """
-        with read_file(path, FORMAT) as content:
+        with read_tensors(path, FORMAT) as content:
             params, extracts = content["params"], content["extracts"]
             regressor = cls(**{**params, "layers": tuple(params["layers"])}, extractor=extractor)
             if extracts == (extractor is not None):

@@ -274,7 +274,7 @@ class TestErrors:
         with pytest.raises(FileMissingError, match="There is no file"):
             NeighborRegressor.load(tmp_path / "no.pt")
         (tmp_path / "text.pt").write_text("not a file of ours")
-        with pytest.raises(FileFormatError, match="was not written by"):
+        with pytest.raises(FileFormatError, match="is not a file written by"):
             NeighborRegressor.load(tmp_path / "text.pt")
         torch.save({"format": "softrsa.NeighborRegressor/2"}, tmp_path / "part.pt")
         with pytest.raises(FileFormatError, match="damaged: KeyError"):
