@@ -471,9 +471,10 @@ def _as_region(data: Data, name: str, similarity: SimilarityLike) -> Responses:
     cpu = torch.device("cpu")
     found = as_responses(data, similarity=similarity, name=name, device=cpu, whole=False)
     for i, units in enumerate(found.units or ()):
-        # each stimulus with itself: not a number where it is constant, or a value is not finite
-        own = similarity_matrix(units.unsqueeze(1), similarity=similarity)
-        bad = (~own.flatten().isfinite()).nonzero().flatten().tolist()
+        # correlations and cosines of a stimulus with itself are not a number where it is constant
+        alone = units.unsqueeze(1)
+        own = similarity_matrix(alone, similarity=similarity) if found.bounded else units
+        bad = (~own.flatten(1).isfinite().all(1)).nonzero().flatten().tolist()
         if bad:
             raise DataError(
                 f"{name!r} has similarities that are not finite (subject {i}, stimuli at "

@@ -11,7 +11,7 @@ from softrsa.alignment import Aligner, AlignmentLoss
 from softrsa.errors import DataError, FitError, ShapeError, StimulusError, UnknownNameError
 from softrsa.measures import available, centered_pearson, debiased_cka, linear_cka, pearson
 from softrsa.pairs import off_diagonal
-from softrsa.rsm import similarity_matrix
+from softrsa.rsm import SIMILARITIES, similarity_matrix
 from softrsa.transforms import (
     EmbeddingGate,
     GeoTopological,
@@ -295,6 +295,15 @@ def test_recordings_that_say_nothing_are_refused_at_once(bad, rng):
     x[3] = bad
     with pytest.raises(DataError, match=r"'IT' has similarities .*subject 0, stimuli at \[3\]"):
         AlignmentLoss({"IT": x})
+
+
+@pytest.mark.parametrize(
+    "similarity", sorted({*SIMILARITIES} - {"mahalanobis"})
+)  # needs a precision
+def test_recordings_to_look_up_by_any_similarity(similarity, rng):
+    x = torch.randn(12, 6, generator=rng, dtype=torch.float64)
+    loss = AlignmentLoss(x, similarity=similarity)(x, stimuli=range(12))
+    assert loss.item() == pytest.approx(0, abs=1e-12)
 
 
 def test_recordings_are_the_losss_own(rng):

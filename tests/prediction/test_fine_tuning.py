@@ -247,7 +247,9 @@ def test_saved_and_loaded(rate, samples, network, tmp_path):
     assert repr(loaded) == repr(tuner)
     with pytest.raises(FileFormatError, match="damaged"):
         FineTuner.load(tmp_path / "tuner.pt", nn.Conv2d(3, 4, 3))
-    with pytest.raises(FileFormatError, match=r"is not a file written by `NeighborRegressor\.save`"):
+    with pytest.raises(
+        FileFormatError, match=r"is not a file written by `NeighborRegressor\.save`"
+    ):
         NeighborRegressor.load(tmp_path / "tuner.pt")
 
 
