@@ -37,7 +37,7 @@ def keep_freed() -> None:
     --------
     >>> keep_freed()
     """
-    torch.empty(2**25 - 2**16, dtype=torch.uint8)  # made and freed, never touched
+    torch.empty(2**25 - 2**16, dtype=torch.uint8, device="cpu")  # made, freed, never touched
 
 
 def give_back_freed() -> None:
