@@ -25,25 +25,30 @@ class Embedding:
 
     @classmethod
     def fit(cls, units: Tensor, n_components: int) -> Embedding:
-        """Find the components of ``units`` (n_stimuli, n_units); fewer where the rank is lower."""
+        """Find the components of ``units`` (n_stimuli, n_units); fewer where the rank is lower.
+
+        In float64: components of float32 differ between processors in the sixth digit.
+        """
+        rounding = torch.finfo(units.dtype).eps
+        units = units.double()
         mean = units.mean(0)
         centered = units - mean
         n, p = units.shape
         # the smaller of the two products: both have the variances as eigenvalues
         product = centered @ centered.mT if n <= p else centered.mT @ centered
-        variance, vectors = torch.linalg.eigh(product.double())
+        variance, vectors = torch.linalg.eigh(product)
         variance, vectors = variance.flip(0)[:n_components], vectors.flip(1)[:, :n_components]
-        full = variance > variance[0] * n * torch.finfo(units.dtype).eps
+        full = variance > variance[0] * n * rounding
         variance, vectors = variance[full], vectors[:, full]
         if n <= p:
             over_stimuli = vectors
-            vectors = centered.mT @ (vectors / variance.sqrt()).to(units.dtype)
+            vectors = centered.mT @ (vectors / variance.sqrt())
         else:
-            over_stimuli = centered @ vectors.to(units.dtype)
+            over_stimuli = centered @ vectors
         # signs are told by stimuli, which a rotation of the units leaves as they are
         sign = over_stimuli.gather(0, over_stimuli.abs().argmax(0, keepdim=True)).sign()
         scale = sign * ((n - 1) / variance).sqrt()  # scores get unit sample variance
-        return cls(mean, vectors.to(units.dtype) * scale.to(units.dtype))
+        return cls(mean, vectors * scale)
 
     def project(self, units: Tensor) -> Tensor:
         """Scores (n_stimuli, n_components) of any stimuli with the same units."""
