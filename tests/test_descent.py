@@ -79,7 +79,10 @@ def test_rounding_is_no_loss():
 def test_a_loss_is_taken_back_and_rates_grow_again():
     module = points([0.0])
     ascent = Ascent([module], 1.0)
-    cliff = lambda: torch.where(module.at[:, 0] > 1.5, -100.0, module.at[:, 0])  # noqa: E731
+
+    def cliff():
+        return torch.where(module.at[:, 0] > 1.5, -100.0, module.at[:, 0])
+
     shares = []
     for _ in range(12):
         ascent.step(cliff)

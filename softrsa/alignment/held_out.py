@@ -227,9 +227,9 @@ def collect(
 
     Without ``all_stimuli`` the scores over all stimuli are left NaN.
     """
-    names = [*judged[0].records]
+    names, layer_names, region_names = [*judged[0].records], list(layers), list(regions)
     coordinates: dict[str, Sequence | np.ndarray] = {
-        "layer": list(layers), "region": list(regions), "transform": names,
+        "layer": layer_names, "region": region_names, "transform": names,
         "fold": range(max(run.fold for run in runs) + 1), "side": list(SIDES),
         "parameter": list(PARAMETERS), "anchor_quantile": list(CURVE_QUANTILES),
         "similarity": CURVE_GRID.numpy(), "role": list(ROLES), "stop": list(options.settings.stops),
@@ -241,13 +241,15 @@ def collect(
     }
     data |= {key: (DIMS, np.full([n[dim] for dim in DIMS], "", dtype=object)) for key in NAMES}
     data["rsa_score"] = (dims := ("layer", "region", "fold")), _missing(n, *dims)
+    arrays = {key: values for key, (_, values) in data.items()}
     for run, (records, _) in zip(runs, judged, strict=True):
-        place = coordinates["layer"].index(run.layer), coordinates["region"].index(run.region)  # type: ignore[union-attr]
-        data["rsa_score"][1][(*place, run.fold)] = records["identity"]["rsa_score"]
+        place = layer_names.index(run.layer), region_names.index(run.region)
+        arrays["rsa_score"][(*place, run.fold)] = records["identity"]["rsa_score"]
         for k, record in enumerate(records.values()):
-            _put({key: values for key, (_, values) in data.items()}, (*place, k, run.fold), record)
-            influence = data["stimulus_influence"][1]
-            influence[(*place, k, run.fold, run.split.test.numpy())] = record["influence"].cpu()
+            at = (*place, k, run.fold)
+            _put(arrays, at, record)
+            tested = (*at, run.split.test.numpy())
+            arrays["stimulus_influence"][tested] = record["influence"].cpu()
     if all_stimuli:
         data["all_stimuli_score"] = DIMS[:3], _over_all(names, layers, regions, options)
     else:

@@ -97,6 +97,7 @@ class AlignmentLoss(nn.Module):
         self.similarity, self.penalty = as_similarity(similarity), penalty
         self.model_transform = _on_rsms(model_transform, self.similarity.bounded)
         self.brain_transform = _on_rsms(brain_transform, self.similarity.bounded)
+        self.scales_brain = isinstance(brain_transform, SoftStep)  # nobody has said how
         self.weights = None if weights is None else dict(weights)
         self.regions = {} if brain is None else as_regions(brain, self.similarity)
 
@@ -197,7 +198,7 @@ class AlignmentLoss(nn.Module):
             model = _transformed(self.model_transform, rsm, x)
             units = None if region.units is None else region.all_units().to(x)
             transform = self.brain_transform
-            if isinstance(transform, SoftGate) and not region.bounded:  # RDMs of unknown scale
+            if isinstance(transform, SoftGate) and self.scales_brain and not region.bounded:
                 transform = SoftGate(transform.step, "minmax", transform.symmetrize)
             brain = _transformed(transform, region.rsms.to(rsm), units)
             score = self.entry.between(model, brain).mean()

@@ -12,6 +12,7 @@ from softrsa.errors import DataError, FitError, ShapeError, StimulusError, Unkno
 from softrsa.measures import available, centered_pearson, debiased_cka, linear_cka, pearson
 from softrsa.pairs import off_diagonal
 from softrsa.rsm import SIMILARITIES, similarity_matrix
+from softrsa.rsm.scaling import Scaling
 from softrsa.transforms import (
     EmbeddingGate,
     GeoTopological,
@@ -20,6 +21,7 @@ from softrsa.transforms import (
     SoftStep,
     double_center,
 )
+from softrsa.transforms.on_rsms import SoftGate
 
 DIFFERENTIABLE = [name for name, entry in available().items() if entry.differentiable]
 
@@ -319,3 +321,14 @@ def test_a_similarity_of_ones_own(rng):
     loss = AlignmentLoss(similarity=lambda a, b: a @ b.mT)(features, x)
     expected = 1 - centered_pearson(features @ features.mT, x @ x.mT)
     assert loss.item() == pytest.approx(expected.item(), abs=1e-12)
+
+
+def test_scales_that_were_learned_are_kept(rng):
+    """A transform of an Aligner's brings its own numbers, also to RDMs of unknown origin."""
+    features, x = torch.randn(2, 12, 6, generator=rng, dtype=torch.float64)
+    rdm = torch.cdist(x, x)
+    gate = SoftGate(SoftStep(GlobalGate()), Scaling.fit(1 - rdm[None], "minmax"), symmetrize=True)
+    some = slice(0, 8)
+    found = AlignmentLoss(brain_transform=gate)(features[some], rdm[some, some])
+    expected = centered_pearson(torch.corrcoef(features[some]), gate(1 - rdm[None])[0, some, some])
+    assert found.item() == pytest.approx(1 - expected.item(), abs=1e-9)
