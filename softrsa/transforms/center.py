@@ -58,7 +58,7 @@ class _DoubleCenter(torch.autograd.Function):
     @staticmethod
     def forward(ctx, matrix: Tensor) -> Tensor:
         del ctx
-        return residual(matrix)[0]
+        return residual(matrix)
 
     @staticmethod
     def backward(ctx, *grad_outputs: Tensor) -> Tensor:
@@ -66,11 +66,17 @@ class _DoubleCenter(torch.autograd.Function):
         return double_center(grad_outputs[0])
 
 
-def residual(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Double-centered copy, and the norm (..., 1, 1) of the off-diagonal entries before."""
+def residual(matrix: Tensor) -> Tensor:
+    """Double-centered copy; exactly 0 where nothing but rounding is left.
+
+    The mean is taken off first, entry by entry, so that equal entries stay equal and rounding is
+    that of what differs, not of what all have in common.
+    """
     n = matrix.shape[-1]
     matrix = zero_diagonal(matrix)
-    size = torch.linalg.vector_norm(matrix, dim=(-2, -1), keepdim=True)
+    size = norm(matrix)
+    mean = matrix.sum(-1, keepdim=True).sum(-2, keepdim=True) / (n * (n - 1))
+    _without_diagonal(matrix.sub_(mean))
     rows, columns = matrix.sum(-1), matrix.sum(-2)
     total = rows.sum(-1)[..., None] / ((n - 1) * (n - 2))
     # normal equations of M_ij ~ r_i + c_j over i != j, solved in closed form:
@@ -78,7 +84,15 @@ def residual(matrix: Tensor) -> tuple[Tensor, Tensor]:
     row_offset = ((n - 1) * rows + columns) / (n * (n - 2)) - total
     column_offset = ((n - 1) * columns + rows) / (n * (n - 2))
     matrix.sub_(row_offset.unsqueeze(-1)).sub_(column_offset.unsqueeze(-2))
-    return _without_diagonal(matrix), size
+    _without_diagonal(matrix)
+    nothing = norm(matrix) <= 8 * torch.finfo(matrix.dtype).eps * size
+    return matrix.masked_fill_(nothing, 0.0)
+
+
+def norm(matrix: Tensor) -> Tensor:
+    """Frobenius norms (..., 1, 1); those of rows are put together in float64."""
+    rows = torch.linalg.vector_norm(matrix, dim=-1, keepdim=True).double()
+    return torch.linalg.vector_norm(rows, dim=-2, keepdim=True).to(matrix.dtype)
 
 
 def zero_diagonal(matrix: Tensor) -> Tensor:
