@@ -13,6 +13,7 @@ from torch import Tensor
 
 from softrsa._checks import check_broadcast, check_floating, check_square
 from softrsa._gradients import again, within
+from softrsa._precision import warn_of_lost
 from softrsa._ranks import average_ranks, is_rounding, rounding_of
 from softrsa.errors import DataError, ShapeError
 from softrsa.pairs import expand, off_diagonal
@@ -387,6 +388,10 @@ def _moments(x: Tensor, center: bool) -> _Moments:
     square = torch.zeros_like(mean)
     for part in _parts(x):
         square += _deviations(x, part, mean, inverse).square_().sum(-1, keepdim=True)
+    if center and x.dtype == torch.float32 and not x.requires_grad:
+        spread = (square / x.shape[-1]).sqrt() / inverse
+        largest = torch.maximum(low.abs(), high.abs())
+        warn_of_lost(torch.finfo(x.dtype).eps * largest / spread, "a correlation of these RSMs")
     if center:
         square.masked_fill_(is_rounding(low, high, rounding_of(low, high)), torch.nan)
     return _Moments(mean, inverse, square)
@@ -482,7 +487,9 @@ class _CenteredCosine(torch.autograd.Function):
 
 def _centered_unit(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """Double-center and bring to norm 1, and the norm (..., 1, 1); infinite if nothing is left."""
-    rest = residual(matrix)
+    rest, size, scale = residual(matrix)
     norm = norm_of(rest)
+    if rest.dtype == torch.float32 and not matrix.requires_grad:
+        warn_of_lost(torch.finfo(rest.dtype).eps * size / norm, "a score of double-centered RSMs")
     norm = norm.masked_fill(norm == 0, torch.inf)
-    return rest.div_(norm), norm
+    return rest.div_(norm), norm / scale

@@ -241,7 +241,7 @@ def _ranks_among(ordered: Tensor, s: Tensor) -> Tensor:
     ordered = ordered.expand(*shape, -1).contiguous()
     values = s.expand(*shape, -1, -1).flatten(-2).contiguous()
     ends = torch.stack([ordered[..., 0], ordered[..., -1]], -1)
-    rounding = rounding_of(*ends.split(1, -1))
+    rounding = rounding_of(ends[..., :1], ends[..., 1:])
     ranks, limits = (
         (
             torch.searchsorted(ordered, x - rounding)

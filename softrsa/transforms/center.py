@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -58,7 +60,8 @@ class _DoubleCenter(torch.autograd.Function):
     @staticmethod
     def forward(ctx, matrix: Tensor) -> Tensor:
         del ctx
-        return residual(matrix)
+        rest, _, scale = residual(matrix)
+        return rest.div_(scale)
 
     @staticmethod
     def backward(ctx, *grad_outputs: Tensor) -> Tensor:
@@ -66,15 +69,25 @@ class _DoubleCenter(torch.autograd.Function):
         return double_center(grad_outputs[0])
 
 
-def residual(matrix: Tensor) -> Tensor:
-    """Double-centered copy; exactly 0 where nothing but rounding is left.
+class Residual(NamedTuple):
+    """Double-centered matrices times a power of 2, (..., 1, 1), and how large they were before."""
+
+    rest: Tensor
+    size: Tensor
+    scale: Tensor
+
+
+def residual(matrix: Tensor) -> Residual:
+    """Double-center a copy, scaled; exactly 0 where nothing but rounding is left.
 
     The mean is taken off first, entry by entry, so that equal entries stay equal and rounding is
     that of what differs, not of what all have in common.
     """
     n = matrix.shape[-1]
     matrix = zero_diagonal(matrix)
-    size = norm(matrix)
+    largest = torch.linalg.vector_norm(matrix, torch.inf, (-2, -1), keepdim=True)
+    scale = torch.ldexp(torch.ones_like(largest), -largest.frexp().exponent)
+    size = norm(matrix.mul_(scale))
     mean = matrix.sum(-1, keepdim=True).sum(-2, keepdim=True) / (n * (n - 1))
     _without_diagonal(matrix.sub_(mean))
     rows, columns = matrix.sum(-1), matrix.sum(-2)
@@ -86,7 +99,7 @@ def residual(matrix: Tensor) -> Tensor:
     matrix.sub_(row_offset.unsqueeze(-1)).sub_(column_offset.unsqueeze(-2))
     _without_diagonal(matrix)
     nothing = norm(matrix) <= 8 * torch.finfo(matrix.dtype).eps * size
-    return matrix.masked_fill_(nothing, 0.0)
+    return Residual(matrix.masked_fill_(nothing, 0.0), size, scale)
 
 
 def norm(matrix: Tensor) -> Tensor:

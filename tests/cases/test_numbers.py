@@ -1,5 +1,8 @@
 """Rounding, ties, ranges and what is undefined: right values by NumPy and SciPy."""
 
+import itertools
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -8,8 +11,10 @@ from scipy import stats
 from softrsa._ranks import average_ranks, tied
 from softrsa.inference import bootstrap, compare_models, evaluate, noise_ceiling, permutation_test
 from softrsa.measures import (
+    available,
     centered_pearson,
     cosine,
+    get,
     kendall_tau_a,
     kendall_tau_b,
     pearson,
@@ -17,7 +22,7 @@ from softrsa.measures import (
     spearman,
 )
 from softrsa.pairs import condense, expand
-from softrsa.rsm import scale_similarities, similarity_matrix
+from softrsa.rsm import RoundingWarning, scale_similarities, similarity_matrix
 from softrsa.transforms import double_center, geo_topological, geodesic
 
 BOTH = [torch.float32, torch.float64]
@@ -149,6 +154,131 @@ def test_an_rsm_with_itself_is_one_in_float32():
 
 
 def test_rho_a_of_many_pairs():
-    x = torch.rand(2300 * 2299 // 2, generator=torch.Generator().manual_seed(0))
+    x = torch.rand(2300 * 2299 // 2, generator=torch.Generator().manual_seed(0))  # n^3 > 2^64
     assert rho_a(x, x).item() == pytest.approx(1.0, abs=1e-3)  # some are equal in float32
     assert rho_a(x.double(), -x.double()).item() < -0.999
+
+
+def features(seed=0, n=40, p=10):
+    rng = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, p, generator=rng, dtype=torch.float64)
+    return x, 0.7 * x + torch.randn(n, p, generator=rng, dtype=torch.float64)
+
+
+SIMILARITIES = ["correlation", "l2", "rbf", "l1"]
+ON_FEATURES = ["cca", "svcca", "linear_cka", "nbs", "rbf_cka", "linear_predictivity"]
+
+
+@pytest.mark.parametrize("change", [1e-20, 1e20, 1e-15, 1e15])
+def test_scores_of_float32_do_not_depend_on_the_unit(change):
+    x, y = features()
+    for name in SIMILARITIES:
+        right = [similarity_matrix(z, similarity=name) for z in (x, y)]
+        found = [similarity_matrix((change * z).float(), similarity=name) for z in (x, y)]
+        for measure in (get("pearson"), get("centered_pearson"), get("cosine"), get("spearman")):
+            expected = measure.between(*right).item()
+            assert measure.between(*found).item() == pytest.approx(expected, abs=1e-4)
+    for name in ON_FEATURES:
+        expected = get(name)(x, y).item()
+        assert get(name)((change * x).float(), (change * y).float()).item() == pytest.approx(
+            expected, abs=1e-4
+        )
+
+
+@pytest.mark.parametrize("offset", [1e3, 1e4, 1e5, 1e6])
+def test_large_offsets_of_float32_are_exact_or_said(offset):
+    """Numbers are those of float64 for the same rounded values, and a warning where that is far."""
+    x, y = ((z + offset).float() for z in features())
+    for name in SIMILARITIES:
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            found = similarity_matrix(x, similarity=name)
+        right = similarity_matrix(x.double(), similarity=name)
+        assert (found - right).abs().max() <= 1e-6 * max(1.0, float(right.abs().max()))
+        assert bool(said) == (offset >= 1e5)
+    for name in ON_FEATURES:
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            found = get(name)(x, y).item()
+        assert bool(said) == (offset >= 1e5)
+        if not said:
+            expected = get(name)(x.double() - offset, y.double() - offset).item()
+            assert found == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize("offset", [0.0, 10.0])
+def test_rounding_adds_no_rank(offset):
+    rng = torch.Generator().manual_seed(1)
+    u = torch.randn(40, 2, generator=rng, dtype=torch.float64)
+    v = u + torch.randn(40, 2, generator=rng, dtype=torch.float64)
+    x, y = (z @ torch.randn(2, 12, generator=rng, dtype=torch.float64) + offset for z in (u, v))
+    for name in ("cca", "linear_predictivity"):
+        assert get(name)(x.float(), y.float()).item() == pytest.approx(
+            get(name)(u, v).item() if name == "cca" else get(name)(x, y).item(), abs=1e-4
+        )
+
+
+def test_a_stimulus_a_million_times_larger():
+    x, y = features()
+    x[3] *= 1e6
+    for name in ("cca", "linear_predictivity", "linear_cka"):
+        with pytest.warns(RoundingWarning):
+            found = get(name)(x.float(), y.float())
+        assert found.item() == pytest.approx(get(name)(x, y).item(), abs=1e-3)
+    found = similarity_matrix(x.float())
+    assert (found - similarity_matrix(x)).abs().max() < 1e-5  # each stimulus has its own scale
+
+
+def test_an_rsm_of_nearly_equal_values_is_warned_of():
+    x = 1 + 1e-5 * torch.randn(500, generator=torch.Generator().manual_seed(0))
+    with pytest.warns(RoundingWarning):
+        pearson(x, x.flip(0))
+
+
+def hard_pairs(entry):
+    """Inputs whose scores are at an end of the range, or near what is undefined."""
+    for seed, dtype in itertools.product(range(6), BOTH):
+        rng = torch.Generator().manual_seed(seed)
+        n = max(entry.smallest_n, 4 + seed)
+        x = torch.randn(n, 3 + seed, generator=rng, dtype=dtype)
+        others = [x, 2 * x, -x, x + 1e-6 * torch.randn(x.shape, generator=rng, dtype=dtype)]
+        others += [x.round(), x[:, :1], torch.ones_like(x), torch.eye(n, dtype=dtype), x @ x.mT]
+        for y in others:
+            if entry.takes == "features":
+                yield x, y
+                yield y, x
+            else:
+                yield tuple(entry.pairs_of(z.cov() if z.shape[1] > 1 else z @ z.mT) for z in (x, y))
+    if entry.takes in ("vectors", "pairs"):
+        for values in ([[1, 2, 3], [2, 3, 3.5]], [[1, 2, 3], [3, 2, 1]], [[0.1] * 3, [1, 2, 3]]):
+            yield tuple(torch.tensor(values, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("entry", available().values(), ids=lambda entry: entry.name)
+def test_scores_stay_in_their_range(entry):
+    low, high = entry.range
+    for given, y in hard_pairs(entry):
+        if entry.name == "rbf_cka" and (given.std(0).max() == 0 or y.std(0).max() == 0):
+            continue  # the median distance is 0: an error that says so
+        x = given.clone().requires_grad_(entry.differentiable)
+        score = entry(x, y)
+        assert score.isnan() or low <= score.item() <= high
+        if score.isfinite() and entry.differentiable:
+            assert torch.autograd.grad(score, x)[0].isfinite().all()
+
+
+def test_scores_of_what_is_the_same_are_one():
+    x, _ = features()
+    assert get("cca")(x, 2 * x).arccos().item() < 1e-7
+    assert get("nbs")(x, 2 * x).arccos().item() < 1e-7
+    assert spearman(torch.tensor([1.0, 2, 3]), torch.tensor([2.0, 3, 3.5])).item() == 1.0
+
+
+def test_gradients_at_the_end_of_the_range_can_be_differentiated():
+    x = torch.randn(2, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x.requires_grad_(True)
+    for function in (pearson, cosine):
+        assert torch.autograd.gradcheck(function, (x[0], x[1]))
+        assert torch.autograd.gradgradcheck(function, (x[0], x[1]))
+        (first,) = torch.autograd.grad(function(x[0], 3 * x[0].detach()), x, create_graph=True)
+        assert first.abs().max() < 1e-7
