@@ -16,6 +16,7 @@ from softrsa._ranks import is_rounding, rounding_of, run_starts, tied
 from softrsa.errors import DataError, ShapeError, StimulusError
 from softrsa.measures import Embedding, Measure, get
 from softrsa.pairs import expand
+from softrsa.transforms.center import as_double
 
 FEWEST_STIMULI = 4
 
@@ -154,6 +155,8 @@ def settled(values: Tensor, dtype: torch.dtype, entry: Measure) -> Tensor:
 
     Those of an RSM that differ by nothing else become equal, and so do ties of rank measures.
     """
+    if dtype == torch.float64:
+        return values  # rounding is seen to where ranks and correlations are made
     if "monotone" in entry.invariances:
         return tied(values, dtype)
     low, high = torch.aminmax(values, dim=-1, keepdim=True)
@@ -208,9 +211,8 @@ def _n_stimuli(rsms: Tensor) -> int:
 
 def _square(rsms: Tensor, entry: Measure) -> Tensor:
     """Squares (k, n, n) in float64 whose off-diagonal entries the measure compares."""
-    rsms = rsms.detach().double()
-    if rsms.ndim == 2:
-        return expand(rsms)
+    rsms = rsms.detach()
+    rsms = as_double(rsms) if rsms.ndim == 3 else as_double(expand(rsms))
     if entry.takes in ("pairs", "dissimilarities"):
         return expand(entry.pairs_of(rsms))
     return rsms

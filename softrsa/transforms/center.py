@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from softrsa._checks import check_floating, check_square
+from softrsa._ranks import tied
 from softrsa.errors import ShapeError
 
 
@@ -100,6 +101,30 @@ def residual(matrix: Tensor) -> Residual:
     _without_diagonal(matrix)
     nothing = norm(matrix) <= 8 * torch.finfo(matrix.dtype).eps * size
     return Residual(matrix.masked_fill_(nothing, 0.0), size, scale)
+
+
+TIED = 4096  # stimuli: of more, ties are not sought in an RSM that is only made float64
+
+
+def as_double(rsms: Tensor) -> Tensor:
+    """Square RSMs (..., n, n) in float64, without the rounding they come with where it matters.
+
+    Where float32 holds nothing else than rounding beside a constant, or beside row and column
+    offsets, there is none of it left, and entries that are tied in float32 are equal.
+    """
+    double = rsms.double()
+    n = rsms.shape[-1]
+    if rsms.dtype == torch.float64 or n < 3:
+        return double
+    if n <= TIED:
+        own = torch.eye(n, dtype=torch.bool, device=rsms.device)
+        pairs = double[..., ~own]
+        if bool(pairs.isfinite().all()):
+            double = double.clone()
+            double[..., ~own] = tied(pairs, rsms.dtype)
+    rest = double_center(double)
+    eps = torch.finfo(rsms.dtype).eps
+    return torch.where(norm(rest) <= 8 * eps * norm(zero_diagonal(double)), double - rest, double)
 
 
 def norm(matrix: Tensor) -> Tensor:
