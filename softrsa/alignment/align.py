@@ -26,6 +26,7 @@ from softrsa.alignment.held_out import (
     few_stimuli_warnings,
     make_runs,
     row_offset_warnings,
+    undefined_warnings,
 )
 from softrsa.alignment.memory import check_memory, estimate_of_run
 from softrsa.alignment.responses import Data, Responses, as_responses, join_all, one_subject
@@ -219,6 +220,7 @@ def align(
         "softrsa_version": version("softrsa"),
     }  # fmt: skip
     raised = {
+        UndefinedScoreWarning: undefined_warnings(data, options),
         RowOffsetWarning: row_offset_warnings(data, options),
         DegenerateFitWarning: degenerate_warnings(data),
         FewStimuliWarning: few_stimuli_warnings(options, runs),
@@ -228,6 +230,10 @@ def align(
             warnings.warn(message, category, stacklevel=2)
     messages = json.dumps([message for part in raised.values() for message in part])
     return AlignmentResult(data.assign_attrs(attributes, warnings=messages))
+
+
+class UndefinedScoreWarning(UserWarning):
+    """A score is NaN, because an RSM has nothing to compare."""
 
 
 class RowOffsetWarning(UserWarning):

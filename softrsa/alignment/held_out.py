@@ -320,6 +320,21 @@ def row_offset_warnings(data: xr.Dataset, options: Options) -> list[str]:
     ]
 
 
+def undefined_warnings(data: xr.Dataset, options: Options) -> list[str]:
+    """Name the scores that are NaN, and say why."""
+    shown = [one.name for one in options.transforms]
+    lost = data["score"].sel(transform=shown).isnull()
+    counted = _counted_folds(lost)
+    if counted is None:
+        return []
+    return [
+        f"{counted[0]} of {lost.size} scores of folds are undefined (NaN), most of them for "
+        f"{counted[1]}: on one side there is no variance above rounding, or none after centering "
+        "(stimuli that do not differ, one unit per stimulus, one number per stimulus only), or "
+        "values are missing. Nothing can be compared there."
+    ]
+
+
 def degenerate_warnings(data: xr.Dataset) -> list[str]:
     """Name the fits that were taken at an earlier step, and those that could not start."""
     messages = []

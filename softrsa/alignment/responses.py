@@ -21,9 +21,16 @@ from softrsa.io.schema import check_labels, is_lazy
 from softrsa.recordings import join_stimuli, split_units
 from softrsa.recordings.trials import share_or_copy
 from softrsa.rsm import build_rsms, similarity_matrix, to_rsm
-from softrsa.rsm.similarity import SIMILARITIES, SIMILARITY_TABLE, SimilarityLike, as_similarity
+from softrsa.rsm.similarity import (
+    SIMILARITIES,
+    SIMILARITY_TABLE,
+    SimilarityLike,
+    as_similarity,
+    check_rounding,
+)
 from softrsa.tiled.scores import MEASURES, lay_out
 from softrsa.tiled.tiles import KEPT_BYTES, TiledRSM
+from softrsa.transforms.center import as_double
 from softrsa.transforms.on_rsms import Chain
 
 Data = xr.DataArray | Tensor | np.ndarray | Sequence[Tensor | np.ndarray | xr.DataArray]
@@ -302,7 +309,7 @@ def _from_stack(stack: xr.DataArray, name: str, subject: str, device: torch.devi
         raise DataError(f"`{name}` is empty: no subject has a matrix in it.")
     rsms = rsms[recorded]
     return Responses(
-        torch.from_numpy(rsms.values.copy()).to(device, torch.float64),
+        as_double(torch.from_numpy(rsms.values.copy()).to(device)),
         None,
         rsms.indexes["anchor"],
         tuple(map(str, rsms[subject].values)),
@@ -339,8 +346,9 @@ def _from_plain(
     subjects = tuple(str(i) for i in range(len(stack))) if data.ndim == 3 else ("",)
     diagonal = matrix_diagonal(stack)
     if diagonal is not None:
-        rsms = 1 - stack.double() if diagonal == 0 else stack.double()
+        rsms = 1 - as_double(stack) if diagonal == 0 else as_double(stack)
         return Responses(rsms, None, None, subjects, False)
+    check_rounding(stack, as_similarity(similarity))
     rsms = similarity_matrix(stack.double(), similarity=similarity) if whole else None
     bounded = as_similarity(similarity).bounded
     return Responses(rsms, tuple(stack), None, subjects, bounded, similarity)

@@ -65,6 +65,7 @@ def _optimize_all(
         try:
             results[measure] = optimize_to_score(
                 x, measure, target=arguments.target, similarity=arguments.similarity,
+                average=arguments.average,
                 lr=arguments.lr, max_steps=arguments.max_steps, record=arguments.record,
                 device=arguments.device, progress=not arguments.quiet, **begin,
             )  # fmt: skip

@@ -326,6 +326,10 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         option(
             "--similarity", "of RSMs, for measures on those (%(default)s)", default="correlation"
         ),
+        option(
+            "--average", "of predictivity, over units: by their variance, or uniform (%(default)s)",
+            choices=("variance", "uniform"), default="variance",
+        ),
         option("--target", "score to reach (%(default)s)", type=float, default=0.99),
         option("--restarts", "random starts (%(default)s)", default=1, **COUNT),
         option("--units", "width of the random data (as the real ones)", **COUNT),

@@ -204,7 +204,7 @@ def without_rounding(form: Forms, before: Forms) -> Forms:
 def cosines(form: Forms) -> Tensor:
     """Scores (r, models, subjects) from inner products."""
     norms = form.among.diagonal(dim1=1, dim2=2).sqrt()
-    return form.cross / form.own.sqrt()[:, :, None] / norms[:, None]
+    return (form.cross / form.own.sqrt()[:, :, None] / norms[:, None]).clamp_(-1.0, 1.0)
 
 
 def form_ceilings(form: Forms, plain: Forms, subject_counts: Tensor) -> tuple[Tensor, Tensor]:
@@ -221,7 +221,7 @@ def form_ceilings(form: Forms, plain: Forms, subject_counts: Tensor) -> tuple[Te
     of_others = of_all - 2 * subject_counts * to_all + subject_counts.square() * own
     upper = to_all / (own * of_all).sqrt()
     lower = to_others / (own * of_others).sqrt()
-    return lower, upper
+    return lower.clamp_(-1.0, 1.0), upper.clamp_(-1.0, 1.0)
 
 
 PART = 2**18  # entries of subjects' RSMs at a time: so many stay in the processor's cache
@@ -271,8 +271,10 @@ def _correlation(left: Tensor, right: Tensor, weights: Tensor, stack: Stack) -> 
         n = weights.sum(1)
         return cross * (3 / (n**3 - n))[:, None, None]
     # ranks of a constant deviate by exactly 0: the result is NaN there
-    own = (left.square() @ weights[..., None]).sqrt()
-    return cross / own / weighted.mul_(right).sum(-1).sqrt()[:, None]
+    own = (left.square() @ weights[..., None]).squeeze(-1)
+    # one root of both: exactly 1 of what is the same
+    squares = own[..., None] * weighted.mul_(right).sum(-1)[:, None]
+    return (cross / squares.sqrt()).clamp_(-1.0, 1.0)
 
 
 def ranked_ceilings(

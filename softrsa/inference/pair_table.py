@@ -12,9 +12,11 @@ import xarray as xr
 from torch import Tensor
 
 from softrsa._checks import check_floating
+from softrsa._ranks import is_rounding, rounding_of, run_starts, tied
 from softrsa.errors import DataError, ShapeError, StimulusError
 from softrsa.measures import Embedding, Measure, get
 from softrsa.pairs import expand
+from softrsa.transforms.center import as_double
 
 FEWEST_STIMULI = 4
 
@@ -61,13 +63,12 @@ class Stack:
 
     @cached_property
     def places(self) -> list[tuple[Tensor, Tensor | None, Tensor]]:
-        """Of each row its order, where groups of equal entries end, and each entry's group.
+        """Of each row its order, where groups of tied entries end, and each entry's group.
 
-        The ends are None where no two entries are equal.
+        The ends are None where no two entries are tied.
         """
         ascending, order = self.values.sort(dim=-1, stable=True)
-        starts = torch.ones_like(ascending, dtype=torch.bool)
-        starts[:, 1:] = ascending[:, 1:] != ascending[:, :-1]
+        starts = run_starts(ascending)
         group = torch.empty_like(order).scatter_(-1, order, starts.cumsum(-1) - 1)
         ends = [None if one.all() else one.roll(-1).nonzero()[:, 0] for one in starts]
         return list(zip(order, ends, group, strict=True))
@@ -135,12 +136,31 @@ def stack_rsms(
     held = held & held.mT  # a pair goes with its mirror image
     _check_enough(together, held, [*names, *subjects])
     first, second = (held.triu() if once else held).nonzero(as_tuple=True)
+    values = torch.cat(
+        [
+            settled(square[:, first, second], given.dtype, entry)
+            for square, given in zip(squares, (models, subjects_rsms), strict=True)
+        ]
+    )
     return Stack(
-        entry=entry, values=together[:, first, second], first=first, second=second, once=once,
+        entry=entry, values=values, first=first, second=second, once=once,
         n_models=len(models), n_stimuli=n, n_missing=int((apart & ~held).sum()) // 2,
         models=tuple(map(str, names)), subjects=tuple(map(str, subjects)),
         model_dim=model_dim,
     )  # fmt: skip
+
+
+def settled(values: Tensor, dtype: torch.dtype, entry: Measure) -> Tensor:
+    """Entries (k, n_pairs) without the rounding of the number type they come from.
+
+    Those of an RSM that differ by nothing else become equal, and so do ties of rank measures.
+    """
+    if dtype == torch.float64:
+        return values  # rounding is seen to where ranks and correlations are made
+    if "monotone" in entry.invariances:
+        return tied(values, dtype)
+    low, high = torch.aminmax(values, dim=-1, keepdim=True)
+    return torch.where(is_rounding(low, high, rounding_of(low, high, dtype)), low, values)
 
 
 def stack_subjects(
@@ -191,9 +211,8 @@ def _n_stimuli(rsms: Tensor) -> int:
 
 def _square(rsms: Tensor, entry: Measure) -> Tensor:
     """Squares (k, n, n) in float64 whose off-diagonal entries the measure compares."""
-    rsms = rsms.detach().double()
-    if rsms.ndim == 2:
-        return expand(rsms)
+    rsms = rsms.detach()
+    rsms = as_double(rsms) if rsms.ndim == 3 else as_double(expand(rsms))
     if entry.takes in ("pairs", "dissimilarities"):
         return expand(entry.pairs_of(rsms))
     return rsms

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from softrsa._checks import check_floating
+from softrsa._gradients import within
 from softrsa.errors import DataError, ShapeError
 from softrsa.measures.correlation import centered, check_pairs, without_means
 from softrsa.pairs import expand
@@ -129,7 +130,8 @@ def _check(x: Tensor, y: Tensor, noise_covariance: Tensor | None) -> None:
 def _whitened_cosine(x: Tensor, y: Tensor, noise_covariance: Tensor | None) -> Tensor:
     factor = None if noise_covariance is None else _factor(noise_covariance.double())
     left, right = (_unit(_whiten(expand(vectors), factor).flatten(-2)) for vectors in (x, y))
-    return torch.einsum("...i,...i->...", left, right)  # a matrix product where both broadcast
+    # a matrix product where both broadcast
+    return within(torch.einsum("...i,...i->...", left, right))
 
 
 def _factor(covariance: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from softrsa.rsm.similarity import (
     SimilarityLike,
     as_similarity,
     check_arguments,
+    check_rounding,
     rbf_from_distances,
     similarity_matrix,
 )
@@ -229,6 +230,8 @@ def _rsm(
         ).cpu()
     x = share_or_copy(part.values)
     check_rows(*torch.aminmax(x, dim=-1))
+    if x.dtype != dtype:
+        check_rounding(x, as_similarity(similarity))
     x = x.to(device=device, dtype=dtype)
     return similarity_matrix(x, similarity=similarity)
 
