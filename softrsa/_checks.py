@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from numbers import Integral
+from collections.abc import Callable, Sequence
+from functools import wraps
+from inspect import signature
+from math import isnan
+from numbers import Integral, Real
+from typing import ParamSpec, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,6 +33,94 @@ def check_floating(allowed: tuple[torch.dtype, ...] = FLOATS, /, **tensors: Tens
             raise DTypeError(f"`{name}` must be {names}, got {value.dtype}; {remedy} first.")
 
 
+P = ParamSpec("P")
+R = TypeVar("R")
+MOST_SEED = 2**32 - 1  # NumPy's and scikit-learn's generators take no larger one
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and not isnan(value)
+
+
+KINDS: dict[str, tuple[Callable[[object], bool], str]] = {
+    "int": (_is_whole, "a whole number"),
+    "float": (_is_number, "a number"),
+    "bool": (lambda value: isinstance(value, (bool, np.bool_)), "True or False"),
+    "str": (lambda value: isinstance(value, str), "a string"),
+    "None": (lambda value: value is None, "None"),
+    "Tensor": (lambda value: isinstance(value, Tensor), "a torch.Tensor"),
+}
+
+
+def checked(function: Callable[P, R]) -> Callable[P, R]:
+    """Give a function that first checks its arguments against their annotations.
+
+    Those annotated with nothing but kinds of the table `KINDS` (``int | None``, say) are checked:
+    whole numbers, numbers (not NaN), truth values, strings, tensors. A ``seed`` also has a range.
+    What else holds of them is the function's own business.
+
+    Examples
+    --------
+    >>> @checked
+    ... def repeat(word: str, times: "int | None" = None) -> str:
+    ...     return word * (times or 1)
+    >>> repeat("ab", 2)
+    'abab'
+    >>> repeat("ab", 2.5)
+    Traceback (most recent call last):
+    softrsa.errors.DataError: `times` must be a whole number or None, got 2.5 (float).
+    """
+    takes = signature(function)
+    wanted: dict[str, list[str]] = {}
+    for name, parameter in takes.parameters.items():
+        written = parameter.annotation
+        words = written if isinstance(written, str) else getattr(written, "__name__", "")
+        kinds = words.strip("\"'").split(" | ")
+        if set(kinds) <= KINDS.keys() and parameter.kind not in (
+            parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD
+        ):  # fmt: skip
+            wanted[name] = kinds
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        if not torch.compiler.is_compiling():
+            given = takes.bind(*args, **kwargs).arguments
+            for name in wanted.keys() & given.keys():
+                _check_kind(name, given[name], wanted[name])
+        return function(*args, **kwargs)
+
+    return call
+
+
+def _check_kind(name: str, value: object, kinds: Sequence[str]) -> None:
+    """Check that a value is of one of the kinds, and a seed in the range of seeds."""
+    if not any(KINDS[kind][0](value) for kind in kinds):
+        words = [KINDS[kind][1] for kind in kinds]
+        listed = ", ".join(words[:-1]) + " or " * (len(words) > 1) + words[-1]
+        shown = repr(value) if len(repr(value)) < 60 else f"{repr(value)[:57]}..."
+        error = DTypeError if kinds == ["Tensor"] else DataError
+        raise error(f"`{name}` must be {listed}, got {shown} ({type(value).__name__}).")
+    if name == "seed" and _is_whole(value) and not 0 <= int(value) <= MOST_SEED:  # type: ignore[call-overload]
+        raise DataError(f"`seed` must be from 0 to {MOST_SEED}, got {value}.")
+
+
+def holds(condition: Tensor) -> bool:
+    """Say whether a condition on values holds; yes where they are not known.
+
+    They are not in torch.compile and vmap, and on the device that is "meta".
+    """
+    if torch.compiler.is_compiling() or condition.is_meta:
+        return True
+    try:
+        return bool(condition)
+    except RuntimeError:  # of vmap
+        return True
+
+
 def check_square(**matrices: Tensor) -> None:
     """Check that tensors are (..., n, n) with at least two stimuli."""
     for name, value in matrices.items():
@@ -40,10 +133,46 @@ def check_square(**matrices: Tensor) -> None:
             raise ShapeError(f"`{name}` needs at least 2 stimuli, got {value.shape[-1]}.")
 
 
+def check_symmetric(**matrices: Tensor) -> None:
+    """Check that square matrices (..., n, n) are symmetric up to rounding."""
+    for name, value in matrices.items():
+        check_square(**{name: value})
+        gap = (value.detach() - value.detach().mT).abs().nan_to_num(0.0)
+        rounding = 1e3 * torch.finfo(value.dtype).eps * value.detach().abs().nan_to_num(0.0).amax()
+        if not holds(~(gap > rounding).any()):
+            raise DataError(
+                f"`{name}` must be symmetric, but entries and their mirror images differ by up to "
+                f"{float(gap.max()):.3g}. Average them, `({name} + {name}.mT) / 2`, if both "
+                "estimate the same; condensed matrices have one entry per pair."
+            )
+
+
+def check_definite(**matrices: Tensor) -> None:
+    """Check that square matrices (..., n, n) are symmetric and have no negative eigenvalue.
+
+    Those that require gradient are being learned, and left alone.
+    """
+    for name, value in matrices.items():
+        if value.requires_grad:
+            continue
+        check_symmetric(**{name: value})
+        wide = value.double()
+        rounding = torch.finfo(value.dtype).eps * value.shape[-1]
+        scale = wide.diagonal(dim1=-2, dim2=-1).abs().amax(-1)
+        shift = torch.diag_embed((10 * rounding * scale).unsqueeze(-1).expand(wide.shape[:-1]))
+        failed = torch.linalg.cholesky_ex(wide + shift).info
+        if not holds((failed == 0).all()):
+            raise DataError(
+                f"`{name}` must be positive definite: with an eigenvalue below 0, or all 0, "
+                "squared distances are negative, or vanish. Take it from "
+                "`softrsa.recordings.noise_precision`, or shrink the covariance more."
+            )
+
+
 def check_count(name: str, value: object, least: int) -> None:
     """Check that a number of repetitions is whole and large enough."""
-    whole = isinstance(value, Integral)
-    if not whole or int(value) < least:
+    whole = _is_whole(value)
+    if not whole or int(value) < least:  # type: ignore[call-overload]
         kind = "at least" if whole else "a whole number from"
         raise DataError(f"`{name}` must be {kind} {least}, got {value!r}, e.g. 1000.")
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
+import shutil
+import socket
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from hashlib import sha256
 from pathlib import Path
 from pickle import UnpicklingError
 from secrets import token_hex
@@ -26,7 +31,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """Give a temporary path beside ``path`` that becomes ``path`` when the block ends well.
 
     Whatever goes wrong inside the block, ``path`` keeps what it had before and the temporary file
-    is deleted. Missing parent folders are made.
+    is deleted; those that killed processes of this machine left are deleted too. Missing parent
+    folders are made.
 
     Parameters
     ----------
@@ -41,7 +47,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     Raises
     ------
     OutputError
-        If the folder cannot be made or written to, or ``path`` is itself a folder.
+        If the folder cannot be made or written to, its disk is full, or ``path`` is itself a
+        folder.
 
     Examples
     --------
@@ -56,19 +63,103 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     _make_folder(path.parent)
     if path.is_dir():
         raise OutputError(f"Cannot write the file {path}: it is a folder. Add a file name.")
-    temporary = path.with_name(f".{path.stem}-{token_hex(4)}{path.suffix}")
+    _forget_dead(path)
+    name = f".{path.stem}-{_machine()}-{os.getpid()}-{token_hex(4)}{path.suffix}"
+    temporary = path.with_name(name)
     try:
         temporary.touch(exist_ok=False)
     except OSError as error:
         raise _cannot_write(path, error) from error
     try:
         yield temporary
+        _check_room(path, temporary)
         try:
             os.replace(temporary, path)
         except OSError as error:
             raise _cannot_write(path, error) from error
+    except (OSError, RuntimeError) as error:
+        full = isinstance(error, OSError) and error.errno in FULL
+        if isinstance(error, SoftRSAError) and not isinstance(error, OutputError):
+            raise
+        if full or shutil.disk_usage(path.parent).free < LEAST_ROOM:
+            raise _cannot_write(path, OSError(errno.ENOSPC, "the disk is full")) from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+LEAST_ROOM = 2**14  # bytes free on a disk; with fewer, whatever fails fails for want of room
+
+
+def _machine() -> str:
+    """Name this machine, and the numbers of processes that count in it, in few letters."""
+    processes = Path("/proc/self/ns/pid")
+    inner = str(processes.stat().st_ino) if processes.exists() else ""
+    return sha256(f"{socket.gethostname()} {inner}".encode()).hexdigest()[:6]
+
+
+def _forget_dead(path: Path) -> None:
+    """Delete temporary files for ``path`` of processes of this machine that are no more."""
+    pattern = re.compile(
+        rf"\.{re.escape(path.stem)}-{_machine()}-(\d+)-[0-9a-f]{{8}}{re.escape(path.suffix)}"
+    )
+    with suppress(OSError):  # a folder that may be written to, not read
+        for name in os.listdir(path.parent):
+            match = pattern.fullmatch(name)
+            if match and not _is_running(int(match[1])):
+                path.with_name(name).unlink(missing_ok=True)
+
+
+def _is_running(process: int) -> bool:
+    if os.name == "nt":  # where signal 0 ends it
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's
+        return True
+    return True
+
+
+def _check_room(path: Path, temporary: Path) -> None:
+    """Refuse what is empty because the disk is full: some libraries write it without a word."""
+    if temporary.is_file() and temporary.stat().st_size == 0:
+        free = shutil.disk_usage(path.parent).free
+        if free < LEAST_ROOM:
+            raise _cannot_write(path, OSError(errno.ENOSPC, "the disk is full"))
+
+
+@contextmanager
+def locked(target: Path) -> Iterator[None]:
+    """Let one process or thread at a time into the block, for the file ``target``.
+
+    Where the system has no such locks (Windows, some network disks), all go in. The lock is a
+    hidden file beside ``target``, which whoever leaves last takes away.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    path = target.with_name(f".{target.name}.lock")
+    while True:
+        file = path.open("a")
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        try:  # whoever had it may have deleted the file, and another made a new one
+            current = os.path.samestat(os.fstat(file.fileno()), path.stat())
+        except FileNotFoundError:
+            current = False
+        if current:
+            break
+        file.close()
+    with file:
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def write_result(data: xr.Dataset, path: str | Path) -> None:

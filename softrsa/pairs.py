@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from math import isqrt
+from math import isfinite, isqrt
+from numbers import Real
 
 import torch
 from torch import Tensor
 
 from softrsa._checks import check_square
-from softrsa.errors import ShapeError
+from softrsa.errors import DTypeError, ShapeError
 
 __all__ = ["condense", "expand", "off_diagonal"]
 
@@ -61,6 +62,8 @@ def expand(vector: Tensor, diagonal: float = 0.0) -> Tensor:
     ------
     ShapeError
         If the length of the last dimension is not a number of pairs.
+    DTypeError
+        If ``vector`` is of whole numbers and the diagonal is not.
 
     Examples
     --------
@@ -69,18 +72,35 @@ def expand(vector: Tensor, diagonal: float = 0.0) -> Tensor:
             [1., 0., 3.],
             [2., 3., 0.]])
     """
-    n_pairs = vector.shape[-1] if vector.ndim else 0
-    n = (1 + isqrt(1 + 8 * n_pairs)) // 2
-    if n < 2 or n * (n - 1) // 2 != n_pairs:
-        raise ShapeError(
-            f"`vector` must hold n (n - 1) / 2 pairs (1, 3, 6, 10, ...), got {n_pairs}; "
-            f"{n} stimuli have {n * (n - 1) // 2}."
+    n = check_pairs(vector=vector)
+    if not isinstance(diagonal, Real):
+        raise DTypeError(f"`diagonal` must be a number, got {diagonal!r}.")
+    if not vector.is_floating_point() and diagonal != int(isfinite(diagonal) and diagonal):
+        raise DTypeError(
+            f"`vector` is of {vector.dtype}, which has no {diagonal!r} for the diagonal. "
+            "Use `vector.double()`."
         )
     row, column = torch.triu_indices(n, n, offset=1, device=vector.device)
     matrix = vector.new_full((*vector.shape[:-1], n, n), diagonal)
     matrix[..., row, column] = vector
     matrix[..., column, row] = vector
     return matrix
+
+
+def check_pairs(**vectors: Tensor) -> int:
+    """Check that tensors are (..., n_pairs), and give the number of stimuli of the last."""
+    n = 0
+    for name, value in vectors.items():
+        if not isinstance(value, Tensor):
+            raise DTypeError(f"`{name}` must be a torch.Tensor, got {type(value).__name__}.")
+        n_pairs = value.shape[-1] if value.ndim else 0
+        n = (1 + isqrt(1 + 8 * n_pairs)) // 2
+        if n < 2 or n * (n - 1) // 2 != n_pairs:
+            raise ShapeError(
+                f"`{name}` must hold n (n - 1) / 2 pairs (1, 3, 6, 10, ...), got {n_pairs}; "
+                f"{n} stimuli have {n * (n - 1) // 2}. Its shape is {tuple(value.shape)}."
+            )
+    return n
 
 
 def off_diagonal(matrix: Tensor) -> Tensor:

@@ -1,8 +1,22 @@
+import errno
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import xarray as xr
 
-from softrsa._files import OutputError, atomic_path, cache_folder, read_result, write_result
+from softrsa import _files
+from softrsa._files import (
+    OutputError,
+    atomic_path,
+    cache_folder,
+    locked,
+    read_result,
+    write_result,
+)
 from softrsa.errors import FileFormatError, FileMissingError, SoftRSAError
 
 
@@ -96,3 +110,51 @@ def test_results_come_back_and_others_are_refused(tmp_path):
     (tmp_path / "toy.nc").write_text("no netCDF")
     with pytest.raises(FileFormatError, match=r"toy\.nc is not a readable netCDF file"):
         read_result(tmp_path / "toy.nc", "toy", "toy")
+
+
+def test_what_killed_processes_left_is_deleted_and_nothing_else(tmp_path):
+    process = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"],
+                             capture_output=True, text=True, check=True)  # fmt: skip
+    dead, here = int(process.stdout), _files._machine()
+    left = tmp_path / f".scores-{here}-{dead}-0123abcd.csv"
+    others = [
+        tmp_path / name
+        for name in (
+            f".scores-{here}-{dead}-0123abcd.nc", ".scores-mine.csv", ".scores",
+            f".scores-ffffff-{dead}-0123abcd.csv",  # of another machine that shares the disk
+        )
+    ]  # fmt: skip
+    for path in (left, *others):
+        path.touch()
+    with atomic_path(tmp_path / "scores.csv"), atomic_path(tmp_path / "scores.csv") as living:
+        assert living.exists()
+        assert len(list(tmp_path.glob(f".scores-{here}-*.csv"))) == 2  # both of this process
+    assert {*tmp_path.iterdir()} == {*others, tmp_path / "scores.csv"}
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space"), RuntimeError("HDF error")])
+def test_a_full_disk_is_named(tmp_path, monkeypatch, error):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=0))
+    with (
+        pytest.raises(OutputError, match=r"Cannot write .*/a\.nc: the disk is full\. Choose"),
+        atomic_path(tmp_path / "a.nc"),
+    ):
+        raise error
+    with pytest.raises(OutputError, match="the disk is full"), atomic_path(tmp_path / "a.csv"):
+        pass  # an empty file is what is left of a write that failed in silence
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_lock_lets_one_in_and_leaves_nothing(tmp_path):
+    target, count = tmp_path / "rows.csv", tmp_path / "count"
+    count.write_text("0")
+
+    def add(_):
+        with locked(target):
+            count.write_text(str(int(count.read_text()) + 1))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(add, range(200)))
+    assert count.read_text() == "200"
+    assert [path.name for path in tmp_path.iterdir()] == ["count"]

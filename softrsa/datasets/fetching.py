@@ -9,11 +9,11 @@ import re
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from softrsa._files import atomic_path, cache_folder
+from softrsa._files import atomic_path, cache_folder, locked
 from softrsa.datasets.cards import ADDED, Card, DataFile, card, find_placed, folder_of, local_folder
 from softrsa.errors import DataError, FileMissingError
 
@@ -47,6 +47,7 @@ class Resuming:
         """Download ``url`` to ``output_file``."""
         from tqdm import tqdm
 
+        Path(output_file).unlink(missing_ok=True)  # empty: nothing but the part is left by a kill
         self.resumed = self._size() > 0
         with tqdm(
             desc=Path(str(self.part)).name.removeprefix(".").removesuffix(".part"),
@@ -120,20 +121,6 @@ def _total(response: Response) -> int | None:
         return int(found[1])
     length = response.headers.get("Content-Length", "")
     return int(length) if length.isdecimal() and response.status_code != PARTIAL_CONTENT else None
-
-
-@contextmanager
-def locked(target: Path) -> Iterator[None]:
-    """Let one process or thread at a time download a file, where the system has such locks."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        yield
-        return
-    with target.with_name(f".{target.name}.lock").open("a") as file:
-        with suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 MIRROR = "SOFTRSA_MIRROR"

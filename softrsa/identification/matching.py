@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Literal, NamedTuple
@@ -11,6 +12,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from softrsa._wording import listed
 from softrsa.errors import DataError, ShapeError, StimulusError
 from softrsa.io import check_rdms
 from softrsa.pairs import condense
@@ -55,6 +57,12 @@ def checked_items(
             f"{len(values)} RDMs, {len(subjects)} subjects and {len(regions)} regions."
         )
     names = [list(dict.fromkeys(map(str, labels))) for labels in (subjects, regions)]
+    if _are_swapped(*names):
+        raise DataError(
+            f"`subjects` and `regions` seem to be swapped: got the subjects {listed(names[0])} and "
+            f"the regions {listed(names[1])}. The order is identify_regions(rdms, subjects, "
+            "regions). If that is right, rename them."
+        )
     numbers = [
         torch.tensor([known.index(str(label)) for label in labels], dtype=torch.long)
         for known, labels in zip(names, (subjects, regions), strict=True)
@@ -71,6 +79,22 @@ def checked_items(
                 f"subject {subjects[i]!r}. Leave out the stimuli or the items concerned."
             )
     return Items(values, numbers[0], numbers[1], names[0], names[1])
+
+
+SUBJECT = re.compile(r"(subj?|subject|part|participant|monkey|mouse|s|p|m)[-_ ]?\d+", re.IGNORECASE)
+REGION = re.compile(
+    r"(lh|rh|left|right|[lr])?[-_ ]?(V[1-8][ABdv]*|h?V4|p?IT|[ac]IT|EVC|LOC?[12]?|FFA[12]?|PPA|OFA|"
+    r"EBA|FBA|RSC|OPA|STS|MTG?|MST|hMT\+?|VTC|PFC|VISp\w?|A1|S1|M1|IPS\d*|ITG?)",
+    re.IGNORECASE,
+)
+
+
+def _are_swapped(subjects: Sequence[str], regions: Sequence[str]) -> bool:
+    """Say whether labels of subjects look like those of regions, or the reverse, all of them."""
+    return any(
+        all(kind.fullmatch(one) for one in wrong) and not any(kind.fullmatch(one) for one in right)
+        for kind, wrong, right in ((SUBJECT, regions, subjects), (REGION, subjects, regions))
+    )
 
 
 LabelledRDMs = xr.DataArray | Mapping[str, xr.DataArray]

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from softrsa._checks import check_count
 from softrsa._gradients import within
 from softrsa._precision import product, short_type
 from softrsa.errors import DataError
@@ -405,8 +406,8 @@ def svcca(
         raise DataError(
             f"Give `n_components` or `variance`, not both; got {n_components} and {variance}."
         )
-    if n_components is not None and n_components < 1:
-        raise DataError(f"`n_components` must be at least 1, got {n_components}.")
+    if n_components is not None:
+        check_count("n_components", n_components, 1)
     if variance is not None and not 0 < variance <= 1:
         raise DataError(f"`variance` must be a share above 0 and up to 1, got {variance}.")
     if n_components is None and variance is None:

@@ -39,6 +39,7 @@ COLUMNS = (
     "task", "split", "method", "mse", "seconds", "n_train", "n_test", "n_targets", "settings",
     "softrsa",
 )  # fmt: skip
+KEY = ("task", "split", "method", "settings")  # of rows that count once
 
 
 def run_experiment(
@@ -117,7 +118,7 @@ def run_experiment(
     ]
     with tqdm(total=len(wanted), desc=task.name, disable=not progress, unit="fit") as bar:
         for row in _run(task, wanted, test_size, settings, bar.set_postfix_str):
-            rows = add_row(rows, (*row, shown, version("softrsa")), path)
+            rows = add_row(rows, (*row, shown, version("softrsa")), path, KEY)
             bar.update()
     return ExperimentResult(rows)
 

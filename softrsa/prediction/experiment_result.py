@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from softrsa._files import locked
 from softrsa.errors import DataError, FileFormatError, ShapeError, unknown_name
 from softrsa.io import atomic_path
 from softrsa.prediction.step_heads import HEADS, LINEAR_HEADS, NEIGHBOR_HEADS
@@ -39,19 +40,31 @@ def read_rows(path: str | Path | None, columns: Sequence[str], kind: str) -> pd.
     return rows
 
 
-def add_row(rows: pd.DataFrame, row: Sequence[object], path: str | Path | None) -> pd.DataFrame:
+def add_row(
+    rows: pd.DataFrame, row: Sequence[object], path: str | Path | None, key: Sequence[str] = ()
+) -> pd.DataFrame:
     """Add a row to those of the file, where there is one, and write it: whole, or not at all.
 
-    Rows that another run has written meanwhile are kept.
+    Rows that other runs write meanwhile are kept, and one with the same ``key`` counts once.
     """
-    if path is not None:
+    if path is None:
+        return _with_row(rows, row)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with locked(Path(path)):
         rows = read_rows(path, list(rows.columns), "this run")
-    added = pd.DataFrame([row], columns=rows.columns)
-    rows = pd.concat([rows, added], ignore_index=True) if len(rows) else added
-    if path is not None:
+        given = dict(zip(rows.columns, row, strict=True))
+        known = zip(*(rows[name] for name in key), strict=True)
+        if key and tuple(given[name] for name in key) in {*known}:
+            return rows
+        rows = _with_row(rows, row)
         with atomic_path(path) as temporary:
             rows.to_csv(temporary, index=False)
     return rows
+
+
+def _with_row(rows: pd.DataFrame, row: Sequence[object]) -> pd.DataFrame:
+    added = pd.DataFrame([row], columns=rows.columns)
+    return pd.concat([rows, added], ignore_index=True) if len(rows) else added
 
 
 @dataclass(frozen=True)

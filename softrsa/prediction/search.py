@@ -176,7 +176,7 @@ def search_settings(
     wanted = {key: fit for key, fit in keys.items() if key not in known}
     with tqdm(total=len(wanted), desc=task.name, disable=not progress, unit="fit") as bar:
         for key, errors in _run(task, wanted, test_size, fixed, bar.set_postfix_str):
-            rows = add_row(rows, (*key, *errors, version("softrsa")), path)
+            rows = add_row(rows, (*key, *errors, version("softrsa")), path, KEY)
             bar.update()
     asked = rows[KEY].apply(tuple, axis=1).isin(set(keys))
     return SearchResult(rows[asked].reset_index(drop=True), fixed)

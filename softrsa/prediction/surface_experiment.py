@@ -13,7 +13,13 @@ from sklearn.neighbors import KNeighborsRegressor
 from tqdm import tqdm
 
 from softrsa.errors import DataError, unknown_name
-from softrsa.prediction.experiment import COLUMNS, checked_methods, checked_settings, known_rows
+from softrsa.prediction.experiment import (
+    COLUMNS,
+    KEY,
+    checked_methods,
+    checked_settings,
+    known_rows,
+)
 from softrsa.prediction.experiment_result import ExperimentResult, add_row, read_rows
 from softrsa.prediction.regressor import NeighborRegressor
 from softrsa.prediction.step_heads import HEADS
@@ -191,7 +197,7 @@ def run_surfaces(
             name, seed, method, error, time.perf_counter() - start, len(data.points),
             len(data.grid), 1, shown, version("softrsa"),
         )  # fmt: skip
-        rows = add_row(rows, row, path)
+        rows = add_row(rows, row, path, KEY)
     return ExperimentResult(rows)
 
 

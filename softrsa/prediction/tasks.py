@@ -13,6 +13,7 @@ import numpy as np
 import xarray as xr
 
 from softrsa import datasets, io
+from softrsa._checks import check_count
 from softrsa.errors import DataError, ShapeError, unknown_name
 from softrsa.prediction.encoding import Encoder, encode_in_chunks, features_of, text_features
 from softrsa.prediction.task_files import DEFAULTS, PUBLISHED
@@ -151,11 +152,30 @@ def label_strata(labels: np.ndarray, bins: int = 10) -> np.ndarray:
     ndarray of int, shape (n,)
         The bin of each sample, ascending with the label.
 
+    Raises
+    ------
+    ShapeError
+        If labels are not a vector of numbers.
+    DataError
+        If a label is not finite, or ``bins`` is not a whole number from 1.
+
     Examples
     --------
     >>> label_strata(np.array([3.0, 1.0, 2.0, 9.0]), bins=2).tolist()
     [1, 0, 0, 1]
     """
+    check_count("bins", bins, 1)
+    values = np.asarray(labels)
+    if values.ndim != 1 or not values.size or values.dtype.kind not in "fiub":
+        raise ShapeError(
+            f"`labels` must be numbers of shape (n,), at least one, got {values.dtype} of shape "
+            f"{values.shape}."
+        )
+    if not np.isfinite(values).all():
+        raise DataError(
+            f"`labels` must be finite, got {int((~np.isfinite(values)).sum())} that are not, the "
+            f"first at {int((~np.isfinite(values)).argmax())}. Leave those samples out."
+        )
     edges = np.quantile(labels, np.linspace(0, 1, bins + 1)[1:-1])
     return np.searchsorted(np.unique(edges), labels, side="left")
 

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from softrsa.errors import ShapeError, unknown_name
+from softrsa._wording import listed
+from softrsa.errors import DataError, DTypeError, ShapeError, unknown_name
 from softrsa.transforms import TRANSFORMS
 
 if TYPE_CHECKING:
@@ -40,6 +41,39 @@ def titles(attrs: Mapping[Any, Any]) -> Mapping[str, str]:
     return _Titles(known | json.loads(attrs.get("titles", "{}")))
 
 
+def check_drawn(
+    given: object,
+    names: Sequence[str],
+    source: str,
+    *,
+    form: type[pd.DataFrame | xr.Dataset | xr.DataArray] = pd.DataFrame,
+) -> None:
+    """Check that what is to be drawn is a table with these columns, or labelled data with these.
+
+    Variables of a Dataset, dimensions of a DataArray; and that it is not empty. ``source`` is where
+    one gets it.
+    """
+    if not isinstance(given, form):
+        raise DTypeError(
+            f"A {form.__name__} is drawn here: `{source}`; got {type(given).__name__}."
+        )
+    there = given.columns if isinstance(given, pd.DataFrame) else [*given.dims]
+    there = [*given.variables, *there] if isinstance(given, xr.Dataset) else [*there]
+    missing = [name for name in names if name not in there]
+    if missing:
+        raise DataError(
+            f"What is drawn must have {listed(names, 9)}, as `{source}` has; "
+            f"{listed(missing, 9)} is missing, there is {listed(there) or 'nothing'}."
+        )
+    sizes = {"row": len(given)} if isinstance(given, pd.DataFrame) else dict(given.sizes)
+    empty = [str(name) for name, size in sizes.items() if not size]
+    if empty:
+        raise DataError(f"There is nothing to draw: `{source}` has no {listed(empty)}.")
+
+
+PROFILE = ("transform", "layer", "region", "score", "score_se", "ceiling_lower", "ceiling_upper")
+
+
 def plot_alignment(table: pd.DataFrame, *, measure: str) -> Figure:
     """Draw held-out scores of layers, a line per region and a panel per transform.
 
@@ -58,6 +92,7 @@ def plot_alignment(table: pd.DataFrame, *, measure: str) -> Figure:
         the mean over layers: a band for one region, a bar each at the right edge for several, where
         bands would hide each other.
     """
+    check_drawn(table, PROFILE, "AlignmentResult.table")
     transforms, layers, regions = (
         list(dict.fromkeys(table[name])) for name in ("transform", "layer", "region")
     )
@@ -117,6 +152,7 @@ def plot_profile(
     >>> plot_profile(table).get_title()
     'double-centered'
     """
+    check_drawn(table, PROFILE, "AlignmentResult.table")
     known = list(dict.fromkeys(table["transform"]))
     transform = str(known[-1] if transform is None else transform)
     if transform not in known:
@@ -219,6 +255,8 @@ def plot_transforms(curve: xr.DataArray, score: xr.DataArray | None = None) -> F
         A row per region, a column per learned transform and side; folds are averaged. Without
         learned transforms, the identity alone, with a note.
     """
+    dims = ("layer", "region", "transform", "fold", "side", "anchor_quantile", "similarity")
+    check_drawn(curve, dims, "AlignmentResult.data['curve']", form=xr.DataArray)
     # a name that is not in the table is of the user's own, and drawn where it has a curve
     learned = {row.name: row.is_learned for row in TRANSFORMS.values()}
     there = curve.notnull().any([dim for dim in curve.dims if dim != "transform"]).values
@@ -295,6 +333,8 @@ def plot_curve(curve: xr.DataArray, *, ax: Axes | None = None) -> Axes:
     >>> [line.get_label() for line in plot_curve(curve).lines]
     ['identity', 'learned']
     """
+    dims = ("anchor_quantile", "similarity")
+    check_drawn(curve, dims, "AlignmentResult.data['curve'].sel(...)", form=xr.DataArray)
     mean = curve.mean("fold") if "fold" in curve.dims else curve
     sides = mean["side"].values if "side" in mean.dims else [None]
     others = {*mean.dims} - {"anchor_quantile", "similarity", "side"}
@@ -439,6 +479,7 @@ def format_best(table: pd.DataFrame) -> str:
     str
         One line per region.
     """
+    check_drawn(table, PROFILE, "AlignmentResult.table")
     transform = table["transform"].iloc[-1]
     part = table[table["transform"] == transform]
     lines = []

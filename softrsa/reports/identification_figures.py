@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from softrsa.reports.figures import COLORS, color_bar, name_axes, panel, panels
+from softrsa.reports.figures import COLORS, check_drawn, color_bar, name_axes, panel, panels
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,6 +36,7 @@ INTERVALS = {
 
 def plot_identification(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """Draw accuracies, with intervals over subjects and over stimuli, and chance as a line."""
+    check_drawn(table, ("transform", "accuracy", "chance"), "IdentificationResult.table")
     ax = panel(ax)
     at = np.arange(len(table))
     shown = {name: how for name, how in INTERVALS.items() if f"{name}_low" in table}
@@ -71,8 +72,11 @@ def plot_geo_topological_grid(
     Axes
         Lower quantile to the right, upper quantile upwards, with a color bar.
     """
+    import xarray as xr
     from matplotlib.patheffects import withStroke
 
+    source = "IdentificationResult.data['grid_accuracy']"
+    check_drawn(scores, ("lower", "upper"), source, form=xr.DataArray)
     ax = panel(ax)
     mesh = ax.pcolormesh(
         scores["lower"], scores["upper"], scores.transpose("upper", "lower"),
@@ -97,6 +101,8 @@ def plot_curves(curves: pd.DataFrame, *, chance: float) -> Figure:
     A panel for each of the two that varies, at the least noise and the most stimuli otherwise, with
     standard errors over subjects and a dashed line at chance.
     """
+    columns = ("noise", "n_stimuli", "transform", "subject", "accuracy")
+    check_drawn(curves, columns, "identification_curves(...)")
     titles = {"noise": "noise added (sd of dissimilarities)", "n_stimuli": "number of stimuli"}
     varied = [name for name in titles if curves[name].nunique() > 1] or ["n_stimuli"]
     best = {"noise": curves["noise"].min(), "n_stimuli": curves["n_stimuli"].max()}

@@ -8,7 +8,16 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from softrsa.reports.figures import COLORS, MAX_WIDE, color_bar, name_axes, name_places, panel
+from softrsa.errors import unknown_name
+from softrsa.reports.figures import (
+    COLORS,
+    MAX_WIDE,
+    check_drawn,
+    color_bar,
+    name_axes,
+    name_places,
+    panel,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,6 +32,9 @@ def plot_inference(data: xr.Dataset, table: pd.DataFrame, *, ax: Axes | None = N
     (corrected over models where a permutation test did so); a triangle: different from the lower
     noise ceiling at .05.
     """
+    columns = ("score", "ci_low", "ci_high", "ceiling_lower", "ceiling_upper")
+    check_drawn(table, columns, "InferenceResult.table")
+    check_drawn(data, ("score", "model", "subject"), "InferenceResult.data", form=xr.Dataset)
     ax = panel(ax, height=2.9)
     place = np.arange(len(table))
     scores = table["score"].to_numpy()
@@ -97,6 +109,10 @@ def plot_comparisons(
     Axes
         Color: score of the row less that of the column. Stars: corrected p below .05, .01, .001.
     """
+    columns = ("model", "other", "difference", "p_corrected")
+    check_drawn(comparisons, columns, "InferenceResult.comparisons")
+    for name in {*comparisons["model"], *comparisons["other"]} - {*names}:
+        raise unknown_name("model in the comparisons:", name, names)
     ax = panel(ax, height=3.2)
     place = {name: i for i, name in enumerate(names)}
     difference = np.full((len(names), len(names)), np.nan)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from softrsa.errors import ShapeError
-from softrsa.reports.figures import COLORS, WIDTH, color_bar, name_axes, panel, panels
+from softrsa.reports.figures import COLORS, WIDTH, check_drawn, color_bar, name_axes, panel, panels
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -176,6 +176,7 @@ def plot_errors(table: pd.DataFrame) -> Figure:
     Methods are in the order of `ExperimentResult.table`, top to bottom; a line is at the linear
     head's error.
     """
+    check_drawn(table, ("task", "method", "mean", "sd"), "ExperimentResult.table")
     tasks = list(dict.fromkeys(table["task"]))
     figure, axes = panels(len(tasks))
     for ax, task in zip(axes, tasks, strict=True):
@@ -204,6 +205,8 @@ def plot_search(table: pd.DataFrame) -> Figure:
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
+    columns = ("similarity", "embedding", "batch_size", "validation")
+    check_drawn(table, columns, "SearchResult.table")
     similarities = sorted(table["similarity"].unique())
     colors = Normalize(table["validation"].min(), table["validation"].max())
     figure, axes = panels(len(similarities))

@@ -10,7 +10,7 @@ import torch
 import xarray as xr
 
 from softrsa._wording import listed
-from softrsa.errors import DataError, ShapeError, unknown_name
+from softrsa.errors import DataError, DTypeError, ShapeError, unknown_name
 from softrsa.io import check_rdms
 from softrsa.measures import get
 from softrsa.reports.figures import COLORS, MARKERS, color_bar, new_figure, panel
@@ -123,8 +123,12 @@ def _one_matrix(matrix: xr.DataArray | np.ndarray) -> tuple[np.ndarray, list, st
         checked = check_rdms(matrix.squeeze([*extra], drop=True), name="matrix")
         return checked.values, checked["anchor"].values.tolist(), checked.attrs["kind"]
     values = np.asarray(matrix)
-    if values.ndim != 2 or values.shape[0] != values.shape[1]:
-        raise ShapeError(f"`matrix` must be square, got shape {values.shape}.")
+    if values.dtype.kind not in "fiub":
+        raise DTypeError(
+            f"`matrix` must be an array of numbers or a DataArray, got {type(matrix).__name__}."
+        )
+    if values.ndim != 2 or values.shape[0] != values.shape[1] or not values.size:
+        raise ShapeError(f"`matrix` must be square and not empty, got shape {values.shape}.")
     diagonal = np.diagonal(values)
     kind = "rdm" if (diagonal == 0).all() else "rsm" if np.allclose(diagonal, 1) else ""
     return values, list(range(len(values))), kind
@@ -219,6 +223,11 @@ def plot_mds(
     >>> [text.get_text() for text in plot_mds({"model": layers}).texts]
     ['1', '2', '3']
     """
+    if not isinstance(rsms, Mapping):
+        raise DTypeError(
+            f"`rsms` must be a mapping from names to RSMs, got {type(rsms).__name__}; use "
+            "{'model': rsms}."
+        )
     groups, names, stack = _points(rsms)
     entry = get(measure)
     values = torch.from_numpy(np.stack(stack)).double()

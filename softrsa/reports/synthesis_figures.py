@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
-from softrsa.reports.figures import COLORS, MARKERS, name_axes, panel, scale
+from softrsa.reports.figures import COLORS, MARKERS, check_drawn, name_axes, panel, scale
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,6 +32,8 @@ def plot_scores(data: xr.Dataset, *, ax: Axes | None = None, color: str = COLORS
     Axes
         With the measure's name as label of the first line.
     """
+    names = ("scores", "steps_taken")
+    check_drawn(data, names, "SynthesisResult.data", form=xr.Dataset)
     ax = panel(ax)
     scores, taken = data["scores"].values, data["steps_taken"].values
     for i, last in enumerate(taken):
@@ -57,6 +59,8 @@ def plot_component_curves(components: xr.Dataset, *, ax: Axes | None = None) -> 
     Axes
         A line per component, dark for large variance; of many, some between first and last.
     """
+    names = ("restart", "component", "explained", "score", "captured")
+    check_drawn(components, names, "captured_components(...)", form=xr.Dataset)
     ax = panel(ax)
     mean = components.mean("restart")
     count = components.sizes["component"]
@@ -95,6 +99,8 @@ def plot_capture(
     """
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+    names = ("restart", "explained", "score_at_capture")
+    check_drawn(components, names, "captured_components(...)", form=xr.Dataset)
     ax = panel(ax)
     at_capture = components["score_at_capture"]
     found = at_capture.notnull().any("restart").values
@@ -132,6 +138,8 @@ def plot_feasible_region(region: xr.Dataset, *, ax: Axes | None = None) -> Axes:
         lines to the targets, and for linear CKA and NBS the bounds, whatever the dimension of
         the synthetic features, as dashed lines.
     """
+    names = ("seed", "score_a", "score_b", "target_a", "target_b")
+    check_drawn(region, names, "feasible_region(...)", form=xr.Dataset)
     ax = panel(ax, height=3.4)
     for i in range(region.sizes["seed"]):
         part = region.isel(seed=i)
@@ -185,6 +193,8 @@ def plot_decoding(
     Axes
         Dashed at 1, the accuracy from ``x``; dotted at chance.
     """
+    names = ("restart", "score", "relative", "chance", "reference")
+    check_drawn(decoding, names, "decode_along(...)", form=xr.Dataset)
     ax = panel(ax)
     for i in range(decoding.sizes["restart"]):
         part = decoding.isel(restart=i)

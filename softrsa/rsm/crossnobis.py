@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from softrsa._checks import check_broadcast, check_floating
+from softrsa._checks import check_broadcast, check_definite, check_floating
 from softrsa.errors import DataError, ShapeError, unknown_name
 
 
@@ -205,6 +205,7 @@ def check_precision(x_folds: Tensor, precision: Tensor | None) -> None:
         )
     if precision.ndim > 2:
         check_broadcast(3, x_folds=x_folds, precision=precision)
+    check_definite(precision=precision)
 
 
 OVER = ("shared", "all")

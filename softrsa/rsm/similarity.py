@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from softrsa._checks import broadcast_shape, check_broadcast, check_floating
+from softrsa._checks import broadcast_shape, check_broadcast, check_definite, check_floating
 from softrsa._precision import RoundingWarning, warn_of_rounding
 from softrsa._table import Table
 from softrsa.errors import DataError, DTypeError, ShapeError, unknown_name
@@ -126,6 +126,8 @@ def check_arguments(
         raise DataError(f"`similarity={similarity!r}` takes no `bandwidth`, got {bandwidth!r}.")
     if isinstance(bandwidth, str) and bandwidth != "median":
         raise unknown_name("bandwidth", bandwidth, ["median"])
+    if not isinstance(bandwidth, str | int | float | None) or isinstance(bandwidth, bool):
+        raise DTypeError(f"`bandwidth` must be a number or 'median', got {bandwidth!r}.")
     if isinstance(bandwidth, (int, float)) and not 0 < bandwidth < math.inf:
         raise DataError(f"`bandwidth` must be positive and finite, got {bandwidth!r}.")
 
@@ -137,6 +139,7 @@ def _check_precision(x: Tensor, precision: Tensor) -> None:
             f"got {tuple(precision.shape)}."
         )
     check_broadcast(2, x=x, precision=precision)
+    check_definite(precision=precision)
 
 
 def _check_pair(x: Tensor, y: Tensor) -> None:
@@ -301,7 +304,8 @@ def similarity_matrix(
     ShapeError
         If the shapes do not fit each other.
     DataError
-        If ``precision`` or ``bandwidth`` does not suit the similarity.
+        If ``precision`` or ``bandwidth`` does not suit the similarity, or ``precision`` is not
+        symmetric and positive definite.
 
     Notes
     -----

@@ -18,7 +18,7 @@ from softrsa._processes import ALONE, Ranks
 from softrsa.measures._features import first_order
 from softrsa.rsm.scaling import between
 from softrsa.tiled.tiles import Tile, TiledRSM, scratch, share_tiles, tile_size
-from softrsa.transforms.soft_step import bound_distances_, exact_zeros_, log_soft_step_s2
+from softrsa.transforms.soft_step import bound_distances_, exact_zeros_, run_step_s2
 
 N_SCRATCH = 3
 
@@ -117,7 +117,7 @@ def smallest_distance(unit: float, dtype: torch.dtype) -> float:
 
 def _second(s: Tensor, *parameters: Tensor) -> Tensor:
     low, high, rounding, upper, transition = parameters
-    return log_soft_step_s2(between(s, low, high, rounding), upper, transition).exp()
+    return run_step_s2(between(s, low, high, rounding), upper, transition, log=False)
 
 
 FAMILIES: dict[str, Step] = {"s1": S1(), "s2": S2()}

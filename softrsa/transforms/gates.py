@@ -12,12 +12,7 @@ from torch import Tensor, nn
 from softrsa._checks import SHORT_FLOATS, check_floating
 from softrsa._ranks import sorted_quantile
 from softrsa.errors import DataError, ShapeError, unknown_name
-from softrsa.transforms.soft_step import (
-    log_soft_step,
-    log_soft_step_s2,
-    soft_step,
-    soft_step_s2,
-)
+from softrsa.transforms.soft_step import check_steps, run_step, run_step_s2
 
 # Logits at which a new gate stands, per family of step. S1: lower = 0.018, upper = 0.982,
 # transition = 0.982, that is the identity up to the outermost 2 %; further out the sigmoid is too
@@ -290,10 +285,14 @@ class SoftStep(nn.Module):
 
     def step(self, s: Tensor, parameters: StepParameters, *, log: bool = False) -> Tensor:
         """Transform ``s`` (..., n, m), or one row for all, by given parameters (..., n)."""
+        check_floating(SHORT_FLOATS, s=s)
+        if not any(p.requires_grad for p in parameters):  # those of a gate in a fit do
+            low, high, soft = parameters
+            check_steps(high, soft, low, family=self.family, zero=True)
         lower, upper, transition = (p.unsqueeze(-1) for p in parameters)
         if self.family == "s1":
-            return (log_soft_step if log else soft_step)(s, lower, upper, transition)
-        return (log_soft_step_s2 if log else soft_step_s2)(s, upper, transition)
+            return run_step(s, lower, upper, transition, log=log)
+        return run_step_s2(s, upper, transition, log=log)
 
     def extra_repr(self) -> str:
         """Show the family."""

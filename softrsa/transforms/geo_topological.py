@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from numbers import Real
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from softrsa._checks import broadcast_shape, check_floating
+from softrsa._checks import broadcast_shape, check_floating, check_symmetric, holds
 from softrsa._ranks import average_ranks, in_order, rounding_of, sorted_quantile, tied
-from softrsa.errors import DataError, ShapeError, unknown_name
-from softrsa.pairs import condense, expand
+from softrsa.errors import DataError, DTypeError, ShapeError, unknown_name
+from softrsa.pairs import check_pairs, condense, expand
 
 Preset = Literal["trsa", "quantile", "value"]
 
@@ -51,8 +52,11 @@ def geo_topological(
         If ``preset`` is not one of the three.
     DTypeError
         If ``rdm`` is not float32 or float64.
+    ShapeError
+        If ``rdm`` is neither square nor as long as pairs of stimuli are.
     DataError
-        If ``lower > upper``, or a quantile is outside [0, 1] (checked for numbers, not tensors).
+        If ``rdm`` is not symmetric, or infinite somewhere, ``lower > upper``, or a quantile is
+        outside [0, 1].
 
     Notes
     -----
@@ -124,7 +128,16 @@ def comparable(
     check_floating(rdm=rdm)
     _check_thresholds(lower, upper, preset)
     square = rdm.ndim > 1 and rdm.shape[-1] == rdm.shape[-2]
+    if square:
+        check_symmetric(rdm=rdm)
+    else:
+        check_pairs(rdm=rdm)
     values = condense(rdm) if square else rdm
+    if not holds(~values.isinf().any()):
+        raise DataError(
+            f"`rdm` must be finite, got {int(values.isinf().sum())} infinite dissimilarities. "
+            "Leave those stimuli out, or set them to NaN."
+        )
     return (_unit_ranks if preset == "trsa" else tied)(values), square
 
 
@@ -135,12 +148,21 @@ def _rounding(values: Tensor) -> Tensor:
 
 
 def _check_thresholds(lower: float | Tensor, upper: float | Tensor, preset: Preset) -> None:
-    """Check thresholds given as numbers; tensors may live on a device and are not read."""
-    if isinstance(lower, Tensor) or isinstance(upper, Tensor):
-        return
-    if not lower <= upper:
+    """Check that thresholds are in order, and quantiles where they are to be."""
+    for name, value in (("lower", lower), ("upper", upper)):
+        if isinstance(value, bool) or not isinstance(value, (Tensor, Real)):
+            raise DTypeError(f"`{name}` must be a number or a torch.Tensor, got {value!r}.")
+    try:
+        ordered = torch.as_tensor(lower <= upper)
+    except RuntimeError as error:
+        shapes = [tuple(value.shape) for value in (lower, upper) if isinstance(value, Tensor)]
+        raise ShapeError(
+            f"`lower` and `upper` must broadcast, got {' and '.join(map(str, shapes))}."
+        ) from error
+    if not holds(ordered.all()):
         raise DataError(f"`lower` must not exceed `upper`, got {lower=}, {upper=}.")
-    if preset != "value" and not (lower >= 0 and upper <= 1):
+    inside = (torch.as_tensor(lower >= 0), torch.as_tensor(upper <= 1))
+    if preset != "value" and not all(holds(one.all()) for one in inside):
         raise DataError(
             f"With preset {preset!r} the thresholds are quantiles in [0, 1], got {lower=}, "
             f"{upper=}. For thresholds in the unit of the RDM use preset='value'."

@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import partial
+from numbers import Real
 from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from softrsa._checks import SHORT_FLOATS, broadcast_shape, check_floating
+from softrsa._checks import SHORT_FLOATS, broadcast_shape, check_broadcast, check_floating, holds
 from softrsa._gradients import again
-from softrsa.errors import DataError
+from softrsa.errors import DataError, DTypeError
 
 
 def soft_step(s: Tensor, lower: Tensor, upper: Tensor, transition: Tensor) -> Tensor:
@@ -45,6 +46,8 @@ def soft_step(s: Tensor, lower: Tensor, upper: Tensor, transition: Tensor) -> Te
     ------
     DTypeError
         If ``s`` is not float32, float64 or bfloat16.
+    DataError
+        If a parameter is out of its range.
 
     Notes
     -----
@@ -63,7 +66,9 @@ def soft_step(s: Tensor, lower: Tensor, upper: Tensor, transition: Tensor) -> Te
     >>> soft_step(s, torch.tensor(0.2), torch.tensor(0.8), torch.tensor(0.5))
     tensor([0.0000, 0.0385, 0.5000, 0.9615, 1.0000])
     """
-    return _run_step(s, lower, upper, transition, log=False)
+    check_floating(SHORT_FLOATS, s=s)
+    check_steps(upper, transition, lower)
+    return run_step(s, lower, upper, transition, log=False)
 
 
 def log_soft_step(s: Tensor, lower: Tensor, upper: Tensor, transition: Tensor) -> Tensor:
@@ -83,6 +88,8 @@ def log_soft_step(s: Tensor, lower: Tensor, upper: Tensor, transition: Tensor) -
     ------
     DTypeError
         If ``s`` is not float32, float64 or bfloat16.
+    DataError
+        If a parameter is out of its range.
 
     Notes
     -----
@@ -95,7 +102,9 @@ def log_soft_step(s: Tensor, lower: Tensor, upper: Tensor, transition: Tensor) -
     >>> log_soft_step(s, torch.tensor(0.2), torch.tensor(0.8), torch.tensor(0.5))
     tensor([   -inf, -0.6931,  0.0000])
     """
-    return _run_step(s, lower, upper, transition, log=True)
+    check_floating(SHORT_FLOATS, s=s)
+    check_steps(upper, transition, lower)
+    return run_step(s, lower, upper, transition, log=True)
 
 
 def soft_step_s2(s: Tensor, upper: Tensor, transition: Tensor) -> Tensor:
@@ -108,7 +117,7 @@ def soft_step_s2(s: Tensor, upper: Tensor, transition: Tensor) -> Tensor:
     s : Tensor, shape (..., n, m)
         Similarities scaled to [0, 1]; any shape.
     upper : Tensor
-        Bound :math:`b` in (0, 1]; broadcasts against ``s``.
+        Bound :math:`b` in [0, 1]; broadcasts against ``s``.
     transition : Tensor
         Steepness :math:`t` in [0, 1]: towards 0 everything above 0 becomes 1, towards 1 everything
         below ``upper`` becomes 0. Clamped to [eps, 1 - eps] of the number type.
@@ -122,6 +131,8 @@ def soft_step_s2(s: Tensor, upper: Tensor, transition: Tensor) -> Tensor:
     ------
     DTypeError
         If ``s`` is not float32, float64 or bfloat16.
+    DataError
+        If a parameter is out of its range.
 
     Notes
     -----
@@ -139,7 +150,9 @@ def soft_step_s2(s: Tensor, upper: Tensor, transition: Tensor) -> Tensor:
     >>> soft_step_s2(s, torch.tensor(0.8), torch.tensor(0.5))
     tensor([0.0000, 0.4353, 0.7579, 1.0000])
     """
-    return log_soft_step_s2(s, upper, transition).exp()
+    check_floating(SHORT_FLOATS, s=s)
+    check_steps(upper, transition, None, family="s2")
+    return run_step_s2(s, upper, transition, log=False)
 
 
 def log_soft_step_s2(s: Tensor, upper: Tensor, transition: Tensor) -> Tensor:
@@ -159,6 +172,8 @@ def log_soft_step_s2(s: Tensor, upper: Tensor, transition: Tensor) -> Tensor:
     ------
     DTypeError
         If ``s`` is not float32, float64 or bfloat16.
+    DataError
+        If a parameter is out of its range.
 
     Examples
     --------
@@ -167,6 +182,67 @@ def log_soft_step_s2(s: Tensor, upper: Tensor, transition: Tensor) -> Tensor:
     tensor([   -inf, -0.8318,  0.0000])
     """
     check_floating(SHORT_FLOATS, s=s)
+    check_steps(upper, transition, None, family="s2")
+    return run_step_s2(s, upper, transition, log=True)
+
+
+MOST = 1 + 1e-5  # leaves room for rounding, and for differences taken at 1
+
+
+def check_steps(
+    upper: Tensor | float,
+    transition: Tensor | float,
+    lower: Tensor | float | None,
+    *,
+    family: str = "s1",
+    zero: bool = False,
+) -> None:
+    """Check the order of bounds and the ranges of parameters; NaN among them gives NaN.
+
+    Fits, whose gates keep to the ranges, do without: a look at values waits for the device. A
+    transition of ``zero`` is where that of a gate may end by rounding.
+    """
+    named = {"upper": upper, "transition": transition}
+    if family == "s1":
+        named["lower"] = lower  # pyright: ignore[reportArgumentType]
+    given = {name: _number(name, value) for name, value in named.items()}
+    check_broadcast(0, **given)
+    high, soft, low = given["upper"], given["transition"], given.get("lower")
+    if low is None and not holds(~((high < 0) | (high > MOST)).any()):
+        raise DataError(f"`upper` must be in [0, 1], got {_extent(high)}.")
+    if low is not None and not holds(~(low > high).any()):
+        bounds = torch.broadcast_tensors(low, high)
+        worst = (bounds[0] > bounds[1]).flatten().int().argmax()
+        low, high = (bound.flatten()[worst] for bound in bounds)
+        raise DataError(
+            f"`lower` must not exceed `upper`, got lower={low:.6g} and upper={high:.6g}. "
+            "Swap them, or use 1 - s to reverse a step."
+        )
+    zero = zero or low is None
+    below = soft < 0 if zero else soft <= 0
+    if not holds(~(below | (soft > MOST)).any()):
+        raise DataError(
+            f"`transition` must be in {'[' if zero else '('}0, 1], got {_extent(soft)}: 1 is the "
+            f"{'softest, towards 0 the steepest' if low is not None else 'steepest'}."
+        )
+
+
+def _extent(values: Tensor) -> str:
+    """Name the least and largest of values, or the only one."""
+    low, high = (f"{value:.6g}" for value in values.aminmax())
+    return low if low == high else f"{low} to {high}"
+
+
+def _number(name: str, value: object) -> Tensor:
+    if isinstance(value, Tensor) and not value.is_complex():
+        return value.detach()
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise DTypeError(f"`{name}` must be a torch.Tensor or a number, got {value!r}.")
+    return torch.as_tensor(float(value))
+
+
+def run_step_s2(s: Tensor, upper: Tensor, transition: Tensor, *, log: bool) -> Tensor:
+    """Widen, and take the second family, or its logarithm."""
     wide, (upper, transition) = _widen(s, upper, transition)
     below, above = wide <= 0, wide >= upper
     beyond = below | above
@@ -175,7 +251,8 @@ def log_soft_step_s2(s: Tensor, upper: Tensor, transition: Tensor) -> Tensor:
     # the clamp keeps exp(logit t) finite; 1 - eps is the last number below 1
     steepness = torch.logit(transition, eps=torch.finfo(wide.dtype).eps).exp()
     log_step = (upper - wide) * steepness * log_ratio
-    return log_step.masked_fill(below, -torch.inf).masked_fill(above, 0.0).to(s.dtype)
+    result = log_step.masked_fill(below, -torch.inf).masked_fill(above, 0.0).to(s.dtype)
+    return result if log else result.exp()
 
 
 class _LogRatio(torch.autograd.Function):
@@ -200,9 +277,8 @@ class _LogRatio(torch.autograd.Function):
         return (grad / s).clamp(-most, most), (-grad / b).clamp(-most, most)
 
 
-def _run_step(s: Tensor, lower: Tensor, upper: Tensor, transition: Tensor, *, log: bool) -> Tensor:
-    """Check, widen, and apply `_Step`."""
-    check_floating(SHORT_FLOATS, s=s)
+def run_step(s: Tensor, lower: Tensor, upper: Tensor, transition: Tensor, *, log: bool) -> Tensor:
+    """Widen, and apply `_Step`."""
     wide, (lower, upper, transition) = _widen(s, lower, upper, transition)
     whole = broadcast_shape(wide.shape, lower.shape, upper.shape, transition.shape)
     step: Tensor = _Step.apply(wide.expand(whole), lower, upper, transition, log)

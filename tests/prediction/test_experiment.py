@@ -1,5 +1,7 @@
 """The protocol: the same splits for all, one row each, resumed and never repeated."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -127,6 +129,22 @@ def test_two_runs_on_one_file_keep_each_others_rows(task, tmp_path):
     add_row(empty, ("2024", 1.0), path)
     assert add_row(empty, ("None", 2.0), path)["task"].tolist() == ["2024", "None"]
     assert read_rows(path, ("task", "mse"), "a test").values.tolist() == [["2024", 1], ["None", 2]]
+
+
+def test_several_runs_lose_no_rows_of_one_file_and_double_none(tmp_path):
+    path, columns = tmp_path / "rows.csv", ("task", "split", "mse")
+    empty = read_rows(path, columns, "a test")
+
+    def work(worker):
+        for split in range(10):
+            add_row(empty, (f"task {worker}", split, 0.5), path, key=("task", "split"))
+            add_row(empty, ("shared", split, worker), path, key=("task", "split"))
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(4)))
+    rows = read_rows(path, columns, "a test")
+    assert len(rows) == len(rows[["task", "split"]].drop_duplicates()) == 50
+    assert [one.name for one in tmp_path.iterdir()] == ["rows.csv"]
 
 
 @pytest.mark.parametrize("settings", [{"head": "nca"}, {"random_state": 1}, {"epochs": 3}])

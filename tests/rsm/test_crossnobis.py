@@ -153,6 +153,8 @@ def test_gaps_are_named_and_not_passed_on(value, rng):
 def test_precisions_whose_covariances_cancel_are_named(rng):
     x, one = draw(rng, 3, N, P), precisions(rng)
     with pytest.raises(DataError, match="folds 0 and 2 have a singular mean"):
+        crossnobis(x, torch.stack([one, one, -one]).requires_grad_())
+    with pytest.raises(DataError, match="`precision` must be positive definite"):
         crossnobis(x, torch.stack([one, one, -one]))
     with pytest.raises(DataError, match="of fold 1 cannot be inverted"):
-        crossnobis(x, torch.stack([one, torch.zeros(P, P), one]))
+        crossnobis(x, torch.stack([one, torch.zeros(P, P), one]).requires_grad_())
