@@ -16,6 +16,7 @@ from torch import Tensor
 
 from softrsa._checks import resolve_device
 from softrsa._memory import available_memory
+from softrsa._wording import listed
 from softrsa.alignment.cluster import check_client, digest, digest_code, score_in_pieces
 from softrsa.alignment.embedding import rotated
 from softrsa.alignment.fitting import check_units
@@ -26,6 +27,7 @@ from softrsa.alignment.held_out import (
     few_stimuli_warnings,
     make_runs,
     row_offset_warnings,
+    stimulus_labels,
     undefined_warnings,
 )
 from softrsa.alignment.memory import check_memory, estimate_of_run
@@ -34,6 +36,7 @@ from softrsa.alignment.result import AlignmentResult
 from softrsa.alignment.scoring import example_rsms, score_together
 from softrsa.alignment.settings import (
     SMALLEST_BLOCK,
+    UNFITTED,
     DegenerateFitWarning,
     FitSettings,
     Options,
@@ -45,8 +48,10 @@ from softrsa.alignment.settings import (
 from softrsa.errors import DataError, StimulusError, unknown_name
 from softrsa.io import check_rdms
 from softrsa.measures import Measure, get
+from softrsa.measures.missing import check_leaves_out, lacks_pairs
 from softrsa.recordings import split_units
 from softrsa.rsm.similarity import SimilarityLike, as_similarity
+from softrsa.transforms.center import held_pairs
 from softrsa.transforms.on_rsms import TRANSFORMS, Chain, TransformLike, as_chain
 
 if TYPE_CHECKING:
@@ -65,7 +70,7 @@ def align(
     transforms: Sequence[TransformLike] | TransformLike | None = None,
     measure: str | Measure = "centered_pearson",
     similarity: SimilarityLike = "correlation",
-    folds: int | Sequence[Split] = 5,
+    folds: int | Sequence[Split] | None = 5,
     subjects: Literal["pooled", "leave_one_out"] = "pooled",
     join: Literal["exact", "intersection"] = "exact",
     permute: bool = False,
@@ -100,8 +105,10 @@ def align(
     similarity : str, Similarity or callable
         A name of `softrsa.rsm.similarity_matrix`, or a function of your own from units (n, p) and
         (m, p) to similarities (n, m).
-    folds : int or sequence of Split
-        Folds over stimuli, or splits of your own.
+    folds : int, sequence of Split or None
+        Folds over stimuli, or splits of your own; None scores transforms without parameters
+        (identity, centered) on all stimuli, which as few as 4 allow. p is exact then, over all
+        orders of stimuli, where these are 8 or fewer (7 for measures that take longer).
     subjects : {"pooled", "leave_one_out"}
         Fit on and score all subjects, or score each subject under transforms fitted on the others.
     join : {"exact", "intersection"}
@@ -157,6 +164,10 @@ def align(
     transforms differ by float32 rounding from those of all fits batched together; in one process
     that takes some three times as long.
 
+    Pairs that are NaN in a layer or in a subject of a region are left out of both, and the table's
+    column `n_pairs` counts those left; only transforms without parameters are scored then, and
+    measures that need all pairs are refused. Stimuli without any pair are left out, with a warning.
+
     A learned transform that cannot start in a fold, because the scaled RSMs have next to no
     variance, is replaced there by the best fixed one, with a warning and in the table's column
     `folds_fallen_back`; all others go on. Test scores use pairs of test stimuli only. Noise
@@ -175,8 +186,8 @@ def align(
     [['right', 0.7], ['wrong', -0.1]]
     """
     options = Options(
-        _asked(transforms, get(measure)), get(measure), as_similarity(similarity), by, region,
-        subject, splits_or_count(folds), subjects, join, permute,
+        _asked(transforms, get(measure), folds), get(measure), as_similarity(similarity), by,
+        region, subject, splits_or_count(folds), subjects, join, permute,
         settings or FitSettings(), n_resamples, seed,
     )  # fmt: skip
     check_client(client)
@@ -193,6 +204,10 @@ def align(
     for name, side in layer_sides.items() if acting else ():
         check_units(side, " and ".join(map(repr, acting)), f"layer {name!r}")
     n_stimuli = _common_count([*layer_sides.items(), *region_sides.items()])
+    options, layer_sides, region_sides, missing = _with_missing(
+        options, layer_sides, region_sides, asked=transforms is not None
+    )
+    n_stimuli = next(iter(layer_sides.values())).n_stimuli
     splits = split_stimuli(n_stimuli, folds, seed=seed)
     if permute:
         order = torch.randperm(n_stimuli, generator=torch.Generator().manual_seed(seed + 1))
@@ -224,6 +239,7 @@ def align(
         RowOffsetWarning: row_offset_warnings(data, options),
         DegenerateFitWarning: degenerate_warnings(data),
         FewStimuliWarning: few_stimuli_warnings(options, runs),
+        MissingPairsWarning: missing,
     }
     for category, messages in raised.items():
         for message in messages:
@@ -244,14 +260,79 @@ class FewStimuliWarning(UserWarning):
     """A measure on features is high for any features, as there are more units than stimuli."""
 
 
+class MissingPairsWarning(UserWarning):
+    """Pairs of stimuli are missing in the data, and something was left out for it."""
+
+
 def _asked(
-    transforms: Sequence[TransformLike] | TransformLike | None, measure: Measure
+    transforms: Sequence[TransformLike] | TransformLike | None,
+    measure: Measure,
+    folds: int | Sequence[Split] | None,
 ) -> tuple[Chain, ...]:
     """Look up the transforms asked for; repeated ones count once."""
     if transforms is None:
-        transforms = ["identity"] if measure.takes == "features" else [*TRANSFORMS]
+        every = [*TRANSFORMS] if folds is not None else [*UNFITTED]
+        transforms = ["identity"] if measure.takes == "features" else every
     given = [transforms] if isinstance(transforms, TransformLike) else [*transforms]
-    return ordered([as_chain(one) for one in given])
+    asked = ordered([as_chain(one) for one in given])
+    if folds is None:
+        _check_unfitted(asked, "without folds nothing is held out of a fit")
+        if measure.held_out is not None:
+            raise DataError(f"{measure.name!r} is fitted, which needs folds: give `folds=`.")
+    return asked
+
+
+def _check_unfitted(transforms: Sequence[Chain], why: str) -> None:
+    """Refuse transforms with parameters."""
+    fitted = [one.name for one in transforms if one.name not in UNFITTED]
+    if fitted:
+        raise DataError(
+            f"{listed(fitted)} cannot be scored: {why}. Ask for {' and '.join(UNFITTED)} only "
+            "(`transforms`, `--transform`)."
+        )
+
+
+def _with_missing(
+    options: Options,
+    layers: dict[str, Responses],
+    regions: dict[str, Responses],
+    *,
+    asked: bool,
+) -> tuple[Options, dict[str, Responses], dict[str, Responses], list[str]]:
+    """Leave out what cannot be done where pairs are missing, and stimuli that have none."""
+    sides = [*layers.items(), *regions.items()]
+    lacking = [name for name, side in sides if side.units is None and lacks_pairs(side.rsms)]
+    if not lacking or options.of_features:
+        return options, layers, regions, []
+    check_leaves_out(options.measure, listed(lacking))
+    fixed = tuple(one for one in options.transforms if one.name in UNFITTED)
+    left_out = [one.name for one in options.transforms if one.name not in UNFITTED]
+    if asked:
+        _check_unfitted(options.transforms, f"pairs are missing (NaN) in {listed(lacking)}")
+    messages = []
+    if left_out:
+        messages.append(
+            f"Pairs are missing (NaN) in {listed(lacking)}, so only transforms without parameters "
+            f"are scored, without {', '.join(left_out)}. Column n_pairs counts the pairs."
+        )
+    options = replace(options, transforms=fixed, missing=True)
+    held = [held_pairs(a.rsms, b.rsms) for a in layers.values() for b in regions.values()]
+    kept = torch.stack(held).any(0).any(-1)
+    n, n_left = len(kept), int(kept.sum())
+    if n_left < n:
+        ids = stimulus_labels(next(iter(layers.values())), next(iter(regions.values())))
+        lonely = f"{n - n_left} of {n} stimuli ({listed(ids[(~kept).cpu().numpy()])})"
+        if n_left < SMALLEST_BLOCK:
+            raise DataError(
+                f"{lonely} share no pair with any other, and {n_left} are left; at least "
+                f"{SMALLEST_BLOCK} are needed."
+            )
+        messages.append(f"{lonely} share no pair with any other and are left out.")
+        places = kept.nonzero().flatten()
+        layers, regions = (
+            {name: side.take(places) for name, side in part.items()} for part in (layers, regions)
+        )
+    return options, layers, regions, messages
 
 
 def _sides(
@@ -366,7 +447,7 @@ def _read(
     for name, data in parts.items():
         side = as_responses(
             data, similarity=row if row.function else row.name, name=name,
-            subject=options.subject, device=device, units=keep is not None,
+            subject=options.subject, device=device, units=keep is not None, missing=True,
         )  # fmt: skip
         units = tuple(keep(u) for u in side.units) if keep and side.units else None
         sides[name] = replace(side, units=units)

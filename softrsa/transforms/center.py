@@ -142,3 +142,35 @@ def _without_diagonal(matrix: Tensor) -> Tensor:
     """Zero the diagonal in place, whatever stood there."""
     matrix.diagonal(dim1=-2, dim2=-1).zero_()
     return matrix
+
+
+def held_pairs(*rsms: Tensor) -> Tensor:
+    """Tell which pairs (n, n) no RSM (..., n, n) misses, either way round; never the diagonal."""
+    n = rsms[0].shape[-1]
+    held = ~torch.eye(n, dtype=torch.bool, device=rsms[0].device)
+    for each in rsms:
+        held &= ~each.isnan().reshape(-1, n, n).any(0)
+    return held & held.mT
+
+
+def center_held(rsms: Tensor, held: Tensor) -> Tensor:
+    r"""Remove row and column offsets from the pairs (n, n) that are held; NaN elsewhere.
+
+    The residual of the least-squares fit :math:`M_{ij} \approx r_i + c_j` over held pairs; with all
+    pairs that of `softrsa.transforms.double_center`. A matrix of nothing but offsets, up to
+    rounding, becomes 0.
+    """
+    weights = held.to(torch.float64)
+    values = torch.where(held, rsms, 0.0).double()
+    size = torch.linalg.vector_norm(values, dim=(-2, -1), keepdim=True)
+    rows, columns = values.sum(-1), values.sum(-2)
+    degree = torch.diag(weights.sum(-1))
+    # the normal equations fall apart into those of the sums r + c and the differences r - c
+    both = (rows + columns) @ torch.linalg.pinv(degree + weights, hermitian=True)
+    apart = (rows - columns) @ torch.linalg.pinv(degree - weights, hermitian=True)
+    fitted = ((both + apart) / 2).unsqueeze(-1) + ((both - apart) / 2).unsqueeze(-2)
+    left = torch.where(held, values - fitted, 0.0)
+    rounding = 100 * held.shape[-1] ** 0.5 * torch.finfo(rsms.dtype).eps
+    nothing = torch.linalg.vector_norm(left, dim=(-2, -1), keepdim=True) <= rounding * size
+    left = torch.where(nothing, 0.0, left)
+    return torch.where(held, left, torch.nan).to(rsms.dtype)
