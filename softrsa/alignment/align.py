@@ -129,12 +129,12 @@ def align(
     progress : bool
         Show a progress bar, and say what memory a large run will take.
     client : distributed.Client, optional
-        Score every layer, region and fold as a unit of its own on the workers of a dask cluster.
-        Units lost with a worker are computed again.
+        Share the work among the workers of a dask cluster, in pieces of some layers, regions and
+        folds. Pieces lost with a worker are computed again.
     store : str or Path, optional
-        A folder that keeps the result of every unit as soon as it is done, with a client or
-        without. A run that was stopped goes on where it was when it is repeated with the same data
-        and options; the store of another run is refused.
+        A folder that keeps the result of every layer, region and fold once it is done, with a
+        client or without. A run that was stopped goes on where it was when it is repeated with the
+        same data and options; the store of another run is refused.
 
     Returns
     -------
@@ -160,9 +160,8 @@ def align(
 
     Notes
     -----
-    With a client or a store the fits of a unit are batched by themselves, so that scores of learned
-    transforms differ by float32 rounding from those of all fits batched together; in one process
-    that takes some three times as long.
+    With a client or a store the fits of a piece are batched by themselves, so that scores of
+    learned transforms may differ in the last digits from those of all fits batched together.
 
     Pairs that are NaN in a layer or in a subject of a region are left out of both, and the table's
     column `n_pairs` counts those left; only transforms without parameters are scored then, and

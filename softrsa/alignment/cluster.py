@@ -20,10 +20,9 @@ import xarray as xr
 from torch import Tensor
 
 from softrsa._checks import resolve_device
-from softrsa._threads import map_on_cores
 from softrsa.alignment.held_out import Run
 from softrsa.alignment.responses import Responses
-from softrsa.alignment.scoring import put_together, score_alone
+from softrsa.alignment.scoring import put_together, score_apart
 from softrsa.alignment.settings import Options, Split
 from softrsa.errors import DTypeError, FileFormatError, FileMissingError, FitError, SoftRSAError
 from softrsa.io import OutputError, atomic_path
@@ -336,9 +335,28 @@ def _digest(part: xr.Dataset) -> str:
 
 RETRIES = 3  # of a piece that fails, and rounds in a row in which workers die and nothing is done
 CPU = torch.device("cpu")
+MOST_RUNS = 20  # of a piece: fits of so many fill their batches, and a stop loses no more
+PIECES_EACH = 3  # for a worker at least, so that all end at about the same time
+HELD_BYTES = 2**28  # of parts that need not be read again
 
-Piece = tuple[str, str, int, Split, tuple[int, ...], tuple[int, ...]]  # a run without its sides
+Piece = Sequence[Run]  # runs that are fitted together
+Place = tuple[str, str, int, Split, tuple[int, ...], tuple[int, ...]]  # a run without its sides
 Keep = Callable[[Run, xr.Dataset], object]
+
+
+def in_pieces(runs: Sequence[Run], workers: int) -> list[Piece]:
+    """Split runs into pieces of work, neither too small to be efficient nor too few to share.
+
+    Examples
+    --------
+    >>> [len(piece) for piece in in_pieces(range(60), workers=2)]
+    [10, 10, 10, 10, 10, 10]
+    >>> [len(piece) for piece in in_pieces(range(5), workers=2)]
+    [1, 1, 1, 1, 1]
+    """
+    share = len(runs) if workers == 1 else len(runs) // (PIECES_EACH * workers)
+    size = max(1, min(MOST_RUNS, share))
+    return [runs[i : i + size] for i in range(0, len(runs), size)]
 
 
 def score_in_pieces(
@@ -351,15 +369,20 @@ def score_in_pieces(
     device: str,
     progress: bool,
 ) -> xr.Dataset:
-    """Score every run as a piece of its own and put the parts together.
+    """Score runs some at a time and put the parts, one of each run, together.
 
-    Pieces whose part is in the store are not computed again. ``device`` is resolved where a piece
-    is computed.
+    Runs whose part is in the store are not computed again. ``device`` is resolved where a piece is
+    computed.
     """
+    held: dict[str, xr.Dataset] = {}
     with _opened(store, fingerprint) as kept:
 
         def keep(run: Run, part: xr.Dataset) -> None:
-            kept.write(run.name, part)
+            small = sum(one.nbytes for one in held.values()) + part.nbytes <= HELD_BYTES
+            if small:
+                held[run.name] = part
+            if store is not None or not small:
+                kept.write(run.name, part)
 
         missing = [run for run in runs if kept.read(run.name) is None]
         if client is None:
@@ -368,7 +391,8 @@ def score_in_pieces(
             _Cluster(client, options, device, progress).score(missing, keep)
 
         def part_of(run: Run) -> xr.Dataset:
-            part = kept.read(run.name)
+            part = held.pop(run.name, None)
+            part = kept.read(run.name) if part is None else part
             if part is None:
                 raise FileMissingError(
                     f"The part of {run.name} in {kept.folder} was deleted or damaged while others "
@@ -390,31 +414,36 @@ def _opened(store: str | Path | None, fingerprint: Fingerprint) -> Iterator[Stor
 
 
 def _score_here(runs: Sequence[Run], options: Options, keep: Keep, progress: bool) -> None:
-    """Score runs in this process, on all cores, and keep each part at once."""
+    """Score runs in this process, a piece on all cores after the other, and keep parts at once."""
     from tqdm import tqdm
 
     with tqdm(total=len(runs), disable=not progress or not runs, desc="aligning", delay=1) as bar:
-
-        def work(run: Run) -> None:
-            keep(run, _raised(_named(run, options, lambda _: bar.update(0))))
-            bar.update()
-
-        if runs:
-            rsms = runs[0].brain.rsms
-            map_on_cores(work, runs, entries=rsms.numel(), device=rsms.device)
+        for piece in in_pieces(runs, workers=1):
+            parts = _raised(_named(piece, options, lambda _: bar.update(0)))
+            for run, part in zip(piece, parts, strict=True):
+                keep(run, part)
+            bar.update(len(piece))
 
 
 def _named(
-    run: Run, options: Options, on_step: Callable[[int], object] = lambda _: None
-) -> xr.Dataset | SoftRSAError:
-    """Score one run; an error of ours is given back with its name, as dask retries what raises."""
+    piece: Piece, options: Options, on_step: Callable[[int], object] = lambda _: None
+) -> list[xr.Dataset] | SoftRSAError:
+    """Score a piece; an error of ours is given back with its run, as dask retries what raises."""
     try:
-        return score_alone(run, options, on_step)
+        return score_apart(piece, options, on_step)
     except SoftRSAError as error:
-        return type(error)(f"In {run.name}: {error}")
+        if len(piece) == 1:
+            return type(error)(f"In {piece[0].name}: {error}")
+    parts: list[xr.Dataset] = []
+    for run in piece:  # whose error it was
+        found = _named([run], options, on_step)
+        if isinstance(found, SoftRSAError):
+            return found
+        parts += found
+    return parts
 
 
-def _raised(found: xr.Dataset | SoftRSAError) -> xr.Dataset:
+def _raised(found: list[xr.Dataset] | SoftRSAError) -> list[xr.Dataset]:
     if isinstance(found, SoftRSAError):
         raise found
     return found
@@ -431,48 +460,52 @@ class _Cluster:
 
     def score(self, runs: Sequence[Run], keep: Keep) -> None:
         """Score runs in rounds: what was lost with a worker is in the next one."""
-        idle = 0
-        while runs and idle <= RETRIES:
-            left = self._round(runs, keep)
-            idle = idle + 1 if len(left) == len(runs) else 0
-            runs = left
-        if runs:
+        workers: Any = self.client.nthreads()  # for each its threads
+        pieces, idle = in_pieces(runs, max(1, len(workers))), 0
+        while pieces and idle <= RETRIES:
+            left = self._round(pieces, keep)
+            idle = idle + 1 if len(left) == len(pieces) else 0
+            pieces = left
+        if pieces:
             raise FitError(
                 f"Workers died {RETRIES + 1} times in a row before any piece was done; the first "
-                f"one left is {runs[0].name}. They may be out of memory: give each more, or use "
-                "fewer stimuli."
+                f"one left is {pieces[0][0].name}. They may be out of memory: give each more, or "
+                "use fewer stimuli."
             )
 
-    def _round(self, runs: Sequence[Run], keep: Keep) -> list[Run]:
-        """Submit all runs, keep those done, give back those whose data a dead worker had."""
+    def _round(self, pieces: Sequence[Piece], keep: Keep) -> list[Piece]:
+        """Submit all pieces, keep those done, give back those whose data a dead worker had."""
         from distributed import as_completed
 
+        runs = [run for piece in pieces for run in piece]
         models = _shipped(self.client, {run.layer: run.model for run in runs})
         brains = _shipped(self.client, {run.region: run.brain for run in runs})
         futures = {
             self.client.submit(
-                _score_remotely, _piece(run),
-                models[run.layer], brains[run.region], self.options, self.device,
-                retries=RETRIES, pure=False,
-            ): run
-            for run in runs
+                _score_remotely, [_place(run) for run in piece],
+                {run.layer: models[run.layer] for run in piece},
+                {run.region: brains[run.region] for run in piece},
+                self.options, self.device, retries=RETRIES, pure=False,
+            ): piece
+            for piece in pieces
         }  # fmt: skip
         lost = []
         try:
             with _bar(self.client, [*futures], self.progress):
                 for future in as_completed([*futures]):
-                    run = futures.pop(future)
-                    found = _result(future, run)
+                    piece = futures.pop(future)
+                    found = _result(future, piece[0])
                     if found is None:
-                        lost.append(run)
+                        lost.append(piece)
                     else:
-                        keep(run, _raised(found))
+                        for run, part in zip(piece, _raised(found), strict=True):
+                            keep(run, part)
         finally:
             self.client.cancel([*futures])
         return lost
 
 
-def _piece(run: Run) -> Piece:
+def _place(run: Run) -> Place:
     return run.layer, run.region, run.fold, run.split, run.learn, run.score
 
 
@@ -482,22 +515,29 @@ def _shipped(client: Client, sides: Mapping[str, Responses]) -> dict[str, Future
 
 
 def _score_remotely(
-    piece: Piece, model: Responses, brain: Responses, options: Options, device: str
-) -> xr.Dataset | SoftRSAError:
+    places: Sequence[Place],
+    models: Mapping[str, Responses],
+    brains: Mapping[str, Responses],
+    options: Options,
+    device: str,
+) -> list[xr.Dataset] | SoftRSAError:
     """Score a piece on a worker, in the one thread that dask runs it in."""
-    layer, region, fold, split, learn, score = piece
     target = resolve_device(device)
-    run = Run(layer, region, fold, model.to(target), brain.to(target), split, learn, score)
+    there = [{name: one.to(target) for name, one in part.items()} for part in (models, brains)]
+    piece = [
+        Run(layer, region, fold, there[0][layer], there[1][region], split, learn, score)
+        for layer, region, fold, split, learn, score in places
+    ]
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        return _named(run, options)
+        return _named(piece, options)
     finally:
         torch.set_num_threads(before)  # which the worker's new threads start with
 
 
-def _result(future: Future, run: Run) -> xr.Dataset | SoftRSAError | None:
-    """Fetch what was found for a run; None where it, or its data, died with a worker."""
+def _result(future: Future, run: Run) -> list[xr.Dataset] | SoftRSAError | None:
+    """Fetch what was found for a piece, from its first run on; None where it died with a worker."""
     from distributed import KilledWorker
     from distributed.client import FutureCancelledError
 

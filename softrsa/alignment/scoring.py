@@ -1,4 +1,4 @@
-"""From runs to labelled scores: all together, or one at a time and then put together."""
+"""From runs to labelled scores: all together, or some at a time and then put together."""
 
 from __future__ import annotations
 
@@ -60,36 +60,41 @@ def score_together(
     return data.merge(resampled(runs, sums, _transforms(data), draws), join="exact")
 
 
-def score_alone(
-    run: Run, options: Options, on_step: Callable[[int], object] = lambda _: None
-) -> xr.Dataset:
-    """Fit, score and resample one run as if there were no other; ``on_step`` hears of it.
+def score_apart(
+    runs: Sequence[Run], options: Options, on_step: Callable[[int], object] = lambda _: None
+) -> list[xr.Dataset]:
+    """Fit, score and resample some runs together; ``on_step`` hears of it.
 
     Returns
     -------
-    Dataset
-        As of one layer, region and fold; `sum_<kind>` (sum_or_number, draw_<kind>, transform,
-        scored_subject) hold what `resampling.resample_scores` gives. What is of all stimuli comes
-        with the first fold.
+    list of Dataset
+        Of each run, as of one layer, region and fold; `sum_<kind>` (sum_or_number, draw_<kind>,
+        transform, scored_subject) hold what `resampling.resample_scores` gives. What is of all
+        stimuli comes with the first fold.
     """
-    sides = {run.layer: run.model}, {run.region: run.brain}
-    first = replace(run, fold=0)
-    draws = _draws([run], options)
+    draws = _draws(runs, options)
     if not options.of_features:
-        fit_all([first], options, progress=False)
-    judged = _judged([first], options, draws, on_step)
-    data = collect([first], judged, *sides, options, all_stimuli=run.fold == 0)
-    if draws is None:
-        return data
-    return data.assign(
-        {
-            f"sum_{kind}": (
-                ("sum_or_number", f"draw_{kind}", "transform", "scored_subject"),
-                found[..., list(run.score)].numpy(),
-            )
-            for kind, found in zip(SUMS, judged[0].sums or [], strict=True)
-        }
-    )
+        fit_all(runs, options, progress=False)
+    judged = _judged(runs, options, draws, on_step)
+    parts = [_part(run, one, options) for run, one in zip(runs, judged, strict=True)]
+    for run in runs:
+        run.fitted = {}  # which is large, and part of the result no more
+    return parts
+
+
+def _part(run: Run, judged: Judged, options: Options) -> xr.Dataset:
+    """Put what came of one run into a data set of its own."""
+    sides = {run.layer: run.model}, {run.region: run.brain}
+    first = [replace(run, fold=0)]
+    data = collect(first, [judged], *sides, options, all_stimuli=run.fold == 0)
+    sums = {
+        f"sum_{kind}": (
+            ("sum_or_number", f"draw_{kind}", "transform", "scored_subject"),
+            found[..., list(run.score)].numpy(),
+        )
+        for kind, found in zip(SUMS, judged.sums or [], strict=False)
+    }
+    return data.assign(sums)
 
 
 def _draws(runs: Sequence[Run], options: Options) -> Draws | None:
@@ -124,7 +129,7 @@ def _judged(
 def put_together(
     read: Callable[[Run], xr.Dataset], runs: Sequence[Run], options: Options
 ) -> xr.Dataset:
-    """Make of the parts that `score_alone` gave what `score_together` gives.
+    """Make of the parts that `score_apart` gave what `score_together` gives.
 
     ``read`` gives the part of a run; the parts of one layer with one region are held at a time.
     """
@@ -176,10 +181,12 @@ def _place(whole: xr.Dataset, part: xr.Dataset, run: Run) -> None:
     """Put the part of a run where it belongs; what is not of one fold comes with the first."""
     labels = {"layer": run.layer, "region": run.region, "fold": run.fold}
     at = {dim: whole.indexes[dim].get_loc(label) for dim, label in labels.items()}
-    for name, one in part.isel(layer=0, region=0, fold=0).data_vars.items():
-        dims = whole[name].dims
-        if "fold" in dims or run.fold == 0:
-            whole[name][{dim: i for dim, i in at.items() if dim in dims}] = one.values
+    for name, one in part.variables.items():
+        if name in part.coords or not ("fold" in one.dims or run.fold == 0):
+            continue
+        here = tuple(at.get(str(dim), slice(None)) for dim in one.dims)
+        there = tuple(0 if dim in at else slice(None) for dim in one.dims)
+        whole[name].values[here] = one.values[there]
 
 
 def _no_sums(part: xr.Dataset, n_subjects: int) -> list[Tensor]:
