@@ -342,6 +342,7 @@ class Options:
             "n_resamples": self.n_resamples, "resampling_seed": self.resampling_seed,
             "own_folds": int(isinstance(self.folds, tuple)),
             "all_stimuli_scored": int(self.folds is None),
+            "pairs_missing": int(self.missing),
         }  # fmt: skip
 
 
