@@ -187,8 +187,9 @@ def evaluate(
 
 
 def _ceiling(rsms: Tensor, measure: Measure, pool: str) -> NoiseCeiling:
-    """Noise ceilings of the subjects (n, n); NaN where fewer than 3 pairs are held."""
-    if int(held_pairs(rsms).sum()) < 2 * FEWEST_PAIRS:
+    """Noise ceilings of subjects (s, n, n); NaN where pairs are missing and they have none."""
+    few = int(held_pairs(rsms).sum()) < 2 * FEWEST_PAIRS
+    if few or (pool == "raw" and lacks_pairs(rsms)):
         nothing = rsms.new_full((len(rsms),), torch.nan)
         return NoiseCeiling(nothing, nothing)
     return noise_ceiling(rsms, measure, pool=pool)

@@ -12,7 +12,7 @@ from torch import Tensor
 from softrsa._checks import check_floating
 from softrsa.errors import DataError, ShapeError, unknown_name
 from softrsa.inference.inner_products import score_once
-from softrsa.inference.pair_table import find_measure, stack_subjects, unlabeled
+from softrsa.inference.pair_table import as_stack, find_measure, stack_subjects, unlabeled
 from softrsa.measures import Measure
 
 
@@ -83,6 +83,7 @@ def noise_ceiling(
     if isinstance(rsms, xr.DataArray):
         rsms = unlabeled(rsms)
     check_floating(rsms=rsms)
+    rsms = as_stack(rsms)
     if rsms.ndim < 2 or (entry.takes == "matrices" and rsms.ndim < 3):
         raise ShapeError(
             f"`rsms` must have a dimension of subjects before that of pairs, and {entry.name!r} "

@@ -14,6 +14,7 @@ from torch import Tensor
 from softrsa._checks import check_floating
 from softrsa._ranks import is_rounding, rounding_of, run_starts, tied
 from softrsa.errors import DataError, ShapeError, StimulusError
+from softrsa.io.matrices import ROUNDING
 from softrsa.measures import Embedding, Measure, get
 from softrsa.pairs import expand
 from softrsa.transforms.center import as_double
@@ -40,6 +41,7 @@ class Stack:
     models: tuple[str, ...]
     subjects: tuple[str, ...]
     model_dim: str = "model"
+    whole: Tensor | None = None  # squares of all, NaN where pairs are missing, if any are
 
     @property
     def embed(self) -> Embedding:
@@ -117,7 +119,8 @@ def stack_rsms(
         models, subjects_rsms, found, subjects = _unlabel(models, subjects_rsms)
         names = names or found
     else:
-        subjects = [f"subject {i + 1}" for i in range(len(subjects_rsms))]
+        subjects = [f"subject {i + 1}" for i in range(len(as_stack(subjects_rsms)))]
+    models, subjects_rsms = as_stack(models), as_stack(subjects_rsms)
     names = names or [f"model {i + 1}" for i in range(len(models))]
     _check_shapes(models, subjects_rsms)
     if len(names) != len(models) or len(set(names)) < len(names):
@@ -146,7 +149,7 @@ def stack_rsms(
         entry=entry, values=values, first=first, second=second, once=once,
         n_models=len(models), n_stimuli=n, n_missing=int((apart & ~held).sum()) // 2,
         models=tuple(map(str, names)), subjects=tuple(map(str, subjects)),
-        model_dim=model_dim,
+        model_dim=model_dim, whole=None if bool((held == apart).all()) else together,
     )  # fmt: skip
 
 
@@ -167,6 +170,7 @@ def stack_subjects(
     rsms: Tensor, measure: str | Measure | Callable[[Tensor, Tensor], Tensor]
 ) -> Stack:
     """Check subjects without models, (k, n, n) or (k, n_pairs), and bring them to common pairs."""
+    rsms = as_stack(rsms)
     _check_stack("rsms", rsms)
     return stack_rsms(rsms[:1], rsms, measure, ["subject 1"])  # which also stands in for a model
 
@@ -178,12 +182,26 @@ def unlabeled(rsms: xr.DataArray) -> Tensor:
     return torch.as_tensor(np.ascontiguousarray(check_rdms(rsms, name="rsms").values))
 
 
+def as_stack(rsms: Tensor) -> Tensor:
+    """Make a stack of one of one RSM: a condensed vector, or a symmetric square.
+
+    Rows of condensed RSMs may be as many as their pairs, but a symmetric square is never these.
+    """
+    if rsms.ndim == 1:
+        return rsms[None]
+    if rsms.ndim != 2 or rsms.shape[0] != rsms.shape[1]:
+        return rsms
+    same = rsms.detach().double().nan_to_num()
+    tolerance = ROUNDING * float(same.abs().max()) if same.numel() else 0.0
+    return rsms[None] if torch.allclose(same, same.mT, rtol=0.0, atol=tolerance) else rsms
+
+
 def _check_stack(name: str, rsms: Tensor) -> None:
     check_floating(**{name: rsms})
     if rsms.ndim not in (2, 3) or (rsms.ndim == 3 and rsms.shape[-1] != rsms.shape[-2]):
         raise ShapeError(
             f"`{name}` must be square RSMs (k, n_stimuli, n_stimuli) or condensed ones "
-            f"(k, n_pairs), got shape {tuple(rsms.shape)}; give a single one as `{name}[None]`."
+            f"(k, n_pairs), got shape {tuple(rsms.shape)}."
         )
     if not len(rsms):
         raise ShapeError(f"`{name}` must hold at least one RSM, got shape {tuple(rsms.shape)}.")
@@ -244,6 +262,10 @@ def _unlabel(
         )
     left = check_rdms(models, name="models")
     right = check_rdms(subjects, name="subjects' stack")
+    left, right = (
+        one if one.ndim > 2 else one.expand_dims(dim)
+        for one, dim in ((left, "region"), (right, "subject"))
+    )
     for array, name in ((left, "models"), (right, "subjects_rsms")):
         if array.ndim != 3:
             raise ShapeError(
