@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import pandas as pd
 import torch
 import xarray as xr
 from torch import Tensor
@@ -47,6 +48,7 @@ from softrsa.alignment.settings import (
 )
 from softrsa.errors import DataError, StimulusError, unknown_name
 from softrsa.io import check_rdms
+from softrsa.io.axes import from_frame
 from softrsa.measures import Measure, get
 from softrsa.measures.missing import check_leaves_out, lacks_pairs
 from softrsa.recordings import split_units
@@ -73,6 +75,7 @@ def align(
     folds: int | Sequence[Split] | None = 5,
     subjects: Literal["pooled", "leave_one_out"] = "pooled",
     join: Literal["exact", "intersection"] = "exact",
+    ids: Literal["exact", "normalize"] = "exact",
     permute: bool = False,
     settings: FitSettings | None = None,
     n_resamples: int = 1000,
@@ -89,7 +92,9 @@ def align(
     layers, regions : DataArray, mapping of str to data, or data
         Activations or recordings (stimulus, unit) with labels on `unit`, stacks of RDMs or RSMs
         (..., anchor, neighbor), a mapping from names to any of these, or plain arrays as
-        `Aligner.fit` takes them. Labelled data are joined by stimulus id. A layer with several
+        `Aligner.fit` takes them. A pandas DataFrame is labelled: its index are stimuli, its columns
+        units (levels of these label them, such as ``layer``), or stimuli too, of an RDM. Labelled
+        data are joined by stimulus id. A layer with several
         subjects, such as a region of other people, counts as the mean of their RSMs.
     by, region, subject : str
         Names of the coordinates that hold layers, regions and subjects.
@@ -113,6 +118,8 @@ def align(
         Fit on and score all subjects, or score each subject under transforms fitted on the others.
     join : {"exact", "intersection"}
         Whether both sides must have the same stimuli.
+    ids : {"exact", "normalize"}
+        Whether ids must be the same letter by letter; see `softrsa.recordings.join_stimuli`.
     permute : bool
         A control: the brain's stimuli are shuffled first, so every gain must vanish.
     settings : FitSettings, optional
@@ -186,12 +193,14 @@ def align(
     """
     options = Options(
         _asked(transforms, get(measure), folds), get(measure), as_similarity(similarity), by,
-        region, subject, splits_or_count(folds), subjects, join, permute,
+        region, subject, splits_or_count(folds), subjects, join, ids, permute,
         settings or FitSettings(), n_resamples, seed,
     )  # fmt: skip
     check_client(client)
     target = resolve_device(device)
-    parts = joined(named_parts(layers, by, "layer"), named_parts(regions, region, "region"), join)
+    parts = joined(
+        named_parts(layers, by, "layer"), named_parts(regions, region, "region"), options
+    )
     expected = estimate_of_run(parts, options, elsewhere=client is not None)
     check_memory(expected, available_memory(target), device=target, said=progress)
     layer_sides, region_sides = _sides(parts, options, target)
@@ -355,6 +364,8 @@ def named_parts(data: LabelledData, by: str, kind: str) -> dict[str, Data]:
         if not data:
             raise DataError(f"No {kind} given: the mapping is empty.")
         return {str(name): part for name, part in data.items()}
+    if isinstance(data, pd.DataFrame):
+        data = from_frame(data)
     if not isinstance(data, xr.DataArray):
         return {kind: data}
     if "anchor" in data.dims:
@@ -371,10 +382,10 @@ def named_parts(data: LabelledData, by: str, kind: str) -> dict[str, Data]:
 
 
 def joined(
-    layers: dict[str, Data], regions: dict[str, Data], join: Literal["exact", "intersection"]
+    layers: dict[str, Data], regions: dict[str, Data], options: Options
 ) -> tuple[dict[str, Data], dict[str, Data]]:
     """Bring all labelled parts to the stimuli of the first, or to those that all share."""
-    parts = join_all([*layers.values(), *regions.values()], how=join)
+    parts = join_all([*layers.values(), *regions.values()], how=options.join, ids=options.ids)
     return (
         dict(zip(layers, parts[: len(layers)], strict=True)),
         dict(zip(regions, parts[len(layers) :], strict=True)),

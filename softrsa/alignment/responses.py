@@ -18,6 +18,7 @@ from softrsa._checks import check_floating
 from softrsa._processes import Ranks
 from softrsa.errors import DataError, DTypeError, ShapeError, StimulusError
 from softrsa.io import check_rdms, check_recording
+from softrsa.io.axes import from_frame
 from softrsa.io.matrices import ROUNDING
 from softrsa.io.schema import check_labels, is_lazy
 from softrsa.measures.missing import lacks_pairs
@@ -37,7 +38,8 @@ from softrsa.tiled.tiles import KEPT_BYTES, TiledRSM
 from softrsa.transforms.center import as_double
 from softrsa.transforms.on_rsms import Chain
 
-Data = xr.DataArray | Tensor | np.ndarray | Sequence[Tensor | np.ndarray | xr.DataArray]
+One = xr.DataArray | pd.DataFrame | Tensor | np.ndarray
+Data = One | Sequence[One]
 
 
 @dataclass(frozen=True)
@@ -190,25 +192,38 @@ def one_subject(side: Responses) -> Responses:
 
 
 def join_all(
-    parts: Sequence[Data], *, how: Literal["exact", "intersection"] = "exact"
+    parts: Sequence[Data],
+    *,
+    how: Literal["exact", "intersection"] = "exact",
+    ids: Literal["exact", "normalize"] = "exact",
 ) -> list[Data]:
     """Bring all labelled arrays, those in lists too, to the order of the first, by stimulus id.
 
     With ``how="intersection"`` to the stimuli that all share.
     """
+    parts = [_labelled_frames(part) for part in parts]
     arrays = [array for part in parts for array in _listed(part) if isinstance(array, xr.DataArray)]
     if not arrays:
         return list(parts)
     reference = arrays[0]
     for array in arrays[1:]:
-        reference, _ = join_stimuli(reference, array, how=how)
+        reference, _ = join_stimuli(reference, array, how=how, ids=ids)
 
     def take(part: Data) -> Data:
         if isinstance(part, xr.DataArray):
-            return join_stimuli(reference, part, how=how)[1]
+            return join_stimuli(reference, part, how=how, ids=ids)[1]
         return [*map(take, part)] if isinstance(part, (list, tuple)) else part  # type: ignore[list-item]
 
     return [take(part) for part in parts]
+
+
+def _labelled_frames(part: Data) -> Data:
+    """Make labelled arrays of pandas' frames, in lists too."""
+    if isinstance(part, pd.DataFrame):
+        return from_frame(part)
+    if isinstance(part, (list, tuple)):
+        return [_labelled_frames(one) for one in part]  # type: ignore[misc]
+    return part
 
 
 def _listed(part: Data) -> Sequence[Tensor | np.ndarray | xr.DataArray]:
@@ -237,6 +252,7 @@ def as_responses(
     are not kept, and so never in memory all at once. If not ``whole``, no RSMs are made of units.
     Pairs may be NaN where they are allowed to be ``missing``.
     """
+    data = _labelled_frames(data)
     if isinstance(data, xr.DataArray):
         found = _from_labelled(data, similarity, name, subject, device, units=units, whole=whole)
     elif isinstance(data, (list, tuple)):

@@ -255,6 +255,7 @@ class Options:
     folds: int | tuple[Split, ...] | None = 5
     subjects: Literal["pooled", "leave_one_out"] = "pooled"
     join: Literal["exact", "intersection"] = "exact"
+    ids: Literal["exact", "normalize"] = "exact"
     permute: bool = False
     settings: FitSettings = FitSettings()
     n_resamples: int = 1000
@@ -336,7 +337,8 @@ class Options:
             ),
             "measure": self.measure.name, "measure_properties": properties(self.measure),
             "similarity": self.similarity.name, "similarity_words": self.similarity.words,
-            "subjects": self.subjects, "join": self.join, "permuted": int(self.permute),
+            "subjects": self.subjects, "join": self.join, "ids": self.ids,
+            "permuted": int(self.permute),
             "by": self.by, "region_coordinate": self.region, "subject_coordinate": self.subject,
             "settings": json.dumps(asdict(self.settings)), "seed": self.seed,
             "n_resamples": self.n_resamples, "resampling_seed": self.resampling_seed,
@@ -348,6 +350,7 @@ class Options:
 
 ARGUMENTS = {  # of `align`, and the attributes of its results that hold them
     "by": "by", "region": "region_coordinate", "subject": "subject_coordinate", "join": "join",
+    "ids": "ids",
     "transforms": "transforms", "measure": "measure", "similarity": "similarity",
     "folds": "n_folds", "subjects": "subjects", "permute": "permuted",
     "n_resamples": "n_resamples", "seed": "seed",

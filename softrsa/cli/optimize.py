@@ -138,7 +138,7 @@ def _load(arguments: argparse.Namespace) -> xr.DataArray:
         if arguments.units is None:
             arguments.units = DEMO_UNITS  # fewer than stimuli, or they would hold every component
     if name is None:
-        array = read(arguments.files[0])
+        array = read(arguments)
         found = {
             kind: split_units(array, kind) if kind in array.coords else {}
             for kind in ("layer", "region")

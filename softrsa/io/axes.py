@@ -6,10 +6,11 @@ import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 
 from softrsa._wording import counted, listed
-from softrsa.errors import DataError, DTypeError, ShapeError
+from softrsa.errors import DataError, DTypeError, ShapeError, StimulusError
 from softrsa.io.labelling import Options, Sides, check_ids, find_sides, ids_of, is_distinct, meaning
 from softrsa.io.matrices import (
     expand_rows,
@@ -18,7 +19,7 @@ from softrsa.io.matrices import (
     n_stimuli,
     settle_halves,
 )
-from softrsa.io.schema import LEADING, check_labelled, check_rdms
+from softrsa.io.schema import LEADING, check_labelled, check_rdms, plain_labels
 
 AXES = {  # words for axes that are no words for labels
     "anchor": "anchor", "neighbor": "neighbor", "neighbour": "neighbor", "trial": "trial",
@@ -391,3 +392,34 @@ def distinct(labels: np.ndarray) -> np.ndarray:
     """Find distinct labels in order of appearance."""
     _, first = np.unique(labels, return_index=True)
     return labels[np.sort(first)]
+
+
+def from_frame(frame: pd.DataFrame, name: str = "DataFrame") -> xr.DataArray:
+    """Make a labelled array of a frame: its index are stimuli, its columns units, or stimuli too.
+
+    Levels of the columns label units by their names.
+    """
+    if isinstance(frame.index, pd.MultiIndex):
+        raise StimulusError(
+            f"The index of the {name} is a MultiIndex of {listed(frame.index.names)}; it must hold "
+            "one id per stimulus: take one level, `frame.droplevel([...])`."
+        )
+    try:
+        values = to_float(frame.to_numpy(), name)
+    except DTypeError:
+        other = [str(c) for c, kind in frame.dtypes.items() if kind.kind not in "biuf"]
+        raise DTypeError(
+            f"The columns {listed(other)} of the {name} hold no numbers; leave them out, or make "
+            "them its index: `frame.set_index(column)`."
+        ) from None
+    ids = plain_labels(frame.index.to_numpy())
+    if {*frame.columns.tolist()} == {*ids.tolist()} and len(frame.columns) == len(ids):
+        coords = {"anchor": ids, "neighbor": plain_labels(frame.columns.to_numpy())}
+        array = xr.DataArray(values, dims=("anchor", "neighbor"), coords=coords)
+        return check_rdms(array, name=name)
+    levels = {}
+    for i, level in enumerate(frame.columns.names):
+        word = meaning(str(level)) if level is not None else None
+        labels = plain_labels(frame.columns.get_level_values(i).to_numpy())
+        levels[word or (str(level) if level is not None else "unit")] = ("unit", labels)
+    return label_recording(values, ids, name, levels, Options())

@@ -203,6 +203,12 @@ def recognize(path: str | Path) -> str:
     return _recognize(look(Path(path))).title
 
 
+def takes(path: str | Path) -> frozenset[str]:
+    """Name the options of `load` that mean something for a file."""
+    row = _recognize(look(Path(path)))
+    return row.takes | EVERY
+
+
 def _recognize(seen: Look) -> Format:
     """Find the first format that recognizes a file."""
     formats = sorted(FORMATS.values(), key=lambda format_: format_.general)

@@ -452,6 +452,20 @@ def _where(array: xr.DataArray, bad_columns: np.ndarray) -> str:
     return "".join(f", {part} {listed(held)}" for part, held in found.items())
 
 
+def labels_of_stimuli(array: xr.DataArray, ids: np.ndarray) -> dict[str, np.ndarray]:
+    """List what labels stimuli beside their ids: of trials, what is the same in all of one."""
+    row = "trial" if "trial" in array.dims else "stimulus"
+    codes = pd.Index(ids).get_indexer(plain_labels(array["stimulus"].values))
+    found = {}
+    for name, labels in labels_along(array, row).items():
+        if name in ("stimulus", row):
+            continue
+        first = pd.Series(labels).groupby(codes).first().reindex(range(len(ids))).to_numpy()
+        if len(ids) and (first[codes] == labels).all():
+            found[name] = first.astype(labels.dtype)
+    return found
+
+
 def mean_by_stimulus(trials: xr.DataArray) -> xr.DataArray:
     """Average checked (trial, unit, ...) rows that share a stimulus, in order of appearance."""
     codes, ids = pd.factorize(trials["stimulus"].values)
@@ -460,6 +474,7 @@ def mean_by_stimulus(trials: xr.DataArray) -> xr.DataArray:
     starts = np.cumsum(counts) - counts
     sums = np.add.reduceat(trials.values[order], starts, axis=0, dtype=np.float64)
     coords = {name: coord for name, coord in trials.coords.items() if "trial" not in coord.dims}
+    coords |= {name: ("stimulus", row) for name, row in labels_of_stimuli(trials, ids).items()}
     return xr.DataArray(
         (sums / counts.reshape(-1, *[1] * (trials.ndim - 1))).astype(trials.dtype),
         dims=("stimulus", *trials.dims[1:]),
