@@ -36,14 +36,14 @@ def average_ranks(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     return ranks.masked_fill_(values[..., -1:].isnan(), torch.nan)  # NaN sorts last
 
 
-def tied(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+def tied(x: Tensor, dtype: torch.dtype | None = None, size: Tensor | None = None) -> Tensor:
     """Copy in which values (..., m) that are tied are equal: each the least of its run.
 
-    ``dtype`` is the number type they come from, and so the size of their rounding. The gradient
-    passes through.
+    ``dtype`` is the number type they come from, and ``size`` (..., 1) how large the terms are that
+    they are sums of, if that is more than the largest of them. The gradient passes through.
     """
     values, order = ascending(x.detach())
-    starts = run_starts(values, dtype)
+    starts = run_starts(values, dtype, size)
     least = true_places(starts)
     if len(least) == x.numel():
         return x
@@ -53,7 +53,9 @@ def tied(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     return least + (x - x.detach()) if x.requires_grad else least
 
 
-def run_starts(ascending: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+def run_starts(
+    ascending: Tensor, dtype: torch.dtype | None = None, size: Tensor | None = None
+) -> Tensor:
     """Tell where, among ascending values, a run of tied ones begins."""
     starts = torch.ones_like(ascending, dtype=torch.bool)
     before, after = ascending[..., :-1], ascending[..., 1:]
@@ -64,6 +66,8 @@ def run_starts(ascending: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     if not bool(rounding.isfinite().all()):
         finite = ascending.masked_fill(~ascending.isfinite(), 0.0)
         rounding = rounding_of(*torch.aminmax(finite, dim=-1, keepdim=True), dtype)
+    if size is not None:
+        rounding = torch.maximum(rounding, rounding_of(size, size, dtype))
     close = (after <= before + rounding) & differ
     if not bool(close.any()):
         return starts

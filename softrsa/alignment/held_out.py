@@ -309,11 +309,15 @@ def _over_all(
 
 
 def score_all_stimuli(name: str, model: Responses, brain: Responses, options: Options) -> float:
-    """Score with the subjects' mean RSM over all stimuli; NaN where a transform is fitted."""
+    """Mean score of the subjects over all stimuli; NaN where a transform is fitted."""
     if name not in UNFITTED:
         return float("nan")
     transform, measure = UNFITTED[name](), options.scoring
-    return float(measure.between(transform(model.rsms[0]), transform(brain.rsms.mean(0))))
+    own = transform(model.rsms[0])
+    if options.missing:  # a pair that a subject lacks is left out of all
+        return float(measure.between(own, transform(brain.rsms)).mean())
+    scores = [measure.between(own, transform(rsm)) for rsm in brain.rsms]
+    return float(torch.stack(scores).mean())
 
 
 def row_offset_warnings(data: xr.Dataset, options: Options) -> list[str]:
@@ -338,12 +342,14 @@ def row_offset_warnings(data: xr.Dataset, options: Options) -> list[str]:
 def undefined_warnings(data: xr.Dataset, options: Options) -> list[str]:
     """Name the scores that are NaN, and say why."""
     shown = [one.name for one in options.transforms]
-    lost = data["score"].sel(transform=shown).isnull()
+    there = data["degenerate"].notnull()  # regions may have fewer folds than others
+    lost = (data["score"].isnull() & there).sel(transform=shown)
     counted = _counted_folds(lost)
     if counted is None:
         return []
+    n_scores = int(there.sel(transform=shown).sum())
     return [
-        f"{counted[0]} of {lost.size} scores of folds are undefined (NaN), most of them for "
+        f"{counted[0]} of {n_scores} scores of folds are undefined (NaN), most of them for "
         f"{counted[1]}: on one side there is no variance above rounding, or none after centering "
         "(stimuli that do not differ, one unit per stimulus, one number per stimulus only), or "
         "values are missing. Nothing can be compared there."

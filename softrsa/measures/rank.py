@@ -39,6 +39,8 @@ def net_concordance(x: Tensor, y: Tensor) -> Tensor:
     """Concordant minus discordant pairs of entries (..., n); NaN where a vector has a NaN."""
     n = x.shape[-1]
     lead = broadcast_shape(x.shape[:-1], y.shape[:-1])
+    if not n:
+        return x.new_full(lead, torch.nan, dtype=torch.float64)
     left, right = (_ranked(vectors.detach().reshape(-1, n)) for vectors in (x, y))
     numbers = (
         torch.arange(vectors.shape[:-1].numel()).view(vectors.shape[:-1]).expand(lead).flatten()

@@ -41,6 +41,10 @@ def rbf_from_distances(
         sigma: float | Tensor = float(bandwidth)
     else:
         sigma = median_distance(negative, dims, n_self)
+        if not bool(negative.any()):
+            raise DataError(
+                "All stimuli have the same responses: `rbf` has no scale and RBF CKA is undefined."
+            )
         if bool((sigma == 0).any()):
             raise DataError(
                 "The median distance between stimuli is 0, so it cannot be the `bandwidth` of "

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from softrsa._checks import check_floating, check_square
-from softrsa._ranks import tied
+from softrsa._ranks import rounding_of, tied
 from softrsa.errors import ShapeError
 
 
@@ -99,7 +99,7 @@ def residual(matrix: Tensor) -> Residual:
     column_offset = ((n - 1) * columns + rows) / (n * (n - 2))
     matrix.sub_(row_offset.unsqueeze(-1)).sub_(column_offset.unsqueeze(-2))
     _without_diagonal(matrix)
-    nothing = norm(matrix) <= 8 * torch.finfo(matrix.dtype).eps * size
+    nothing = norm(matrix) <= rounding_of(size, size)
     return Residual(matrix.masked_fill_(nothing, 0.0), size, scale)
 
 
@@ -121,10 +121,11 @@ def as_double(rsms: Tensor) -> Tensor:
         pairs = double[..., ~own]
         if bool(pairs.isfinite().all()):
             double = double.clone()
-            double[..., ~own] = tied(pairs, rsms.dtype)
-    rest = double_center(double)
-    eps = torch.finfo(rsms.dtype).eps
-    return torch.where(norm(rest) <= 8 * eps * norm(zero_diagonal(double)), double - rest, double)
+            # self-similarities say how large the sums are, also where the entries are small
+            size = double.abs().amax((-2, -1)).unsqueeze(-1)
+            double[..., ~own] = tied(pairs, rsms.dtype, size)
+    rest, size = double_center(double), norm(zero_diagonal(double))
+    return torch.where(norm(rest) <= rounding_of(size, size, rsms.dtype), double - rest, double)
 
 
 def norm(matrix: Tensor) -> Tensor:

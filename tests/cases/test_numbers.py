@@ -8,9 +8,13 @@ import pytest
 import torch
 from scipy import stats
 
+from softrsa import align
 from softrsa._ranks import average_ranks, tied
+from softrsa.alignment import UndefinedScoreWarning
+from softrsa.errors import DataError
 from softrsa.inference import bootstrap, compare_models, evaluate, noise_ceiling, permutation_test
 from softrsa.measures import (
+    Measure,
     available,
     centered_pearson,
     cosine,
@@ -22,6 +26,7 @@ from softrsa.measures import (
     spearman,
 )
 from softrsa.pairs import condense, expand
+from softrsa.prediction import NCAHead, NeighborRegressor
 from softrsa.rsm import RoundingWarning, scale_similarities, similarity_matrix
 from softrsa.transforms import double_center, geo_topological, geodesic
 
@@ -282,3 +287,136 @@ def test_gradients_at_the_end_of_the_range_can_be_differentiated():
         assert torch.autograd.gradgradcheck(function, (x[0], x[1]))
         (first,) = torch.autograd.grad(function(x[0], 3 * x[0].detach()), x, create_graph=True)
         assert first.abs().max() < 1e-7
+
+
+@pytest.mark.parametrize("entry", available().values(), ids=lambda entry: entry.name)
+def test_empty_vectors_are_undefined(entry):
+    if entry.takes in ("vectors", "pairs", "dissimilarities"):
+        for shape in ((0,), (2, 0)):
+            found = entry(torch.zeros(shape), torch.zeros(shape))
+            assert found.shape == shape[:-1]
+            assert found.isnan().all()
+
+
+def test_rbf_of_equal_responses_says_so():
+    with pytest.raises(DataError, match="All stimuli have the same responses"):
+        get("rbf_cka")(torch.ones(6, 3), torch.eye(6))
+
+
+def test_a_query_far_away_is_a_number_or_an_error():
+    x = np.random.default_rng(0).normal(size=(30, 4))
+    queries = x[:3].copy()
+    queries[0] = 1e30
+    for head in ("linear", "nca", "diffknn-global"):
+        model = NeighborRegressor(head=head, random_state=0, max_epochs=1).fit(x, x[:, 0])
+        assert np.isfinite(model.predict(queries)).all()
+        with pytest.raises(DataError, match=r"1 sample \(2\) cannot be predicted"):
+            model.predict(np.where(np.arange(3)[:, None] == 2, 1e300, queries))
+    z = torch.as_tensor(queries, dtype=torch.float32)
+    for similarity in ("l2", "l1", "rbf", "cosine", "dot"):
+        found = NCAHead(similarity=similarity)(z, torch.eye(4), torch.arange(4.0))
+        assert found.isfinite().all()
+
+
+def own_measure(function, takes):
+    return Measure(function=function, takes=takes, range=(-1, 1), smallest_n=3, reference="here")
+
+
+def test_a_measure_of_the_users_own():
+    subjects = expand(torch.rand(3, 190, generator=torch.Generator().manual_seed(0)).double(), 1.0)
+    models = subjects[:2] + subjects[1:]
+
+    def mine(a, b):
+        return pearson(a, b)
+
+    def squares(a, b):
+        shape = torch.broadcast_shapes(a.shape, b.shape)
+        return pearson(condense(a.expand(shape)), condense(b.expand(shape)))
+
+    weights = torch.linspace(0, 1, 190, dtype=torch.float64)
+
+    def weighted(a, b):
+        return pearson(a * weights, b * weights)
+
+    right = evaluate(models, subjects, "pearson").data["score"].values
+    for function, takes in ((mine, "pairs"), (squares, "matrices")):
+        entry = own_measure(function, takes)
+        found = [
+            evaluate(models, subjects, entry),
+            permutation_test(models, subjects, entry, n_permutations=5),
+        ]
+        for result in found:
+            assert result.data["score"].values == pytest.approx(right)
+    over = bootstrap(models, subjects, own_measure(mine, "pairs"), over="stimuli", n_resamples=9)
+    plain = bootstrap(models, subjects, "pearson", over="stimuli", n_resamples=9)
+    assert over.data["resampled_score"].values == pytest.approx(
+        plain.data["resampled_score"].values
+    )
+    for function, takes in ((weighted, "pairs"), (squares, "matrices")):
+        with pytest.raises(DataError, match="of 190 pairs are left"):
+            bootstrap(models, subjects, own_measure(function, takes), over="stimuli", n_resamples=9)
+
+
+def undefined_rsms(dtype):
+    """Row offsets only, a unit per stimulus, and equal entries but for rounding."""
+    rows = torch.linspace(1, 3, 30, dtype=torch.float64).sqrt()
+    offsets = rows[:, None] + rows
+    noise = 1e-17 * torch.arange(435, dtype=torch.float64)
+    return [
+        offsets.to(dtype),
+        similarity_matrix(torch.eye(30, dtype=dtype)),
+        expand(0.1 + noise).to(dtype),
+    ]
+
+
+@pytest.mark.parametrize("dtype", BOTH)
+def test_what_has_no_variance_is_undefined_in_every_column(dtype):
+    rng = torch.Generator().manual_seed(0)
+    subjects = expand(torch.randn(4, 435, generator=rng, dtype=torch.float64), 1.0).to(dtype)
+    for i, rsm in enumerate(undefined_rsms(dtype)):
+        names = ("centered_pearson", "pearson", "spearman", "kendall_tau_b")
+        for name in names[: 1 if i == 0 else 4]:
+            options = {"models": rsm[None], "subjects_rsms": subjects, "measure": name}
+            test = permutation_test(n_permutations=20, **options)
+            row = test.table.iloc[0]
+            assert row[["score", "score_se", "ci_low", "ci_high"]].isna().all()
+            assert row[["p_permutation", "p_permutation_fwer"]].isna().all()
+            assert "NaN) for model 1: there is no variance" in test.warnings[0]
+            row = bootstrap(n_resamples=20, over="both", **options).table.iloc[0]
+            assert row[["score", "percentile_low", "percentile_high"]].isna().all()
+            ceiling = noise_ceiling(rsm.expand(3, -1, -1), name)
+            assert torch.cat(ceiling).isnan().all()
+        with pytest.warns(UndefinedScoreWarning, match="no variance above rounding"):
+            table = align(
+                {"model": rsm.fill_diagonal_(1)}, {"brain": subjects}, transforms="centered",
+                folds=2, n_resamples=20,
+            ).table  # fmt: skip
+        columns = ["score", "score_se", "score_low", "score_high", "p_chance", "train_score"]
+        assert table[[*columns, "gain", "all_stimuli_score"]].isna().to_numpy().all()
+
+
+def test_scores_over_all_stimuli_are_those_of_evaluate():
+    subjects = expand(torch.rand(4, 435, generator=torch.Generator().manual_seed(0)).double(), 1.0)
+    model = expand(condense(subjects.mean(0)) + subjects[0, 0, 1:].repeat(15) / 9, 1.0)
+    table = align(
+        {"m": model}, {"b": subjects}, transforms="identity", folds=2, n_resamples=0
+    ).table
+    row = evaluate(model[None], subjects, "centered_pearson").table.iloc[0]
+    assert table["all_stimuli_score"].item() == pytest.approx(row["score"], abs=1e-9)
+    assert row["score"] < row["ceiling_upper"]
+
+
+@pytest.mark.parametrize("dtype", BOTH)
+def test_align_keeps_ties(dtype):
+    """The score over all stimuli of a one-hot model, as features and as RSMs, in any order."""
+    x, y = exact()
+    for order in ORDERS:
+        layer, region = (torch.tensor(z[order], dtype=dtype) for z in categories())
+        for sides in ((layer, region), rsms(order, dtype)):
+            table = align(
+                {"m": sides[0]}, {"b": sides[1]}, measure="spearman", transforms="identity",
+                folds=2, n_resamples=0,
+            ).table  # fmt: skip
+            assert table["all_stimuli_score"].item() == pytest.approx(
+                stats.spearmanr(x, y)[0], abs=1e-6
+            )
