@@ -222,6 +222,7 @@ def files_or_demo(files: str, demo: str) -> tuple[Option, ...]:
 
 
 OUT = option("--out", "where results are written", required=True, type=Path, metavar="DIR")
+OVERWRITE = flag("--overwrite", "replace results of an earlier run without saying so")
 LAYERS = option("--layers", "only these layers, comma-separated", type=names)
 REGIONS = option("--regions", "only these regions, comma-separated", type=names)
 DEVICE = option("--device", "auto, cpu, cuda or cuda:0 (%(default)s)", default="auto")
@@ -245,6 +246,7 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         ),
         flag("--untrained", "use the network with random weights"),
         OUT,
+        OVERWRITE,
         option("--by", "coordinate that holds layers (%(default)s)", default="layer"),
         option("--region", "coordinate that holds regions (%(default)s)", default="region"),
         option("--subject", "coordinate that holds subjects (%(default)s)", default="subject"),
@@ -283,6 +285,7 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         option(
             "--out", "the page to write (report.html beside the result)", type=Path, metavar="FILE"
         ),
+        OVERWRITE,
         option("--title", "heading of the page"),
         option(
             "--images", "pictures of the stimuli, named by stimulus id", type=Path, metavar="DIR"
@@ -296,6 +299,7 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
             "networks",
         ),
         OUT,
+        OVERWRITE,
         REGIONS,
         option("--transform", "of: ... (all)", names_in_help=OF_REGIONS, **LISTED),
         option(
@@ -319,6 +323,7 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         option("--region", "the region whose units to compare with")._replace(apart="part"),
         option("--layer", "the layer whose units to compare with")._replace(apart="part"),
         OUT,
+        OVERWRITE,
         option(
             "--measure", "differentiable ones of softrsa.measures (nbs,linear_cka)",
             default=["nbs", "linear_cka"], **LISTED,
@@ -354,6 +359,7 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         option("--seed", f"of the first split (0), of {SURFACES} (42)", **SEED),
         flag("--search", "search similarity, embedding and batch size of one head instead"),
         OUT,
+        OVERWRITE,
         *OUTPUT,
     ),
     "completion": (option("shell", "your shell", choices=SHELLS),),
