@@ -52,7 +52,8 @@ def run(arguments: argparse.Namespace) -> None:
     learned = any(row.is_learned or row.name == "selected" for row in asked)
     of_rsms = get(arguments.measure).takes != "features"
     files = (*FILES, *(LEARNED_FILES if learned and of_rsms else ()))
-    with outputs(arguments.out, files) as paths, _cluster(arguments.workers) as client:
+    written = outputs(arguments, files, others=LEARNED_FILES)
+    with written as paths, _cluster(arguments.workers) as client:
         layers, regions, images = _load(arguments)
         result = softrsa.align(
             layers,

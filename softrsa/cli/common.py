@@ -15,6 +15,7 @@ import xarray as xr
 
 from softrsa import datasets
 from softrsa._wording import counted
+from softrsa.cli.parser import say
 from softrsa.errors import DataError
 from softrsa.io import atomic_path, load
 from softrsa.io.load import takes
@@ -29,9 +30,24 @@ class Stopped(KeyboardInterrupt):
 
 
 @contextmanager
-def outputs(out: Path, files: Iterable[str]) -> Iterator[dict[str, Path]]:
-    """Give temporary paths, before the work, that become the output files if all goes well."""
+def outputs(
+    arguments: argparse.Namespace, files: Iterable[str], *, others: Iterable[str] = ()
+) -> Iterator[dict[str, Path]]:
+    """Give temporary paths, before the work, that become the output files if all goes well.
+
+    Those of an earlier run are replaced, and ``others`` that this one does not write are deleted:
+    what is in the folder then is of one run. Without --overwrite or --quiet, that is said before.
+    """
+    out, files = arguments.out, [*files]
     new = [folder for folder in (out, *out.parents) if not folder.exists()]
+    replaced, stale = (
+        [name for name in dict.fromkeys(names) if (out / name).is_file()]
+        for names in (files, [name for name in others if name not in files])
+    )
+    if (replaced or stale) and not (arguments.overwrite or arguments.quiet):
+        parts = [f"{', '.join(replaced)} will be replaced"] * bool(replaced)
+        parts += [f"{', '.join(stale)}, which this run does not write, deleted"] * bool(stale)
+        say(f"softrsa: {out} has results of an earlier run: {'; '.join(parts)}.")
     try:
         with ExitStack() as stack:
             yield {name: stack.enter_context(atomic_path(out / name)) for name in files}
@@ -40,6 +56,8 @@ def outputs(out: Path, files: Iterable[str]) -> Iterator[dict[str, Path]]:
             with suppress(OSError):  # not there yet, or not empty
                 folder.rmdir()
         raise
+    for name in stale:
+        (out / name).unlink(missing_ok=True)
 
 
 def check_one_source(arguments: argparse.Namespace, *, files: int, wanted: str) -> None:

@@ -43,7 +43,8 @@ def run(arguments: argparse.Namespace) -> None:
         *FILES, *(PUBLISHED if arguments.published else HELD_OUT),
         *([GRID] if "geo_topological" in asked else []), *(CURVES if curves else []),
     )  # fmt: skip
-    with outputs(arguments.out, files) as paths:
+    others = (*PUBLISHED, *HELD_OUT, GRID, *CURVES)
+    with outputs(arguments, files, others=others) as paths:
         regions = _load(arguments)
         result = identify_regions(
             regions, transform=arguments.transform, rule=arguments.rule,

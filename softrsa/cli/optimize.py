@@ -22,6 +22,7 @@ from softrsa.cli.common import (
     show,
 )
 from softrsa.errors import DataError, unknown_name
+from softrsa.measures import available
 from softrsa.recordings import split_units
 from softrsa.reports.figures import COLORS, MARKERS, panels
 from softrsa.reports.synthesis_figures import plot_capture, plot_scores
@@ -42,7 +43,9 @@ def run(arguments: argparse.Namespace) -> None:
     measures = list(dict.fromkeys(arguments.measure))
     for measure in measures:
         check_differentiable(measure)
-    with outputs(arguments.out, [*(f"{m}.nc" for m in measures), *FILES]) as paths:
+    own = [f"{measure}.nc" for measure in measures]
+    others = [] if arguments.resume else [f"{name}.nc" for name in available()]
+    with outputs(arguments, [*own, *FILES], others=others) as paths:
         x = _load(arguments)
         results = _optimize_all(x, measures, arguments)
         components = {measure: captured_components(r) for measure, r in results.items()}

@@ -231,6 +231,7 @@ def files_or_demo(files: str, demo: str) -> tuple[Option, ...]:
 
 
 OUT = option("--out", "where results are written", required=True, type=Path, metavar="DIR")
+OVERWRITE = flag("--overwrite", "replace results of an earlier run without saying so")
 LAYERS = option("--layers", "only these layers, comma-separated", type=names)
 REGIONS = option("--regions", "only these regions, comma-separated", type=names)
 DEVICE = option("--device", "auto, cpu, cuda or cuda:0 (%(default)s)", default="auto")
@@ -269,6 +270,7 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         STIMULI,
         *READING,
         OUT,
+        OVERWRITE,
         option("--by", "coordinate that holds layers (%(default)s)", default="layer"),
         option("--region", "coordinate that holds regions (%(default)s)", default="region"),
         option("--subject", "coordinate that holds subjects (%(default)s)", default="subject"),
@@ -314,6 +316,7 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         option(
             "--out", "the page to write (report.html beside the result)", type=Path, metavar="FILE"
         ),
+        OVERWRITE,
         option("--title", "heading of the page"),
         option(
             "--images", "pictures of the stimuli, named by stimulus id", type=Path, metavar="DIR"
@@ -328,6 +331,7 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         ),
         *READING,
         OUT,
+        OVERWRITE,
         REGIONS,
         option("--transform", "of: ... (all)", names_in_help=OF_REGIONS, **LISTED),
         option(
@@ -353,6 +357,7 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         STIMULI,
         *READING,
         OUT,
+        OVERWRITE,
         option(
             "--measure", "differentiable ones of softrsa.measures (nbs,linear_cka)",
             default=["nbs", "linear_cka"], **LISTED,
@@ -392,6 +397,7 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         option("--seed", f"of the first split (0), of {SURFACES} (42)", **SEED),
         flag("--search", "search similarity, embedding and batch size of one head instead"),
         OUT,
+        OVERWRITE,
         *OUTPUT,
     ),
     "completion": (option("shell", "your shell", choices=SHELLS),),

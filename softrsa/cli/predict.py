@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from softrsa.prediction.tasks import RegressionTask
 
 SEARCH = ("search.csv", "search.png")
-ROWS, FILES = "rows.csv", ("table.csv", "errors.png")
+ROWS, FILES, RANKS = "rows.csv", ("table.csv", "errors.png"), "ranks.png"
 
 
 def _search(arguments: argparse.Namespace) -> None:
@@ -35,7 +35,7 @@ def _search(arguments: argparse.Namespace) -> None:
         seed=_given(arguments.seed, 0), path=arguments.out / SEARCH[0],
         progress=not arguments.quiet,
     )  # fmt: skip
-    with outputs(arguments.out, SEARCH[1:]) as paths:
+    with outputs(arguments, SEARCH[1:]) as paths:
         result.plot().savefig(paths[SEARCH[1]], dpi=DPI)
     table = result.table.to_string(index=False, float_format=lambda x: f"{x:.2f}")
     head, *others = result.best.items()
@@ -68,7 +68,7 @@ def run(arguments: argparse.Namespace) -> None:
             task, splits=_given(arguments.splits, 10), seed=_given(arguments.seed, 0), **shared
         )
     table = result.table
-    with outputs(arguments.out, FILES) as paths:
+    with outputs(arguments, FILES, others=[RANKS]) as paths:
         table.to_csv(paths["table.csv"], index=False)
         result.plot().savefig(paths["errors.png"], dpi=DPI)
     lines = ["mean squared error x 1000, and its standard deviation over splits:"]
@@ -93,7 +93,7 @@ def _compare(result: ExperimentResult, out: Path) -> list[str]:
         blocks = "splits of the same samples" if ranked.index.nlevels > 1 else "data sets"
         lines.append(f"Friedman p = {test.p:.3g} over {test.n_blocks} {blocks}")
         figure: Any = test.plot().figure
-        with atomic_path(out / "ranks.png") as path:
+        with atomic_path(out / RANKS) as path:
             figure.savefig(path, dpi=DPI, bbox_inches="tight")
     return lines
 

@@ -8,6 +8,7 @@ import sys
 
 from softrsa import datasets
 from softrsa.alignment import AlignmentResult
+from softrsa.cli.parser import say
 from softrsa.errors import DataError
 
 
@@ -22,6 +23,8 @@ def run(arguments: argparse.Namespace) -> None:
         if images is None:
             raise DataError(f"Data set {arguments.dataset!r} has no images.")
     out = arguments.out or arguments.result.with_name("report.html")
+    if out.is_file() and not (arguments.overwrite or arguments.quiet):
+        say(f"softrsa: {out} of an earlier run will be replaced.")
     result.report(out, title=arguments.title, images=images)
     if arguments.json:
         sys.stdout.write(json.dumps({"out": str(out.resolve())}) + "\n")

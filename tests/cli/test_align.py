@@ -574,3 +574,33 @@ def test_completion_of_a_shell_knows_the_commands(capsys, tmp_path):
     ask += '; echo "${COMPREPLY[@]}"'
     done = subprocess.run(["bash", "-c", ask], capture_output=True, text=True, check=True)  # noqa: S603, S607
     assert done.stdout.split() == ["report"]
+
+
+def test_what_an_earlier_run_left_is_of_this_run_or_gone(files, command, tmp_path):
+    """Said beforehand; not with --overwrite or --quiet, as that was asked for."""
+    out = tmp_path / "out"
+    learned = ("--transform", "global", "--folds", "3", "--resamples", "0", "--layers", "fc")
+    code, _, err = command(*files, *learned, "--regions", "IT", "--quiet")
+    assert (code, err) == (0, "")
+    assert (out / "transforms.png").is_file()
+    (out / "mine.txt").touch()
+    code, _, err = command(*files, *[one for one in PLAIN if one != "--quiet"])
+    assert code == 0
+    assert err.splitlines()[0] == (
+        f"softrsa: {out} has results of an earlier run: scores.csv, result.nc, report.html, "
+        "alignment.png will be replaced; transforms.png, which this run does not write, deleted."
+    )
+    assert {path.name for path in out.iterdir()} == {*FILES, "mine.txt"}
+    (out / "transforms.png").touch()
+    code, _, err = command(*files, *PLAIN, "--overwrite")
+    assert (code, "earlier run" in err) == (0, False)
+    assert not (out / "transforms.png").exists()
+
+
+def test_a_run_that_fails_leaves_the_earlier_results(files, command, tmp_path):
+    stale = tmp_path / "out" / "transforms.png"
+    stale.parent.mkdir()
+    stale.touch()
+    code, _, _ = command(*files, *PLAIN, "--layers", "conv9")
+    assert code == 2
+    assert stale.is_file()
