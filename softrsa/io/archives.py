@@ -19,8 +19,15 @@ import xarray as xr
 
 from softrsa._wording import ON_COMMAND_LINE, listed
 from softrsa.errors import DataError, DTypeError, FileFormatError, StimulusError, unknown_name
-from softrsa.io.axes import checked, label_array, label_recording, to_float
-from softrsa.io.labelling import Options, ids_of, labels_beside
+from softrsa.io.axes import (
+    checked,
+    label_array,
+    label_participants,
+    label_recording,
+    of_participants,
+    to_float,
+)
+from softrsa.io.labelling import Options, ids_of, labels_beside, meaning
 from softrsa.io.looking import ALL, FORMATS, NAMED, PLAIN, Format
 from softrsa.io.schema import plain_labels
 
@@ -209,11 +216,20 @@ def _from_arrays(
 ) -> xr.DataArray:
     """Find the numbers and the labels among named arrays."""
     name = f"array in {path}"
+    people = {} if options.variable else of_participants(arrays)
+    if people:
+        return label_participants(people, options, f"RDMs in {path}")
     key = _data_key(arrays, pickled, options, path)
     if DIMS in arrays:
         return checked(_rebuilt(arrays, key, options, path), options, name)
     if "stimulus" in pickled and options.stimuli is None:
         raise pickled_in(f"The array 'stimulus' in {path}")
+    orders = [v for k, v in arrays.items() if meaning(k) == "stimulus" and v.ndim == 2]
+    if orders and arrays[key].shape == (*orders[0].shape, orders[0].shape[1]):
+        return label_participants(
+            dict(enumerate(zip(arrays[key], orders[0], strict=True), start=1)),
+            options, name,
+        )  # fmt: skip
     if "stimulus" in arrays:
         if options.stimuli is not None:
             raise StimulusError(f"{path} holds its own stimulus ids: leave out `stimuli`.")

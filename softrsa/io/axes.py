@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,6 +17,7 @@ from softrsa.io.labelling import Options, Sides, check_ids, find_sides, ids_of, 
 from softrsa.io.matrices import (
     expand_rows,
     has_even_diagonal,
+    in_own_orders,
     looks_square,
     n_stimuli,
     settle_halves,
@@ -273,6 +276,46 @@ def label_rdms(
     if np.isnan(diagonal).any() and not np.isnan(values).all((-2, -1)).any():
         options.facts.append(f"the diagonal of the {name} is NaN and is ignored")
     return check_rdms(array, name=name)
+
+
+def of_participants(arrays: Mapping[str, Any]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Find matrices and ids that come in pairs by name, such as `rdm_anna` and `stimuli_anna`."""
+    matrices, orders = {}, {}
+    for key, value in arrays.items():
+        head, _, tag = key.partition("_")
+        if tag and isinstance(value, np.ndarray):
+            if meaning(head) == "stimulus":
+                orders[tag] = value.ravel()
+            elif head.lower().startswith(("rdm", "rsm")):
+                matrices[tag] = value
+    if len(matrices) < 2 or {*matrices} != {*orders}:
+        return {}
+    return {tag: (matrix, orders[tag]) for tag, matrix in matrices.items()}
+
+
+def label_participants(
+    found: Mapping[Any, tuple[np.ndarray, np.ndarray]], options: Options, name: str
+) -> xr.DataArray:
+    """Label matrices of several subjects, squares or upper triangles, each by ids of its own."""
+    if options.stimuli is not None or options.ids_in is not None:
+        raise StimulusError(
+            f"The {name} holds the stimulus ids of each subject: leave out `stimuli`."
+        )
+    squares = []
+    for matrix, _ in found.values():
+        values = np.squeeze(to_float(matrix, name, options))
+        values = expand_rows(values, name) if values.ndim == 1 else values
+        values, notes, facts = settle_halves(values, name, options.halves)
+        options.notes.extend(notes)
+        options.facts.extend(facts)
+        squares.append(values)
+    orders = [plain_labels(np.asarray(ids)) for _, ids in found.values()]
+    stack, ids = in_own_orders(squares, orders, name)
+    options.facts.append(f"each of {len(squares)} subjects by stimulus ids of its own")
+    tags = [str(tag) for tag in found]
+    subjects = np.array([int(t) for t in tags] if all(map(str.isdecimal, tags)) else tags)
+    own = replace(options, stimuli=ids, beside={}, kind=options.kind or "rdm")
+    return label_rdms(stack, own, name, {"subject": subjects})
 
 
 def label_recording(

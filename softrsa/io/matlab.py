@@ -12,8 +12,15 @@ import xarray as xr
 
 from softrsa._wording import ON_COMMAND_LINE, listed
 from softrsa.errors import FileFormatError, ShapeError, StimulusError, unknown_name
-from softrsa.io.axes import label_array, label_rdms, stack_rows, to_float
-from softrsa.io.labelling import Options, labels_beside
+from softrsa.io.axes import (
+    label_array,
+    label_participants,
+    label_rdms,
+    of_participants,
+    stack_rows,
+    to_float,
+)
+from softrsa.io.labelling import Options, labels_beside, meaning
 from softrsa.io.looking import FORMATS, NAMED, Format
 from softrsa.io.matrices import expand_rows, n_stimuli
 
@@ -126,6 +133,9 @@ ROW_LABELS = {  # fields beside `rdm` that say of whom, of what and when a row i
 
 def _convert(content: Content, options: Options, path: Path) -> xr.DataArray:
     """Choose the variable and label what it holds."""
+    people = {} if options.variable else of_participants(content)
+    if people:
+        return label_participants(people, options, f"RDMs in {path}")
     name = _choose(content, options.variable, path)
     value, title = content[name], f"variable {name!r} of {path}"
     options = replace(options, beside=labels_beside(content, name), called=name)
@@ -257,6 +267,10 @@ def _from_cells(cells: np.ndarray, options: Options, title: str) -> xr.DataArray
             f"The {title} must be structs with a field `RDM`, or cells with a matrix each; got "
             f"{_described(structs[0])}."
         )
+    orders = [_order(each) for each in structs] if named else [None]
+    if all(ids is not None for ids in orders) and len(shape) < 2:
+        people = dict(enumerate(zip(found, orders, strict=True), start=1))
+        return label_participants(people, _as_rdm(options), title)
     squares = [_square(to_float(each, title), options, title) for each in found]
     if len({each.shape for each in squares}) > 1:
         sizes = [each.shape[0] for each in squares]
@@ -272,6 +286,15 @@ def _from_cells(cells: np.ndarray, options: Options, title: str) -> xr.DataArray
         leading["subject"] = texts
     array = label_rdms(stacked, _as_rdm(options), title, leading)
     return array if texts is None else array.assign_coords(name=(dims, texts.reshape(shape)))
+
+
+def _order(struct: Mapping[str, Any]) -> np.ndarray | None:
+    """Find the stimulus ids of one struct."""
+    for key, held in struct.items():
+        texts = _texts(held)
+        if meaning(key) == "stimulus" and isinstance(texts, np.ndarray) and texts.size > 1:
+            return _whole(texts.ravel())
+    return None
 
 
 def _square(values: np.ndarray, options: Options, title: str) -> np.ndarray:

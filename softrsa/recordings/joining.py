@@ -119,15 +119,20 @@ def _only(side: str, ids: pd.Index) -> str:
 
 def _hint(a: xr.DataArray, b: xr.DataArray) -> str:
     """Say how many ids would be shared if what rarely matters in them were not looked at."""
+    whole = [pd.api.types.is_integer_dtype(_ids(each).dtype) for each in (a, b)]
+    types = " One side has integers and the other strings." if whole[0] != whole[1] else ""
     first, second = _normal(_ids(a)), _normal(_ids(b))
     if first.has_duplicates or second.has_duplicates:
-        return ""
+        return types
     shared = first.intersection(second)
     if len(shared) <= len(_ids(a).intersection(_ids(b))):
-        return ""
-    pair = [ids[found.get_loc(shared[0])] for ids, found in ((_ids(a), first), (_ids(b), second))]
+        return types
+    pair = [
+        ids.tolist()[found.get_loc(shared[0])]
+        for ids, found in ((_ids(a), first), (_ids(b), second))
+    ]
     return (
-        f" Without Unicode form, case, white space, zero padding, file extension and folder "
+        f"{types} Without Unicode form, case, white space, zero padding, file extension and folder "
         f"{len(shared)} would be shared, such as {pair[0]!r} and {pair[1]!r}: join with "
         '`ids="normalize"` (`--ids normalize`).'
     )
