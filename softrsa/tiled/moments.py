@@ -453,13 +453,18 @@ def _inner(a: _Planes, b: _Planes) -> Tensor:
     return _dot(first[0], second[0]) + _dot(first[1], second[1])
 
 
-DOT_ENTRIES = 2**15  # float32 sums of more than twice as many lose the seventh digit
+DOT_ENTRIES = {"cpu": 2**15}  # turned into float64 at a time; on the CPU what its cache holds
+LARGE_DOT = 2**22
 
 
 def _dot(x: Tensor, y: Tensor) -> Tensor:
-    """Sum of products; of float32 on a CPU, stretches of it are added up in float64."""
-    x, y = x.view(-1), y.view(-1)
-    if x.device.type != "cpu" or x.dtype == torch.float64 or len(x) <= 2 * DOT_ENTRIES:
+    """Sum of products, in float64: what measures take off later may be nearly all of it."""
+    same, x, y = x is y, x.view(-1), y.view(-1)
+    if x.dtype == torch.float64:
         return torch.dot(x, y)
-    parts = zip(x.split(DOT_ENTRIES), y.split(DOT_ENTRIES), strict=True)
-    return torch.stack([torch.dot(*part) for part in parts]).double().sum()
+    size = DOT_ENTRIES.get(x.device.type, LARGE_DOT)
+    sums = []
+    for a, b in zip(x.split(size), y.split(size), strict=True):
+        wide = a.double()
+        sums.append(torch.dot(wide, wide if same else b.double()))
+    return torch.stack(sums).sum()

@@ -28,6 +28,7 @@ from softrsa.measures import (
 from softrsa.pairs import condense, expand
 from softrsa.prediction import NCAHead, NeighborRegressor
 from softrsa.rsm import RoundingWarning, scale_similarities, similarity_matrix
+from softrsa.tiled import tiled_scores
 from softrsa.transforms import double_center, geo_topological, geodesic
 
 BOTH = [torch.float32, torch.float64]
@@ -420,3 +421,14 @@ def test_align_keeps_ties(dtype):
             assert table["all_stimuli_score"].item() == pytest.approx(
                 stats.spearmanr(x, y)[0], abs=1e-6
             )
+
+
+@pytest.mark.parametrize("measure", ["pearson", "centered_pearson", "whitened_pearson"])
+def test_tiles_of_float32_lose_nothing_to_what_is_common(measure):
+    rng = torch.Generator().manual_seed(0)
+    x = torch.randn(1200, 32, generator=rng) + 3  # cosines of .9, nearly all of them
+    y = x + 2 * torch.randn(1200, 32, generator=rng)
+    options = {"measure": measure, "similarity": "cosine"}
+    right = tiled_scores(x.double(), [y.double()], **options)
+    assert tiled_scores(x, [y], **options).item() == pytest.approx(right.item(), abs=1e-6)
+    assert tiled_scores(x, [x], **options).item() == pytest.approx(1.0, abs=1e-6)
