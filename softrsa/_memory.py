@@ -18,11 +18,15 @@ FILES_OF_GROUPS = {  # limit, use, and the part of it that is file caches; of ve
 }
 
 
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # as glibc's malloc.h has them
+LARGEST_KEPT = 2**25  # bytes; the most that glibc allows
+
+
 @functools.cache
-def _trim() -> Callable[[int], int] | None:
-    """Find what gives freed pieces back: glibc has it, other C libraries need it less."""
+def _of_c(name: str) -> Callable[..., int] | None:
+    """Find a function of the C library: glibc has these, others need them less."""
     try:
-        return ctypes.CDLL(None).malloc_trim
+        return getattr(ctypes.CDLL(None), name)
     except (AttributeError, OSError, TypeError):
         return None
 
@@ -31,13 +35,17 @@ def keep_freed() -> None:
     """Let freed pieces of less than 32 MB stay with this process, for what comes next.
 
     The C library starts by giving back each piece of more than 128 kB, and fetches it anew page by
-    page: half of the time of arithmetic on RSMs of 100 stimuli. It learns from what is freed.
+    page: half of the time of arithmetic on RSMs of 100 stimuli. It would learn from what is freed,
+    but not in a worker of dask, which sets a threshold of its own.
 
     Examples
     --------
     >>> keep_freed()
     """
-    torch.empty(2**25 - 2**16, dtype=torch.uint8, device="cpu")  # made, freed, never touched
+    tune = _of_c("mallopt")
+    if tune is not None:
+        tune(M_MMAP_THRESHOLD, LARGEST_KEPT)
+        tune(M_TRIM_THRESHOLD, 2 * LARGEST_KEPT)
 
 
 def give_back_freed() -> None:
@@ -50,7 +58,7 @@ def give_back_freed() -> None:
     --------
     >>> give_back_freed()
     """
-    trim = _trim()
+    trim = _of_c("malloc_trim")
     if trim is not None:
         trim(0)
 
