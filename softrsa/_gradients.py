@@ -8,6 +8,21 @@ import torch
 from torch import Tensor
 
 
+def within(score: Tensor, low: float = -1.0, high: float = 1.0) -> Tensor:
+    """Put what rounding has put beyond the range of a score back to its end.
+
+    Gradients pass as they are: at an end, too, they are those of the score.
+
+    Examples
+    --------
+    >>> within(torch.tensor([-1.5, 0.5, 1.5]))
+    tensor([-1.0000,  0.5000,  1.0000])
+    """
+    found = score.detach()
+    beyond = (found - found.clamp(low, high)).nan_to_num(0.0)  # of an infinite score, none
+    return score - beyond
+
+
 def again(
     plain: Callable[..., Tensor], inputs: Sequence[Tensor], grad: Tensor, needed: Sequence[bool]
 ) -> tuple[Tensor | None, ...]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 ON_COMMAND_LINE = (
-    "On the command line: load it so in Python, save it with `softrsa.io.save(array, 'x.nc')`, and "
-    "give that file."
+    "On the command line these are `--stimuli`, `--variable`, `--kind` and `--dims`; see "
+    "`softrsa align --help`."
 )
 
 
@@ -39,3 +40,14 @@ def counted(number: int, noun: str, plural: str | None = None) -> str:
     ('1 unit', '3 units', '2 stimuli')
     """
     return f"{number} {noun if number == 1 else plural or noun + 's'}"
+
+
+def natural_key(text: str) -> list[tuple[int, str]]:
+    """Sort texts with the numbers in them by value.
+
+    Examples
+    --------
+    >>> sorted(["layer10", "layer2"], key=natural_key)
+    ['layer2', 'layer10']
+    """
+    return [(int(c), "") if c.isdecimal() else (-1, c) for c in re.split(r"(\d+)", text)]

@@ -3,6 +3,7 @@
 from softrsa.alignment.align import (
     FewStimuliWarning,
     RowOffsetWarning,
+    UndefinedScoreWarning,
     align,
 )
 from softrsa.alignment.aligner import Aligner
@@ -33,6 +34,7 @@ __all__ = [
     "PublishedIdentification",
     "RowOffsetWarning",
     "Split",
+    "UndefinedScoreWarning",
     "align",
     "identification_curves",
     "identify_regions",

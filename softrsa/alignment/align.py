@@ -10,12 +10,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import pandas as pd
 import torch
 import xarray as xr
 from torch import Tensor
 
 from softrsa._checks import resolve_device
 from softrsa._memory import available_memory
+from softrsa._wording import listed
 from softrsa.alignment.cluster import check_client, digest, digest_code, score_in_pieces
 from softrsa.alignment.embedding import rotated
 from softrsa.alignment.fitting import check_units
@@ -26,6 +28,8 @@ from softrsa.alignment.held_out import (
     few_stimuli_warnings,
     make_runs,
     row_offset_warnings,
+    stimulus_labels,
+    undefined_warnings,
 )
 from softrsa.alignment.memory import check_memory, estimate_of_run
 from softrsa.alignment.responses import Data, Responses, as_responses, join_all, one_subject
@@ -33,6 +37,7 @@ from softrsa.alignment.result import AlignmentResult
 from softrsa.alignment.scoring import example_rsms, score_together
 from softrsa.alignment.settings import (
     SMALLEST_BLOCK,
+    UNFITTED,
     DegenerateFitWarning,
     FitSettings,
     Options,
@@ -43,9 +48,12 @@ from softrsa.alignment.settings import (
 )
 from softrsa.errors import DataError, StimulusError, unknown_name
 from softrsa.io import check_rdms
+from softrsa.io.axes import from_frame
 from softrsa.measures import Measure, get
+from softrsa.measures.missing import check_leaves_out, lacks_pairs
 from softrsa.recordings import split_units
 from softrsa.rsm.similarity import SimilarityLike, as_similarity
+from softrsa.transforms.center import held_pairs
 from softrsa.transforms.on_rsms import TRANSFORMS, Chain, TransformLike, as_chain
 
 if TYPE_CHECKING:
@@ -64,9 +72,10 @@ def align(
     transforms: Sequence[TransformLike] | TransformLike | None = None,
     measure: str | Measure = "centered_pearson",
     similarity: SimilarityLike = "correlation",
-    folds: int | Sequence[Split] = 5,
+    folds: int | Sequence[Split] | None = 5,
     subjects: Literal["pooled", "leave_one_out"] = "pooled",
     join: Literal["exact", "intersection"] = "exact",
+    ids: Literal["exact", "normalize"] = "exact",
     permute: bool = False,
     settings: FitSettings | None = None,
     n_resamples: int = 1000,
@@ -83,7 +92,9 @@ def align(
     layers, regions : DataArray, mapping of str to data, or data
         Activations or recordings (stimulus, unit) with labels on `unit`, stacks of RDMs or RSMs
         (..., anchor, neighbor), a mapping from names to any of these, or plain arrays as
-        `Aligner.fit` takes them. Labelled data are joined by stimulus id. A layer with several
+        `Aligner.fit` takes them. A pandas DataFrame is labelled: its index are stimuli, its columns
+        units (levels of these label them, such as ``layer``), or stimuli too, of an RDM. Labelled
+        data are joined by stimulus id. A layer with several
         subjects, such as a region of other people, counts as the mean of their RSMs.
     by, region, subject : str
         Names of the coordinates that hold layers, regions and subjects.
@@ -99,12 +110,16 @@ def align(
     similarity : str, Similarity or callable
         A name of `softrsa.rsm.similarity_matrix`, or a function of your own from units (n, p) and
         (m, p) to similarities (n, m).
-    folds : int or sequence of Split
-        Folds over stimuli, or splits of your own.
+    folds : int, sequence of Split or None
+        Folds over stimuli, or splits of your own; None scores transforms without parameters
+        (identity, centered) on all stimuli, which as few as 4 allow. p is exact then, over all
+        orders of stimuli, where these are 8 or fewer (7 for measures that take longer).
     subjects : {"pooled", "leave_one_out"}
         Fit on and score all subjects, or score each subject under transforms fitted on the others.
     join : {"exact", "intersection"}
         Whether both sides must have the same stimuli.
+    ids : {"exact", "normalize"}
+        Whether ids must be the same letter by letter; see `softrsa.recordings.join_stimuli`.
     permute : bool
         A control: the brain's stimuli are shuffled first, so every gain must vanish.
     settings : FitSettings, optional
@@ -155,6 +170,10 @@ def align(
     With a client or a store the fits of a piece are batched by themselves, so that scores of
     learned transforms may differ in the last digits from those of all fits batched together.
 
+    Pairs that are NaN in a layer or in a subject of a region are left out of both, and the table's
+    column `n_pairs` counts those left; only transforms without parameters are scored then, and
+    measures that need all pairs are refused. Stimuli without any pair are left out, with a warning.
+
     A learned transform that cannot start in a fold, because the scaled RSMs have next to no
     variance, is replaced there by the best fixed one, with a warning and in the table's column
     `folds_fallen_back`; all others go on. Test scores use pairs of test stimuli only. Noise
@@ -173,13 +192,15 @@ def align(
     [['right', 0.7], ['wrong', -0.1]]
     """
     options = Options(
-        _asked(transforms, get(measure)), get(measure), as_similarity(similarity), by, region,
-        subject, splits_or_count(folds), subjects, join, permute,
+        _asked(transforms, get(measure), folds), get(measure), as_similarity(similarity), by,
+        region, subject, splits_or_count(folds), subjects, join, ids, permute,
         settings or FitSettings(), n_resamples, seed,
     )  # fmt: skip
     check_client(client)
     target = resolve_device(device)
-    parts = joined(named_parts(layers, by, "layer"), named_parts(regions, region, "region"), join)
+    parts = joined(
+        named_parts(layers, by, "layer"), named_parts(regions, region, "region"), options
+    )
     expected = estimate_of_run(parts, options, elsewhere=client is not None)
     check_memory(expected, available_memory(target), device=target, said=progress)
     layer_sides, region_sides = _sides(parts, options, target)
@@ -191,6 +212,10 @@ def align(
     for name, side in layer_sides.items() if acting else ():
         check_units(side, " and ".join(map(repr, acting)), f"layer {name!r}")
     n_stimuli = _common_count([*layer_sides.items(), *region_sides.items()])
+    options, layer_sides, region_sides, missing = _with_missing(
+        options, layer_sides, region_sides, asked=transforms is not None
+    )
+    n_stimuli = next(iter(layer_sides.values())).n_stimuli
     splits = split_stimuli(n_stimuli, folds, seed=seed)
     if permute:
         order = torch.randperm(n_stimuli, generator=torch.Generator().manual_seed(seed + 1))
@@ -218,15 +243,21 @@ def align(
         "softrsa_version": version("softrsa"),
     }  # fmt: skip
     raised = {
+        UndefinedScoreWarning: undefined_warnings(data, options),
         RowOffsetWarning: row_offset_warnings(data, options),
         DegenerateFitWarning: degenerate_warnings(data),
         FewStimuliWarning: few_stimuli_warnings(options, runs),
+        MissingPairsWarning: missing,
     }
     for category, messages in raised.items():
         for message in messages:
             warnings.warn(message, category, stacklevel=2)
     messages = json.dumps([message for part in raised.values() for message in part])
     return AlignmentResult(data.assign_attrs(attributes, warnings=messages))
+
+
+class UndefinedScoreWarning(UserWarning):
+    """A score is NaN, because an RSM has nothing to compare."""
 
 
 class RowOffsetWarning(UserWarning):
@@ -237,14 +268,79 @@ class FewStimuliWarning(UserWarning):
     """A measure on features is high for any features, as there are more units than stimuli."""
 
 
+class MissingPairsWarning(UserWarning):
+    """Pairs of stimuli are missing in the data, and something was left out for it."""
+
+
 def _asked(
-    transforms: Sequence[TransformLike] | TransformLike | None, measure: Measure
+    transforms: Sequence[TransformLike] | TransformLike | None,
+    measure: Measure,
+    folds: int | Sequence[Split] | None,
 ) -> tuple[Chain, ...]:
     """Look up the transforms asked for; repeated ones count once."""
     if transforms is None:
-        transforms = ["identity"] if measure.takes == "features" else [*TRANSFORMS]
+        every = [*TRANSFORMS] if folds is not None else [*UNFITTED]
+        transforms = ["identity"] if measure.takes == "features" else every
     given = [transforms] if isinstance(transforms, TransformLike) else [*transforms]
-    return ordered([as_chain(one) for one in given])
+    asked = ordered([as_chain(one) for one in given])
+    if folds is None:
+        _check_unfitted(asked, "without folds nothing is held out of a fit")
+        if measure.held_out is not None:
+            raise DataError(f"{measure.name!r} is fitted, which needs folds: give `folds=`.")
+    return asked
+
+
+def _check_unfitted(transforms: Sequence[Chain], why: str) -> None:
+    """Refuse transforms with parameters."""
+    fitted = [one.name for one in transforms if one.name not in UNFITTED]
+    if fitted:
+        raise DataError(
+            f"{listed(fitted)} cannot be scored: {why}. Ask for {' and '.join(UNFITTED)} only "
+            "(`transforms`, `--transform`)."
+        )
+
+
+def _with_missing(
+    options: Options,
+    layers: dict[str, Responses],
+    regions: dict[str, Responses],
+    *,
+    asked: bool,
+) -> tuple[Options, dict[str, Responses], dict[str, Responses], list[str]]:
+    """Leave out what cannot be done where pairs are missing, and stimuli that have none."""
+    sides = [*layers.items(), *regions.items()]
+    lacking = [name for name, side in sides if side.units is None and lacks_pairs(side.rsms)]
+    if not lacking or options.of_features:
+        return options, layers, regions, []
+    check_leaves_out(options.measure, listed(lacking))
+    fixed = tuple(one for one in options.transforms if one.name in UNFITTED)
+    left_out = [one.name for one in options.transforms if one.name not in UNFITTED]
+    if asked:
+        _check_unfitted(options.transforms, f"pairs are missing (NaN) in {listed(lacking)}")
+    messages = []
+    if left_out:
+        messages.append(
+            f"Pairs are missing (NaN) in {listed(lacking)}, so only transforms without parameters "
+            f"are scored, without {', '.join(left_out)}. Column n_pairs counts the pairs."
+        )
+    options = replace(options, transforms=fixed, missing=True)
+    held = [held_pairs(a.rsms, b.rsms) for a in layers.values() for b in regions.values()]
+    kept = torch.stack(held).any(0).any(-1)
+    n, n_left = len(kept), int(kept.sum())
+    if n_left < n:
+        ids = stimulus_labels(next(iter(layers.values())), next(iter(regions.values())))
+        lonely = f"{n - n_left} of {n} stimuli ({listed(ids[(~kept).cpu().numpy()])})"
+        if n_left < SMALLEST_BLOCK:
+            raise DataError(
+                f"{lonely} share no pair with any other, and {n_left} are left; at least "
+                f"{SMALLEST_BLOCK} are needed."
+            )
+        messages.append(f"{lonely} share no pair with any other and are left out.")
+        places = kept.nonzero().flatten()
+        layers, regions = (
+            {name: side.take(places) for name, side in part.items()} for part in (layers, regions)
+        )
+    return options, layers, regions, messages
 
 
 def _sides(
@@ -268,6 +364,8 @@ def named_parts(data: LabelledData, by: str, kind: str) -> dict[str, Data]:
         if not data:
             raise DataError(f"No {kind} given: the mapping is empty.")
         return {str(name): part for name, part in data.items()}
+    if isinstance(data, pd.DataFrame):
+        data = from_frame(data)
     if not isinstance(data, xr.DataArray):
         return {kind: data}
     if "anchor" in data.dims:
@@ -284,10 +382,10 @@ def named_parts(data: LabelledData, by: str, kind: str) -> dict[str, Data]:
 
 
 def joined(
-    layers: dict[str, Data], regions: dict[str, Data], join: Literal["exact", "intersection"]
+    layers: dict[str, Data], regions: dict[str, Data], options: Options
 ) -> tuple[dict[str, Data], dict[str, Data]]:
     """Bring all labelled parts to the stimuli of the first, or to those that all share."""
-    parts = join_all([*layers.values(), *regions.values()], how=join)
+    parts = join_all([*layers.values(), *regions.values()], how=options.join, ids=options.ids)
     return (
         dict(zip(layers, parts[: len(layers)], strict=True)),
         dict(zip(regions, parts[len(layers) :], strict=True)),
@@ -359,7 +457,7 @@ def _read(
     for name, data in parts.items():
         side = as_responses(
             data, similarity=row if row.function else row.name, name=name,
-            subject=options.subject, device=device, units=keep is not None,
+            subject=options.subject, device=device, units=keep is not None, missing=True,
         )  # fmt: skip
         units = tuple(keep(u) for u in side.units) if keep and side.units else None
         sides[name] = replace(side, units=units)

@@ -22,13 +22,16 @@ from softrsa.alignment.fitting import (
 )
 from softrsa.alignment.resampling import Draws, resample_scores
 from softrsa.alignment.responses import Responses
-from softrsa.alignment.settings import Options, Split
+from softrsa.alignment.settings import UNFITTED, Options, Split
 from softrsa.errors import DataError
 from softrsa.inference import noise_ceiling
-from softrsa.measures import Measure, pearson, row_offset_share
+from softrsa.inference.noise_ceiling import NoiseCeiling
+from softrsa.measures import Measure, get, pearson, row_offset_share
+from softrsa.measures.missing import FEWEST_PAIRS, lacks_pairs, on_held_pairs
 from softrsa.measures.shape import coordinates
 from softrsa.pairs import off_diagonal
-from softrsa.transforms.on_rsms import Centered, Identity, SoftGate
+from softrsa.transforms.center import held_pairs
+from softrsa.transforms.on_rsms import SoftGate
 
 
 def stimulus_labels(model: Responses, brain: Responses) -> np.ndarray:
@@ -44,12 +47,11 @@ SIDES = ("model", "brain")
 CURVE_GRID = torch.linspace(0, 1, 41, dtype=torch.float64)
 CURVE_QUANTILES = (0.1, 0.5, 0.9)  # over anchors
 NUMBERS = (
-    "score", "train_score", "row_offset_share", "ceiling_lower", "ceiling_upper", "penalty",
-    "n_steps", "degenerate",
+    "score", "n_pairs", "train_score", "row_offset_share", "ceiling_lower", "ceiling_upper",
+    "penalty", "n_steps", "degenerate",
 )  # fmt: skip
 NAMES = ("chosen", "gate", "fallback")
 ROLES = ("train", "inner")  # scores along a fit: on its stimuli, and on inner folds
-UNFITTED = {"identity": Identity, "centered": Centered}
 
 
 @dataclass
@@ -112,7 +114,7 @@ def fit_all(runs: Sequence[Run], options: Options, *, progress: bool) -> None:
     groups: dict[tuple[str, str], list[Run]] = {}
     plans: dict[tuple[str, str], FitPlan] = {}
     for run in runs:
-        plan = make_plan(options.measure, run.model, run.brain, settings, options.seed)
+        plan = make_plan(options.scoring, run.model, run.brain, settings, options.seed)
         groups.setdefault(plan.scaling, []).append(run)
         plans[plan.scaling] = plan
     tasks = {scaling: _tasks(members) for scaling, members in groups.items()}
@@ -146,7 +148,7 @@ def evaluate(
 ) -> Judged:
     """Score every transform of a run on its test stimuli, each pair of stimuli transformed once."""
     model, brain = run.test()
-    readers, chosen, measure = run.readers(brain), list(run.score), options.measure
+    readers, chosen, measure = run.readers(brain), list(run.score), options.scoring
     sides = {name: fitted.model_side(model) for name, fitted in run.fitted.items()}
     pairs = {name: run.fitted[name].stepped(side, brain, readers) for name, side in sides.items()}
     models = torch.cat([left for left, _ in pairs.values()])
@@ -155,12 +157,14 @@ def evaluate(
     scores = measure.between(models[:, None], brains).mean(-1)
     shares = row_offset_share(models[:, None], brains).mean(-1)
     # a measure that does not say how it normalizes: the mean RSM as it is
-    pool = "normalized" if measure.normalize else "raw"
+    pool = "normalized" if options.measure.normalize else "raw"
+    n_pairs = int(held_pairs(model.rsms, brain.rsms).sum()) // 2
     records = {}
     for k, (name, fitted) in enumerate(run.fitted.items()):
-        ceiling = noise_ceiling(pairs[name][1], measure, pool=pool)
+        ceiling = _ceiling(pairs[name][1], options.measure, pool)
         records[name] = {
             "score": float(scores[k]),
+            "n_pairs": n_pairs,
             "row_offset_share": float(shares[k]),
             "ceiling_lower": float(ceiling.lower[chosen].mean()),
             "ceiling_upper": float(ceiling.upper[chosen].mean()),
@@ -182,9 +186,20 @@ def evaluate(
     return Judged(records, resampled.sums)
 
 
+def _ceiling(rsms: Tensor, measure: Measure, pool: str) -> NoiseCeiling:
+    """Noise ceilings of subjects (s, n, n); NaN where pairs are missing and they have none."""
+    few = int(held_pairs(rsms).sum()) < 2 * FEWEST_PAIRS
+    if few or (pool == "raw" and lacks_pairs(rsms)):
+        nothing = rsms.new_full((len(rsms),), torch.nan)
+        return NoiseCeiling(nothing, nothing)
+    return noise_ceiling(rsms, measure, pool=pool)
+
+
 def plain_rsa(model: Responses, brain: Responses, subjects: Sequence[int]) -> float:
     """Mean over subjects of the Pearson correlation of RSMs as they are."""
     rsms = brain.rsms[list(subjects)]
+    if lacks_pairs(model.rsms, rsms):
+        return float(on_held_pairs(get("pearson")).between(model.rsms, rsms).mean())
     return float(pearson(off_diagonal(model.rsms), off_diagonal(rsms)).mean())
 
 
@@ -294,11 +309,15 @@ def _over_all(
 
 
 def score_all_stimuli(name: str, model: Responses, brain: Responses, options: Options) -> float:
-    """Score with the subjects' mean RSM over all stimuli; NaN where a transform is fitted."""
+    """Mean score of the subjects over all stimuli; NaN where a transform is fitted."""
     if name not in UNFITTED:
         return float("nan")
-    transform, measure = UNFITTED[name](), options.measure
-    return float(measure.between(transform(model.rsms[0]), transform(brain.rsms.mean(0))))
+    transform, measure = UNFITTED[name](), options.scoring
+    own = transform(model.rsms[0])
+    if options.missing:  # a pair that a subject lacks is left out of all
+        return float(measure.between(own, transform(brain.rsms)).mean())
+    scores = [measure.between(own, transform(rsm)) for rsm in brain.rsms]
+    return float(torch.stack(scores).mean())
 
 
 def row_offset_warnings(data: xr.Dataset, options: Options) -> list[str]:
@@ -317,6 +336,23 @@ def row_offset_warnings(data: xr.Dataset, options: Options) -> list[str]:
         f"scores under {measure.name!r} (most: {high.max():.2f} for "
         f"{' / '.join(map(str, worst))}). "
         "Such a score says little about geometry; use measure='centered_pearson'."
+    ]
+
+
+def undefined_warnings(data: xr.Dataset, options: Options) -> list[str]:
+    """Name the scores that are NaN, and say why."""
+    shown = [one.name for one in options.transforms]
+    there = data["degenerate"].notnull()  # regions may have fewer folds than others
+    lost = (data["score"].isnull() & there).sel(transform=shown)
+    counted = _counted_folds(lost)
+    if counted is None:
+        return []
+    n_scores = int(there.sel(transform=shown).sum())
+    return [
+        f"{counted[0]} of {n_scores} scores of folds are undefined (NaN), most of them for "
+        f"{counted[1]}: on one side there is no variance above rounding, or none after centering "
+        "(stimuli that do not differ, one unit per stimulus, one number per stimulus only), or "
+        "values are missing. Nothing can be compared there."
     ]
 
 
@@ -380,8 +416,10 @@ def evaluate_features(run: Run, options: Options) -> Judged:
     chosen = list(run.score)
     train = run.model.take(run.split.train), run.brain.take(run.split.train)
     test = run.test()
+    n = len(run.split.test)
     record = {
         "score": _mean_score(measure, train, test, chosen),
+        "n_pairs": n * (n - 1) // 2,
         "train_score": _mean_score(measure, train, train, chosen),
         **dict.fromkeys(("row_offset_share", "ceiling_lower", "ceiling_upper"), torch.nan),
         "penalty": 0.0, "n_steps": 0, "degenerate": False, "chosen": "identity", "gate": "",

@@ -151,12 +151,12 @@ def estimate_of_run(
     """Estimate what `align` takes in this process; work done ``elsewhere`` takes none of it."""
     folds, subject = options.folds, options.subject
     layers, regions = ([size_of(data, subject) for data in part.values()] for part in parts)
-    n_folds = max(2, folds) if isinstance(folds, int) else len(folds)
+    n_folds = max(2, folds) if isinstance(folds, int) else len(folds or (None,))
     n_stimuli = max(1, *(side.n_stimuli for side in layers))
     shares = (
         [1 - 1 / n_folds]
         if isinstance(folds, int)
-        else [len(split.train) / n_stimuli for split in folds]
+        else [len(split.train) / n_stimuli for split in folds or ()] or [1.0]
     )
     found = estimate_memory(
         layers, regions, options, train_share=max(shares, default=0.5),

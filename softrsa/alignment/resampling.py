@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import combinations, product
+from itertools import combinations, permutations, product
+from math import factorial
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -32,6 +33,7 @@ class Scored(Protocol):
 
 
 KINDS = ("both", "subjects", "stimuli", "pairs")
+MOST_ORDERS = 40320  # of 8 stimuli, that are all scored
 SLOW = 200  # permutations of a measure that has no faster way than to score each
 
 
@@ -43,11 +45,27 @@ class Draws(NamedTuple):
     signs: Tensor
     keys: Tensor  # (n_resamples, n_stimuli): the order of keys permutes the stimuli of a fold
     seed: int
+    orders: Tensor | None = None  # all other orders of all stimuli, where these are few
 
     def of_subjects(self, n: int) -> Tensor:
         """How often each of ``n`` subjects occurs (n_resamples, n), the same for every region."""
         rng = torch.Generator().manual_seed(self.seed)
         return draw_counts(len(self.counts), n, rng).double()
+
+    def orders_of(self, test: Tensor, measure: Measure) -> Tensor:
+        """Orders (r, n) of test stimuli: all there are, or as many as were drawn."""
+        if self.orders is not None:
+            return self.orders
+        orders = self.keys[:, test].argsort(-1)
+        return orders if measure.embed is not None else orders[:SLOW]
+
+
+def every_order(n_stimuli: int, measure: Measure) -> Tensor | None:
+    """List all orders of stimuli but the one they have, where these can all be scored."""
+    most = MOST_ORDERS if measure.embed is not None else MOST_ORDERS // 8
+    if factorial(n_stimuli) > most:
+        return None
+    return torch.tensor(list(permutations(range(n_stimuli)))[1:])
 
 
 class Resampled(NamedTuple):
@@ -131,7 +149,7 @@ def count_steps(run: Scored, measure: Measure, draws: Draws | None) -> int:
     """How many scores `resample_scores` reports of, one after another: none of a cosine."""
     if draws is None or measure.embed is not None or measure.takes == "features":
         return 0
-    return len(run.split.test) + min(SLOW, len(draws.counts))
+    return len(run.split.test) + len(draws.orders_of(run.split.test, measure))
 
 
 def resample_scores(
@@ -188,11 +206,11 @@ def resample_scores(
         signs = draws.signs[:, test].to(score)
         drawn = [((signs @ one) * signs).sum(-1) for one in of_pairs.flatten(0, 1)]
         by_pairs = by_pairs + scale * torch.stack(drawn, 1).view(-1, *score.shape)
-    orders = draws.keys[:, test].argsort(-1).to(models.device)
+    orders = draws.orders_of(test, measure).to(models.device)
     by_chance = (
         permuted_scores(measure, models, brains, orders)
         if of_pairs is not None
-        else scores_of_permuted(measure, models, brains, orders[:SLOW], on_step)
+        else scores_of_permuted(measure, models, brains, orders, on_step)
     )
     n_subjects = len(run.brain.subjects)
     found = (score[None], by_stimuli, by_pairs, by_chance)

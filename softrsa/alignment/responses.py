@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -17,16 +18,28 @@ from softrsa._checks import check_floating
 from softrsa._processes import Ranks
 from softrsa.errors import DataError, DTypeError, ShapeError, StimulusError
 from softrsa.io import check_rdms, check_recording
+from softrsa.io.axes import from_frame
+from softrsa.io.matrices import ROUNDING
 from softrsa.io.schema import check_labels, is_lazy
+from softrsa.measures.missing import lacks_pairs
+from softrsa.pairs import off_diagonal
 from softrsa.recordings import join_stimuli, split_units
 from softrsa.recordings.trials import share_or_copy
 from softrsa.rsm import build_rsms, similarity_matrix, to_rsm
-from softrsa.rsm.similarity import SIMILARITIES, SIMILARITY_TABLE, SimilarityLike, as_similarity
+from softrsa.rsm.similarity import (
+    SIMILARITIES,
+    SIMILARITY_TABLE,
+    SimilarityLike,
+    as_similarity,
+    check_rounding,
+)
 from softrsa.tiled.scores import MEASURES, lay_out
 from softrsa.tiled.tiles import KEPT_BYTES, TiledRSM
+from softrsa.transforms.center import as_double
 from softrsa.transforms.on_rsms import Chain
 
-Data = xr.DataArray | Tensor | np.ndarray | Sequence[Tensor | np.ndarray | xr.DataArray]
+One = xr.DataArray | pd.DataFrame | Tensor | np.ndarray
+Data = One | Sequence[One]
 
 
 @dataclass(frozen=True)
@@ -179,25 +192,38 @@ def one_subject(side: Responses) -> Responses:
 
 
 def join_all(
-    parts: Sequence[Data], *, how: Literal["exact", "intersection"] = "exact"
+    parts: Sequence[Data],
+    *,
+    how: Literal["exact", "intersection"] = "exact",
+    ids: Literal["exact", "normalize"] = "exact",
 ) -> list[Data]:
     """Bring all labelled arrays, those in lists too, to the order of the first, by stimulus id.
 
     With ``how="intersection"`` to the stimuli that all share.
     """
+    parts = [_labelled_frames(part) for part in parts]
     arrays = [array for part in parts for array in _listed(part) if isinstance(array, xr.DataArray)]
     if not arrays:
         return list(parts)
     reference = arrays[0]
     for array in arrays[1:]:
-        reference, _ = join_stimuli(reference, array, how=how)
+        reference, _ = join_stimuli(reference, array, how=how, ids=ids)
 
     def take(part: Data) -> Data:
         if isinstance(part, xr.DataArray):
-            return join_stimuli(reference, part, how=how)[1]
+            return join_stimuli(reference, part, how=how, ids=ids)[1]
         return [*map(take, part)] if isinstance(part, (list, tuple)) else part  # type: ignore[list-item]
 
     return [take(part) for part in parts]
+
+
+def _labelled_frames(part: Data) -> Data:
+    """Make labelled arrays of pandas' frames, in lists too."""
+    if isinstance(part, pd.DataFrame):
+        return from_frame(part)
+    if isinstance(part, (list, tuple)):
+        return [_labelled_frames(one) for one in part]  # type: ignore[misc]
+    return part
 
 
 def _listed(part: Data) -> Sequence[Tensor | np.ndarray | xr.DataArray]:
@@ -216,6 +242,7 @@ def as_responses(
     device: torch.device,
     units: bool = True,
     whole: bool = True,
+    missing: bool = False,
 ) -> Responses:
     """Read features, recordings or RDMs, labelled or not, one or a list (of subjects).
 
@@ -223,14 +250,16 @@ def as_responses(
     dimensions are a symmetric matrix with a diagonal of zeros or ones are RDMs or RSMs, as in
     files; everything else is (n_stimuli, n_units). Without ``units``, those of dask-backed arrays
     are not kept, and so never in memory all at once. If not ``whole``, no RSMs are made of units.
+    Pairs may be NaN where they are allowed to be ``missing``.
     """
+    data = _labelled_frames(data)
     if isinstance(data, xr.DataArray):
         found = _from_labelled(data, similarity, name, subject, device, units=units, whole=whole)
     elif isinstance(data, (list, tuple)):
         members = [
             as_responses(
                 item, similarity=similarity, name=f"{name}[{i}]", device=device, units=units,
-                whole=whole,
+                whole=whole, missing=missing,
             )
             for i, item in enumerate(join_all(data))
         ]  # fmt: skip
@@ -242,13 +271,24 @@ def as_responses(
             f"`{name}` must be an array, a labelled array or a list of either (one per subject), "
             f"got {type(data).__name__}. Files are read with `softrsa.load`."
         )
-    if found.held is not None and not found.held.isfinite().all():
+    if found.units is None and not missing and lacks_pairs(found.rsms):
+        raise DataError(
+            f"`{name}` has pairs that are missing (NaN). `align` and `softrsa.inference` leave "
+            "them out; what is fitted needs all of them: leave out the stimuli that lack some."
+        )
+    if found.held is not None and not _is_finite(found):
         bad = (~found.held.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
         raise DataError(
             f"`{name}` has similarities that are not finite (subjects {bad}): its values must be "
             "finite and no stimulus may be constant over units."
         )
     return found
+
+
+def _is_finite(found: Responses) -> bool:
+    """Tell whether similarities are numbers; NaN in RDMs are missing pairs."""
+    bad = found.rsms.isinf() if found.units is None else ~found.rsms.isfinite()
+    return not bool(bad.any())
 
 
 def _from_labelled(
@@ -297,12 +337,12 @@ def _from_stack(stack: xr.DataArray, name: str, subject: str, device: torch.devi
     if subject not in rsms.dims:
         rsms = rsms.expand_dims({subject: [""]})
     rsms = rsms.transpose(subject, "anchor", "neighbor")
-    recorded = np.isfinite(rsms.values).all((1, 2))
+    recorded = np.isfinite(rsms.values).any((1, 2))  # NaN are pairs that are missing
     if not recorded.any():
         raise DataError(f"`{name}` is empty: no subject has a matrix in it.")
     rsms = rsms[recorded]
     return Responses(
-        torch.from_numpy(rsms.values.copy()).to(device, torch.float64),
+        as_double(torch.from_numpy(rsms.values.copy()).to(device)),
         None,
         rsms.indexes["anchor"],
         tuple(map(str, rsms[subject].values)),
@@ -339,25 +379,47 @@ def _from_plain(
     subjects = tuple(str(i) for i in range(len(stack))) if data.ndim == 3 else ("",)
     diagonal = matrix_diagonal(stack)
     if diagonal is not None:
-        rsms = 1 - stack.double() if diagonal == 0 else stack.double()
+        _check_clear(stack, diagonal, name)
+        rsms = 1 - as_double(stack) if diagonal == 0 else as_double(stack)
+        own = torch.eye(rsms.shape[-1], dtype=torch.bool, device=rsms.device)
+        rsms = torch.where(own & rsms.isnan(), 1.0, rsms)
         return Responses(rsms, None, None, subjects, False)
+    check_rounding(stack, as_similarity(similarity))
     rsms = similarity_matrix(stack.double(), similarity=similarity) if whole else None
     bounded = as_similarity(similarity).bounded
     return Responses(rsms, tuple(stack), None, subjects, bounded, similarity)
+
+
+def _check_clear(stack: Tensor, diagonal: int, name: str) -> None:
+    """Refuse plain squares that may as well be features, such as one unit per stimulus."""
+    apart = off_diagonal(stack)
+    high, low = apart.nan_to_num(-torch.inf).amax(-1), apart.nan_to_num(torch.inf).amin(-1)
+    alike = bool((high == low).any())
+    beyond = diagonal == 1 and bool((apart.abs() > 1 + ROUNDING).any())
+    if alike or beyond:
+        why = "equal off its diagonal" if alike else "beyond 1 off its diagonal"
+        raise DataError(
+            f"`{name}` is a symmetric square with a diagonal of {diagonal}, and {why}: an RSM, or "
+            "features? Label it: `xarray.DataArray(values, dims=('stimulus', 'unit'), "
+            "coords={'stimulus': ids})` are features, `dims=('anchor', 'neighbor')` with "
+            "`attrs={'kind': 'rsm'}` (or 'rdm') are similarities."
+        )
 
 
 def matrix_diagonal(stack: Tensor) -> int | None:
     """0 for RDMs, 1 for RSMs, None for anything that is not a symmetric similarity matrix."""
     if stack.shape[-1] != stack.shape[-2]:
         return None
-    scale = stack.abs().amax()
-    if not scale.isfinite():
-        return None
-    if not torch.allclose(stack, stack.mT, atol=1e-5 * float(scale)):
+    scale = float(stack.abs().nan_to_num(0.0).amax())
+    tolerance = ROUNDING * scale
+    if not math.isfinite(scale) or not torch.allclose(
+        stack, stack.mT, rtol=0.0, atol=tolerance, equal_nan=True
+    ):
         return None
     diagonal = stack.diagonal(dim1=-2, dim2=-1)
     for value in (0, 1):
-        if (diagonal - value).abs().max() <= 1e-5:
+        near = (diagonal - value).abs() <= max(tolerance, ROUNDING)
+        if bool((near | diagonal.isnan()).all()):
             return value
     return None
 

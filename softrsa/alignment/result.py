@@ -78,7 +78,8 @@ class AlignmentResult(StoredResult):
             of their means over folds), `train_score`, `rsa_score` (plain RSA:
             Pearson of the untransformed RSMs) and `baseline_score` (the best fixed transform under
             the measure in use) on the same folds, `gain` over that baseline, `row_offset_share`,
-            noise ceilings, the transform most folds selected, step summaries, counts, and
+            noise ceilings, the transform most folds selected, step summaries, counts (`n_pairs`
+            are pairs of test stimuli in a fold, less those missing), and
             `score_low`, `score_high` (see `intervals`) and `p_chance` (of permuted stimulus
             labels, one-sided, not corrected), NaN where scores were not resampled.
         """
@@ -87,7 +88,10 @@ class AlignmentResult(StoredResult):
         fixed = data.attrs.get("baselines", FIXED_BASELINES).split(",")
         fixed = [name for name in fixed if name in data["transform"].values]
         baseline = data["score"].sel(transform=fixed).mean("fold").max("transform")
-        summary = data[["score", "train_score", "row_offset_share", *_CEILING]].mean("fold")
+        numbers = ["score", "train_score", "row_offset_share", *_CEILING]
+        summary = data[numbers].mean("fold")
+        if "n_pairs" in data:
+            summary["n_pairs"] = data["n_pairs"].mean("fold")
         summary["score_se"] = _standard_error(data)
         summary["rsa_score"] = data["rsa_score"].mean("fold").broadcast_like(summary["score"])
         summary["baseline_score"] = baseline.broadcast_like(summary["score"])

@@ -14,7 +14,6 @@ from softrsa._threads import map_on_cores
 from softrsa.alignment.fitting import progress_bar
 from softrsa.alignment.held_out import (
     SIDES,
-    UNFITTED,
     Judged,
     Run,
     collect,
@@ -27,13 +26,14 @@ from softrsa.alignment.resampling import (
     Draws,
     by_group,
     count_steps,
+    every_order,
     finished,
     labelled,
     make_draws,
     resampled,
 )
 from softrsa.alignment.responses import Responses
-from softrsa.alignment.settings import Options
+from softrsa.alignment.settings import UNFITTED, Options
 
 SUMS = ("score", "stimuli", "pairs", "chance")  # as `resampling.resample_scores` gives them
 
@@ -50,7 +50,7 @@ def score_together(
     draws = _draws(runs, options)
     if not options.of_features:
         fit_all(runs, options, progress=progress)
-    n_steps = sum(1 + count_steps(run, options.measure, draws) for run in runs)
+    n_steps = sum(1 + count_steps(run, options.scoring, draws) for run in runs)
     with progress_bar(n_steps, progress, "scoring") as advance:
         judged = _judged(runs, options, draws, advance)
     data = collect(runs, judged, layers, regions, options, all_stimuli=True)
@@ -100,7 +100,10 @@ def _part(run: Run, judged: Judged, options: Options) -> xr.Dataset:
 def _draws(runs: Sequence[Run], options: Options) -> Draws | None:
     if not options.resamples:
         return None
-    return make_draws(options.n_resamples, runs[0].model.n_stimuli, options.resampling_seed)
+    n_stimuli = runs[0].model.n_stimuli
+    draws = make_draws(options.n_resamples, n_stimuli, options.resampling_seed)
+    all_orders = every_order(n_stimuli, options.scoring) if options.folds is None else None
+    return draws._replace(orders=all_orders)
 
 
 def _judged(

@@ -14,11 +14,12 @@ from torch import Tensor
 from softrsa._wording import listed
 from softrsa.errors import DataError, unknown_name
 from softrsa.measures import Measure
+from softrsa.measures.missing import on_held_pairs
 from softrsa.measures.registry import MEASURES, properties
 from softrsa.rsm import SCALINGS
 from softrsa.rsm.similarity import SIMILARITY_TABLE, Similarity
 from softrsa.transforms import Family
-from softrsa.transforms.on_rsms import TRANSFORMS, Chain, Transform, as_chain
+from softrsa.transforms.on_rsms import TRANSFORMS, Centered, Chain, Identity, Transform, as_chain
 
 SMALLEST_BLOCK = 4  # stimuli a score needs: fewer leave nothing after double-centering
 
@@ -63,11 +64,13 @@ def stimulus_folds(n_stimuli: int, folds: int, *, seed: int) -> list[Split]:
     """
     if folds < 2:
         raise DataError(f"`folds` must be at least 2, got {folds}.")
-    if n_stimuli // folds < SMALLEST_BLOCK:
+    most = n_stimuli // SMALLEST_BLOCK
+    if most < folds:
+        fewer = f"Use at most {most} folds" if most > 1 else "That is too few for folds"
         raise DataError(
             f"{folds} folds of {n_stimuli} stimuli would test on {n_stimuli // folds} at a time; "
-            f"at least {SMALLEST_BLOCK} are needed. Use at most "
-            f"{max(n_stimuli // SMALLEST_BLOCK, 1)} folds, or more stimuli."
+            f"at least {SMALLEST_BLOCK} are needed. {fewer}; or score transforms without "
+            "parameters on all stimuli, with `folds=None` (`--folds none`)."
         )
     order = torch.randperm(n_stimuli, generator=torch.Generator().manual_seed(seed))
     return [_split(order, test) for test in order.tensor_split(folds)]
@@ -110,8 +113,13 @@ def random_splits(n_stimuli: int, n_train: int, n_splits: int, *, seed: int) -> 
     return [_split(order, order[n_train:]) for order in orders]
 
 
-def split_stimuli(n_stimuli: int, folds: int | Sequence[Split], *, seed: int) -> list[Split]:
-    """Make so many folds, or check splits that are given."""
+def split_stimuli(n_stimuli: int, folds: int | Sequence[Split] | None, *, seed: int) -> list[Split]:
+    """Make so many folds, check splits that are given, or score all stimuli without any."""
+    if folds is None:
+        if n_stimuli < SMALLEST_BLOCK:
+            raise DataError(f"At least {SMALLEST_BLOCK} stimuli are needed, got {n_stimuli}.")
+        everything = torch.arange(n_stimuli)
+        return [Split(everything, everything)]
     if isinstance(folds, (int, Integral)):
         return stimulus_folds(n_stimuli, int(folds), seed=seed)
     if not len(folds):
@@ -134,8 +142,10 @@ def split_stimuli(n_stimuli: int, folds: int | Sequence[Split], *, seed: int) ->
     return list(folds)
 
 
-def splits_or_count(folds: int | Sequence[Split]) -> int | tuple[Split, ...]:
+def splits_or_count(folds: int | Sequence[Split] | None) -> int | tuple[Split, ...] | None:
     """Give a number of folds of any integer type as an int, and splits as a tuple."""
+    if folds is None:
+        return None
     return int(folds) if isinstance(folds, (int, Integral)) else tuple(folds)
 
 
@@ -146,6 +156,7 @@ def _split(order: Tensor, test: Tensor) -> Split:
 
 
 GATES = ("profile", "embedding")
+UNFITTED = {"identity": Identity, "centered": Centered}  # without parameters
 
 
 @dataclass(frozen=True)
@@ -241,13 +252,15 @@ class Options:
     by: str = "layer"
     region: str = "region"
     subject: str = "subject"
-    folds: int | tuple[Split, ...] = 5
+    folds: int | tuple[Split, ...] | None = 5
     subjects: Literal["pooled", "leave_one_out"] = "pooled"
     join: Literal["exact", "intersection"] = "exact"
+    ids: Literal["exact", "normalize"] = "exact"
     permute: bool = False
     settings: FitSettings = FitSettings()
     n_resamples: int = 1000
     seed: int = 0
+    missing: bool = False  # whether pairs are missing in the data
 
     def __post_init__(self):
         if not self.transforms:
@@ -265,9 +278,20 @@ class Options:
         return self.measure.takes == "features"
 
     @property
+    def scoring(self) -> Measure:
+        """What scores RSMs: the measure, on the pairs there are where some are missing."""
+        return on_held_pairs(self.measure) if self.missing else self.measure
+
+    @property
+    def fixed_only(self) -> bool:
+        """Whether only what has no parameters can be scored."""
+        return self.folds is None or self.missing
+
+    @property
     def fitted(self) -> tuple[Chain, ...]:
         """Transforms to fit, simplest first: those asked for, and those gains are measured from."""
-        return ordered([*baselines(), *with_choices(self.transforms)])
+        fixed = [one for one in baselines() if one.name in UNFITTED or not self.fixed_only]
+        return ordered([*fixed, *with_choices(self.transforms)])
 
     def own_rows(self) -> list[Transform | Measure | Similarity]:
         """List what is not of softrsa's own tables, whose version says what they do."""
@@ -313,16 +337,20 @@ class Options:
             ),
             "measure": self.measure.name, "measure_properties": properties(self.measure),
             "similarity": self.similarity.name, "similarity_words": self.similarity.words,
-            "subjects": self.subjects, "join": self.join, "permuted": int(self.permute),
+            "subjects": self.subjects, "join": self.join, "ids": self.ids,
+            "permuted": int(self.permute),
             "by": self.by, "region_coordinate": self.region, "subject_coordinate": self.subject,
             "settings": json.dumps(asdict(self.settings)), "seed": self.seed,
             "n_resamples": self.n_resamples, "resampling_seed": self.resampling_seed,
-            "own_folds": int(not isinstance(self.folds, int)),
+            "own_folds": int(isinstance(self.folds, tuple)),
+            "all_stimuli_scored": int(self.folds is None),
+            "pairs_missing": int(self.missing),
         }  # fmt: skip
 
 
 ARGUMENTS = {  # of `align`, and the attributes of its results that hold them
     "by": "by", "region": "region_coordinate", "subject": "subject_coordinate", "join": "join",
+    "ids": "ids",
     "transforms": "transforms", "measure": "measure", "similarity": "similarity",
     "folds": "n_folds", "subjects": "subjects", "permute": "permuted",
     "n_resamples": "n_resamples", "seed": "seed",
@@ -334,6 +362,8 @@ def arguments_of(attrs: Mapping[str, Any]) -> dict[str, Any]:
     found = {name: attrs[key] for name, key in ARGUMENTS.items() if key in attrs}
     for name in ("folds", "n_resamples", "seed"):
         found[name] = int(found[name])
+    if attrs.get("all_stimuli_scored"):
+        found["folds"] = None
     return found | {
         "transforms": found["transforms"].split(","),
         "permute": bool(found["permute"]),
@@ -350,7 +380,7 @@ def repeat_call(attrs: Mapping[str, Any]) -> str:
     for name, value in options.items():
         own = "  # in fact folds of your own" if name == "folds" and attrs.get("own_folds") else ""
         lines.append(
-            f"    {name}={json.dumps(value) if not isinstance(value, bool) else value},{own}"
+            f"    {name}={json.dumps(value) if isinstance(value, (str, list)) else value},{own}"
         )
     lines.append("    settings=FitSettings(")
     for name, value in settings.items():

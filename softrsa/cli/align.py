@@ -68,6 +68,7 @@ def run(arguments: argparse.Namespace) -> None:
             folds=arguments.folds,
             subjects="leave_one_out" if arguments.leave_one_subject_out else "pooled",
             join=arguments.join,
+            ids=arguments.ids,
             permute=arguments.permute,
             n_resamples=arguments.resamples,
             seed=arguments.seed,
@@ -132,18 +133,28 @@ def _load(
     name = "simulated" if arguments.demo else arguments.dataset
     images = None
     if name is None:
-        layers, brain = (read(path) for path in arguments.files)
+        layers, brain = (read(arguments, place) for place in (0, 1))
         _check_labels(brain, arguments, "region", arguments.files[1])
-        regions: Mapping[str, Data] = named_parts(brain, arguments.region, "region")
+        regions: Mapping[str, Data] = _named(brain, arguments, "region")
     else:
         data = load_dataset(arguments, name)
         layers, regions, images = _layers_of(data, arguments), data.regions, data.images
     _check_labels(layers, arguments, "layer", "The layers" if name else arguments.files[0])
     return (
-        select(named_parts(layers, arguments.by, "layer"), arguments.layers, kind="layer"),
+        select(_named(layers, arguments, "layer"), arguments.layers, kind="layer"),
         select(regions, arguments.regions, kind="region"),
         images,
     )
+
+
+def _named(data: xr.DataArray, arguments: argparse.Namespace, kind: str) -> dict[str, Data]:
+    """Split data into layers or regions; one without a label is named after its file."""
+    by = arguments.by if kind == "layer" else arguments.region
+    parts = named_parts(data, by, kind)
+    if by in data.coords or not arguments.files:
+        return parts
+    (part,) = parts.values()
+    return {arguments.files[0 if kind == "layer" else 1].stem: part}
 
 
 def _check_sources(arguments: argparse.Namespace) -> None:
@@ -165,6 +176,8 @@ def _check_labels(
     option, by = ("--by", arguments.by) if kind == "layer" else ("--region", arguments.region)
     stack = "anchor" in data.dims
     found = [str(dim) for dim in data.dims[:-2]] if stack else [*labels_along(data, "unit")]
+    if {*found} <= {"unit"} and by == kind:
+        return  # a plain table
     if by not in found and (by != kind or (found and not stack)):
         if ({"layer", "region"} - {kind}) & {*found} and len(arguments.files) == 2:
             raise DataError(

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import xarray as xr
@@ -17,6 +18,8 @@ from softrsa._wording import counted
 from softrsa.cli.parser import say
 from softrsa.errors import DataError
 from softrsa.io import atomic_path, load
+from softrsa.io.load import takes
+from softrsa.io.tables import plain_ids
 from softrsa.recordings import average_trials
 
 DPI = 200
@@ -77,10 +80,50 @@ def load_dataset(arguments: argparse.Namespace, name: str) -> datasets.DataSet:
     return data
 
 
-def read(path: Path) -> xr.DataArray:
-    """Read a file; the trials of each stimulus are averaged."""
-    array = load(path)
+FILES_OF = ("layers", "recordings")  # names of two files, before what an option says of one
+
+
+def read(arguments: argparse.Namespace, place: int = 0) -> xr.DataArray:
+    """Read one of the files, say what it was taken for, and average the trials of each stimulus."""
+    path = arguments.files[place]
+    array = load(path, **_reading(arguments, place))
+    sizes = " x ".join(f"{n} {dim}" for dim, n in array.sizes.items())
+    told = "; ".join([sizes, *([array.attrs["read_as"]] if "read_as" in array.attrs else [])])
+    note(arguments, f"{path}: {array.attrs.get('source_format', 'netCDF')}, {told}.")
     return average_trials(array) if "trial" in array.dims else array
+
+
+def _reading(arguments: argparse.Namespace, place: int) -> dict[str, Any]:
+    """Find the options of `load` that are about one of the files."""
+    files = arguments.files
+    taken = [takes(path) for path in files]
+    found: dict[str, Any] = {}
+    for name in ("stimuli", "kind", "dims", "variable", "halves", "trials"):
+        for text in getattr(arguments, name, None) or ():
+            about, colon, value = text.partition(":")
+            if len(files) > 1 and colon and about in FILES_OF:
+                if FILES_OF.index(about) != place:
+                    continue
+            elif len(files) > 1 and name not in taken[place]:
+                if not any(name in each for each in taken):
+                    raise DataError(f"--{name} has no meaning for any of the files: leave it out.")
+                continue
+            else:
+                value = text
+            found[name] = _value(name, value.strip())
+    if arguments.drop_missing_units:
+        found["drop_missing_units"] = True
+    return found
+
+
+def _value(name: str, text: str) -> Any:
+    """Make of an option's text what `load` takes."""
+    if name == "dims":
+        return tuple(dim.strip() for dim in text.split(","))
+    if name != "stimuli" or not Path(text).is_file():
+        return text
+    ids = [line.strip() for line in Path(text).read_text(encoding="utf-8-sig").splitlines()]
+    return plain_ids([line for line in ids if line])
 
 
 def note(arguments: argparse.Namespace, line: str) -> None:

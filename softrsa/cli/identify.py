@@ -101,7 +101,7 @@ def _load(arguments: argparse.Namespace) -> dict[str, xr.DataArray]:
     check_one_source(arguments, files=1, wanted="one file (RDMS.nc)")
     name = "digit-networks" if arguments.demo else arguments.dataset
     if name is None:
-        found = _by_region(read(arguments.files[0]), str(arguments.files[0]))
+        found = _by_region(read(arguments), str(arguments.files[0]))
     else:
         regions = load_dataset(arguments, name).regions
         found = {region: _rdms(stack, region) for region, stack in regions.items()}

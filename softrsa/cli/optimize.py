@@ -68,6 +68,7 @@ def _optimize_all(
         try:
             results[measure] = optimize_to_score(
                 x, measure, target=arguments.target, similarity=arguments.similarity,
+                average=arguments.average,
                 lr=arguments.lr, max_steps=arguments.max_steps, record=arguments.record,
                 device=arguments.device, progress=not arguments.quiet, **begin,
             )  # fmt: skip
@@ -140,7 +141,7 @@ def _load(arguments: argparse.Namespace) -> xr.DataArray:
         if arguments.units is None:
             arguments.units = DEMO_UNITS  # fewer than stimuli, or they would hold every component
     if name is None:
-        array = read(arguments.files[0])
+        array = read(arguments)
         found = {
             kind: split_units(array, kind) if kind in array.coords else {}
             for kind in ("layer", "region")

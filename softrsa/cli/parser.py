@@ -173,6 +173,15 @@ def seed(text: str) -> int:
     return int(text)
 
 
+def folds(text: str) -> int | None:
+    """Take a number of folds, or none."""
+    if text.lower() == "none":
+        return None
+    if not text.removeprefix("-").isdecimal():
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number, or none.")
+    return int(text)
+
+
 def _counts(text: str) -> list[int]:
     """Take whole numbers separated by commas."""
     parts = text.split(",")
@@ -232,7 +241,20 @@ OUTPUT = (
 )
 LISTED: dict[str, Any] = {"type": names, "metavar": "A,B,..."}
 COUNT: dict[str, Any] = {"type": int, "metavar": "N"}
+EACH: dict[str, Any] = {"action": "append", "metavar": "[FILE:]WHAT"}
 SEED: dict[str, Any] = {"type": seed, "metavar": "N"}
+
+READING = (  # what `softrsa.load` is told; of two files, with "layers:" or "recordings:" before
+    option("--kind", "what numbers are: rdm, rsm or recording", **EACH),
+    option("--dims", "what each axis is, e.g. time,subject,anchor,neighbor", **EACH),
+    option("--variable", "the array to read, where a file holds several", **EACH),
+    option("--halves", "of a square whose halves differ: mean, lower, upper or both", **EACH),
+    option("--trials", "keep single trials, or their mean (the mean)", **EACH),
+    flag("--drop-missing-units", "leave out units that have NaN"),
+)
+STIMULI = option(
+    "--stimuli", "ids of the stimuli: a file with one a line, a variable, or numbered", **EACH
+)
 
 OPTIONS: dict[str, tuple[Option, ...]] = {
     "align": (
@@ -245,6 +267,8 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
             "--model", "a pretrained network to show the data set's images (efficientnet-lite0)"
         ),
         flag("--untrained", "use the network with random weights"),
+        STIMULI,
+        *READING,
         OUT,
         OVERWRITE,
         option("--by", "coordinate that holds layers (%(default)s)", default="layer"),
@@ -261,11 +285,18 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
             "--transform", "of: ... (all that suit the measure)", **LISTED,
             names_in_help=TRANSFORMS,
         ),
-        option("--folds", "over stimuli (%(default)s)", type=int, default=5),
+        option(
+            "--folds", "over stimuli, or none to score all of them (%(default)s)", type=folds,
+            default=5, metavar="N",
+        ),
         flag("--leave-one-subject-out", "score each subject under transforms fitted on the others"),
         option(
             "--join", "whether both files must have the same stimuli (%(default)s)",
             choices=("exact", "intersection"), default="exact",
+        ),
+        option(
+            "--ids", "normalize: ids may differ by case, folder, extension, ... (%(default)s)",
+            choices=("exact", "normalize"), default="exact",
         ),
         flag("--permute", "a control: shuffle the brain's stimuli, so every gain must vanish"),
         option("--seed", "of folds, inner folds and --permute (%(default)s)", default=0, **SEED),
@@ -298,6 +329,7 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
             "RDMS.nc: RDMs by region and subject, or recordings with these labels on their units",
             "networks",
         ),
+        *READING,
         OUT,
         OVERWRITE,
         REGIONS,
@@ -322,6 +354,8 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         *files_or_demo("a netCDF file of recordings or activations", "data set"),
         option("--region", "the region whose units to compare with")._replace(apart="part"),
         option("--layer", "the layer whose units to compare with")._replace(apart="part"),
+        STIMULI,
+        *READING,
         OUT,
         OVERWRITE,
         option(
@@ -330,6 +364,10 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         ),
         option(
             "--similarity", "of RSMs, for measures on those (%(default)s)", default="correlation"
+        ),
+        option(
+            "--average", "of predictivity, over units: by their variance, or uniform (%(default)s)",
+            choices=("variance", "uniform"), default="variance",
         ),
         option("--target", "score to reach (%(default)s)", type=float, default=0.99),
         option("--restarts", "random starts (%(default)s)", default=1, **COUNT),

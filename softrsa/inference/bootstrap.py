@@ -166,8 +166,9 @@ def bootstrap(
     Raises
     ------
     DTypeError, ShapeError, StimulusError, DataError, UnknownNameError
-        As `evaluate`; DataError also for a single subject where subjects are to be drawn, or where
-        resamples are not a whole number from 2.
+        As `evaluate`; DataError also for a single subject where subjects are to be drawn, where
+        resamples are not a whole number from 2, or where a measure of your own cannot score the
+        pairs that are left of a resample of stimuli.
 
     Notes
     -----

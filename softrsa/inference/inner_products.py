@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from softrsa._ranks import in_order, runs_of_equals, true_places
+from softrsa.errors import DataError
 from softrsa.inference.pair_table import Stack
 from softrsa.measures import Embedding
 from softrsa.measures.correlation import centered
@@ -204,7 +205,7 @@ def without_rounding(form: Forms, before: Forms) -> Forms:
 def cosines(form: Forms) -> Tensor:
     """Scores (r, models, subjects) from inner products."""
     norms = form.among.diagonal(dim1=1, dim2=2).sqrt()
-    return form.cross / form.own.sqrt()[:, :, None] / norms[:, None]
+    return (form.cross / form.own.sqrt()[:, :, None] / norms[:, None]).clamp_(-1.0, 1.0)
 
 
 def form_ceilings(form: Forms, plain: Forms, subject_counts: Tensor) -> tuple[Tensor, Tensor]:
@@ -221,7 +222,7 @@ def form_ceilings(form: Forms, plain: Forms, subject_counts: Tensor) -> tuple[Te
     of_others = of_all - 2 * subject_counts * to_all + subject_counts.square() * own
     upper = to_all / (own * of_all).sqrt()
     lower = to_others / (own * of_others).sqrt()
-    return lower, upper
+    return lower.clamp_(-1.0, 1.0), upper.clamp_(-1.0, 1.0)
 
 
 PART = 2**18  # entries of subjects' RSMs at a time: so many stay in the processor's cache
@@ -271,8 +272,10 @@ def _correlation(left: Tensor, right: Tensor, weights: Tensor, stack: Stack) -> 
         n = weights.sum(1)
         return cross * (3 / (n**3 - n))[:, None, None]
     # ranks of a constant deviate by exactly 0: the result is NaN there
-    own = (left.square() @ weights[..., None]).sqrt()
-    return cross / own / weighted.mul_(right).sum(-1).sqrt()[:, None]
+    own = (left.square() @ weights[..., None]).squeeze(-1)
+    # one root of both: exactly 1 of what is the same
+    squares = own[..., None] * weighted.mul_(right).sum(-1)[:, None]
+    return (cross / squares.sqrt()).clamp_(-1.0, 1.0)
 
 
 def ranked_ceilings(
@@ -332,14 +335,34 @@ def _middles(ascending: Tensor, weights: Tensor) -> Tensor:
 
 
 def looped_scores(stack: Stack, counts: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """Scores (r, models, subjects), and of each resample the subjects' pairs (subjects, p)."""
+    """Scores (r, models, subjects), and of each resample what the measure takes of the subjects."""
     scores, resampled = [], []
     for times in stack.counts_of_pairs(counts).long():
-        values = stack.values.repeat_interleave(times, dim=1)
+        whole = bool((times == 1).all())
+        values = stack.values if whole else stack.values.repeat_interleave(times, dim=1)
+        if stack.entry.takes == "matrices":
+            if not whole:
+                raise _not_resampled(stack, values)
+            values = stack.squares(values)
         models, subjects = values[: stack.n_models], values[stack.n_models :]
-        scores.append(stack.entry.function(models[:, None], subjects))
+        try:
+            found = stack.entry.function(models[:, None], subjects)
+        except (RuntimeError, ValueError, IndexError) as error:
+            if whole:
+                raise
+            raise _not_resampled(stack, values) from error
+        scores.append(found)
         resampled.append(subjects)
     return torch.stack(scores), resampled
+
+
+def _not_resampled(stack: Stack, values: Tensor) -> DataError:
+    return DataError(
+        f"{stack.entry.name!r} cannot score resampled stimuli: a stimulus drawn twice makes no "
+        f"pair with itself, so that {values.shape[1]} of {stack.values.shape[1]} pairs are left. "
+        "Its function must take vectors of any number of pairs, with nothing of its own per pair; "
+        "or say what it is the cosine of (`Measure.embed`), or resample over='subjects'."
+    )
 
 
 def looped_ceilings(
@@ -351,9 +374,10 @@ def looped_ceilings(
     given = resampled * len(subject_counts) if len(resampled) == 1 else resampled
     for subjects, occurring in zip(given, subject_counts, strict=True):
         normal = normalize(subjects)
-        everyone = occurring @ normal
-        n_others = (occurring.sum() - occurring).clamp_min(1)[:, None]
-        others = (everyone - occurring[:, None] * normal) / n_others
+        everyone = torch.tensordot(occurring, normal, 1)
+        each = (-1, *[1] * (normal.ndim - 1))
+        n_others = (occurring.sum() - occurring).clamp_min(1).view(each)
+        others = (everyone - occurring.view(each) * normal) / n_others
         lower.append(stack.entry.function(subjects, others))
         upper.append(stack.entry.function(subjects, everyone / occurring.sum()))
     return torch.stack(lower), torch.stack(upper)

@@ -12,8 +12,9 @@ from torch import Tensor
 from softrsa._checks import check_floating
 from softrsa.errors import DataError, ShapeError, unknown_name
 from softrsa.inference.inner_products import score_once
-from softrsa.inference.pair_table import find_measure, stack_subjects, unlabeled
+from softrsa.inference.pair_table import as_stack, find_measure, stack_subjects, unlabeled
 from softrsa.measures import Measure
+from softrsa.transforms.center import as_double
 
 
 class NoiseCeiling(NamedTuple):
@@ -83,24 +84,29 @@ def noise_ceiling(
     if isinstance(rsms, xr.DataArray):
         rsms = unlabeled(rsms)
     check_floating(rsms=rsms)
+    rsms = as_stack(rsms)
     if rsms.ndim < 2 or (entry.takes == "matrices" and rsms.ndim < 3):
         raise ShapeError(
             f"`rsms` must have a dimension of subjects before that of pairs, and {entry.name!r} "
             f"takes {entry.takes}; got shape {tuple(rsms.shape)}."
         )
     square = rsms.ndim > 2 and rsms.shape[-1] == rsms.shape[-2]
+    dtype = rsms.dtype
+    if square and not rsms.requires_grad:
+        rsms = as_double(rsms)
     data = entry.pairs_of(rsms) if square else rsms
     axis = -3 if entry.takes == "matrices" else -2
     n_subjects = data.shape[axis]
     if n_subjects < 2:
-        undefined = torch.full(data.shape[: data.ndim + axis + 1], torch.nan).to(data)
+        undefined = data.new_full(data.shape[: data.ndim + axis + 1], torch.nan, dtype=dtype)
         return NoiseCeiling(undefined, undefined.clone())
     if bool(data.isnan().any()):
-        return _without_gaps(rsms if square else data, entry, pool, square=square)
+        lower, upper = _without_gaps(rsms if square else data, entry, pool, square=square)
+        return NoiseCeiling(lower.to(dtype), upper.to(dtype))
     normal = _normalized(data, entry) if pool == "normalized" else data
     total = normal.sum(axis, keepdim=True)
     lower = entry.function(data, (total - normal) / (n_subjects - 1))
-    return NoiseCeiling(lower, entry.function(data, total / n_subjects))
+    return NoiseCeiling(lower.to(dtype), entry.function(data, total / n_subjects).to(dtype))
 
 
 def _without_gaps(rsms: Tensor, entry: Measure, pool: str, *, square: bool) -> NoiseCeiling:

@@ -12,9 +12,12 @@ import xarray as xr
 from torch import Tensor
 
 from softrsa._checks import check_floating
+from softrsa._ranks import is_rounding, rounding_of, run_starts, tied
 from softrsa.errors import DataError, ShapeError, StimulusError
+from softrsa.io.matrices import ROUNDING
 from softrsa.measures import Embedding, Measure, get
 from softrsa.pairs import expand
+from softrsa.transforms.center import as_double
 
 FEWEST_STIMULI = 4
 
@@ -38,6 +41,7 @@ class Stack:
     models: tuple[str, ...]
     subjects: tuple[str, ...]
     model_dim: str = "model"
+    whole: Tensor | None = None  # squares of all, NaN where pairs are missing, if any are
 
     @property
     def embed(self) -> Embedding:
@@ -61,13 +65,12 @@ class Stack:
 
     @cached_property
     def places(self) -> list[tuple[Tensor, Tensor | None, Tensor]]:
-        """Of each row its order, where groups of equal entries end, and each entry's group.
+        """Of each row its order, where groups of tied entries end, and each entry's group.
 
-        The ends are None where no two entries are equal.
+        The ends are None where no two entries are tied.
         """
         ascending, order = self.values.sort(dim=-1, stable=True)
-        starts = torch.ones_like(ascending, dtype=torch.bool)
-        starts[:, 1:] = ascending[:, 1:] != ascending[:, :-1]
+        starts = run_starts(ascending)
         group = torch.empty_like(order).scatter_(-1, order, starts.cumsum(-1) - 1)
         ends = [None if one.all() else one.roll(-1).nonzero()[:, 0] for one in starts]
         return list(zip(order, ends, group, strict=True))
@@ -116,7 +119,8 @@ def stack_rsms(
         models, subjects_rsms, found, subjects = _unlabel(models, subjects_rsms)
         names = names or found
     else:
-        subjects = [f"subject {i + 1}" for i in range(len(subjects_rsms))]
+        subjects = [f"subject {i + 1}" for i in range(len(as_stack(subjects_rsms)))]
+    models, subjects_rsms = as_stack(models), as_stack(subjects_rsms)
     names = names or [f"model {i + 1}" for i in range(len(models))]
     _check_shapes(models, subjects_rsms)
     if len(names) != len(models) or len(set(names)) < len(names):
@@ -135,18 +139,38 @@ def stack_rsms(
     held = held & held.mT  # a pair goes with its mirror image
     _check_enough(together, held, [*names, *subjects])
     first, second = (held.triu() if once else held).nonzero(as_tuple=True)
+    values = torch.cat(
+        [
+            settled(square[:, first, second], given.dtype, entry)
+            for square, given in zip(squares, (models, subjects_rsms), strict=True)
+        ]
+    )
     return Stack(
-        entry=entry, values=together[:, first, second], first=first, second=second, once=once,
+        entry=entry, values=values, first=first, second=second, once=once,
         n_models=len(models), n_stimuli=n, n_missing=int((apart & ~held).sum()) // 2,
         models=tuple(map(str, names)), subjects=tuple(map(str, subjects)),
-        model_dim=model_dim,
+        model_dim=model_dim, whole=None if bool((held == apart).all()) else together,
     )  # fmt: skip
+
+
+def settled(values: Tensor, dtype: torch.dtype, entry: Measure) -> Tensor:
+    """Entries (k, n_pairs) without the rounding of the number type they come from.
+
+    Those of an RSM that differ by nothing else become equal, and so do ties of rank measures.
+    """
+    if dtype == torch.float64:
+        return values  # rounding is seen to where ranks and correlations are made
+    if "monotone" in entry.invariances:
+        return tied(values, dtype)
+    low, high = torch.aminmax(values, dim=-1, keepdim=True)
+    return torch.where(is_rounding(low, high, rounding_of(low, high, dtype)), low, values)
 
 
 def stack_subjects(
     rsms: Tensor, measure: str | Measure | Callable[[Tensor, Tensor], Tensor]
 ) -> Stack:
     """Check subjects without models, (k, n, n) or (k, n_pairs), and bring them to common pairs."""
+    rsms = as_stack(rsms)
     _check_stack("rsms", rsms)
     return stack_rsms(rsms[:1], rsms, measure, ["subject 1"])  # which also stands in for a model
 
@@ -158,12 +182,26 @@ def unlabeled(rsms: xr.DataArray) -> Tensor:
     return torch.as_tensor(np.ascontiguousarray(check_rdms(rsms, name="rsms").values))
 
 
+def as_stack(rsms: Tensor) -> Tensor:
+    """Make a stack of one of one RSM: a condensed vector, or a symmetric square.
+
+    Rows of condensed RSMs may be as many as their pairs, but a symmetric square is never these.
+    """
+    if rsms.ndim == 1:
+        return rsms[None]
+    if rsms.ndim != 2 or rsms.shape[0] != rsms.shape[1]:
+        return rsms
+    same = rsms.detach().double().nan_to_num()
+    tolerance = ROUNDING * float(same.abs().max()) if same.numel() else 0.0
+    return rsms[None] if torch.allclose(same, same.mT, rtol=0.0, atol=tolerance) else rsms
+
+
 def _check_stack(name: str, rsms: Tensor) -> None:
     check_floating(**{name: rsms})
     if rsms.ndim not in (2, 3) or (rsms.ndim == 3 and rsms.shape[-1] != rsms.shape[-2]):
         raise ShapeError(
             f"`{name}` must be square RSMs (k, n_stimuli, n_stimuli) or condensed ones "
-            f"(k, n_pairs), got shape {tuple(rsms.shape)}; give a single one as `{name}[None]`."
+            f"(k, n_pairs), got shape {tuple(rsms.shape)}."
         )
     if not len(rsms):
         raise ShapeError(f"`{name}` must hold at least one RSM, got shape {tuple(rsms.shape)}.")
@@ -191,9 +229,8 @@ def _n_stimuli(rsms: Tensor) -> int:
 
 def _square(rsms: Tensor, entry: Measure) -> Tensor:
     """Squares (k, n, n) in float64 whose off-diagonal entries the measure compares."""
-    rsms = rsms.detach().double()
-    if rsms.ndim == 2:
-        return expand(rsms)
+    rsms = rsms.detach()
+    rsms = as_double(rsms) if rsms.ndim == 3 else as_double(expand(rsms))
     if entry.takes in ("pairs", "dissimilarities"):
         return expand(entry.pairs_of(rsms))
     return rsms
@@ -225,6 +262,10 @@ def _unlabel(
         )
     left = check_rdms(models, name="models")
     right = check_rdms(subjects, name="subjects' stack")
+    left, right = (
+        one if one.ndim > 2 else one.expand_dims(dim)
+        for one, dim in ((left, "region"), (right, "subject"))
+    )
     for array, name in ((left, "models"), (right, "subjects_rsms")):
         if array.ndim != 3:
             raise ShapeError(

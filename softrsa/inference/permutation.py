@@ -22,6 +22,7 @@ from softrsa.inference.matched import permuted_products, unit_squares
 from softrsa.inference.pair_table import Stack, stack_rsms, stack_subjects, unlabeled
 from softrsa.inference.result import InferenceResult, describe
 from softrsa.measures import Measure, cosine
+from softrsa.measures.missing import check_leaves_out, on_held_pairs
 
 
 def permutation_test(
@@ -67,12 +68,15 @@ def permutation_test(
     Raises
     ------
     DTypeError, ShapeError, StimulusError, DataError, UnknownNameError
-        As `evaluate`; DataError also where pairs are missing or there are no permutations.
+        As `evaluate`; DataError also where pairs are missing and the measure needs all of them, or
+        there are no permutations.
 
     Notes
     -----
     Exact for the hypothesis that labels are exchangeable, whatever the distribution. Computed in
-    chunks of bounded memory; values equal the measure on permuted matrices.
+    chunks of bounded memory; values equal the measure on permuted matrices. Where pairs are
+    missing, those that a permuted model or a subject lacks are left out of all, one permutation
+    after another.
 
     References
     ----------
@@ -93,10 +97,7 @@ def permutation_test(
     check_count("n_permutations", n_permutations, 1)
     stack = stack_rsms(models, subjects_rsms, measure, names)
     if stack.n_missing:
-        raise DataError(
-            f"Stimuli cannot be exchanged where pairs are missing: {stack.n_missing} are NaN in "
-            "some RSM. Leave out the stimuli they belong to."
-        )
+        check_leaves_out(stack.entry, "the RSMs")
     rng = torch.Generator().manual_seed(seed)
     orders = torch.stack(
         [torch.randperm(stack.n_stimuli, generator=rng) for _ in range(n_permutations)]
@@ -118,12 +119,22 @@ def permutation_test(
 
 def _permuted_scores(stack: Stack, orders: Tensor) -> Tensor:
     """Mean scores over subjects (r, models), the models permuted."""
+    if stack.whole is not None:
+        return torch.stack([_permuted_held(stack, order) for order in orders])
     if stack.entry.embed is None:
         return torch.cat(list(_scores_of_permuted(stack, orders)))
     models, subjects = unit_squares(stack).split([stack.n_models, stack.n_subjects])
     target = subjects.mean(0, keepdim=True)
     scores = (permuted_products(one, target, orders, symmetric=stack.once) for one in models)
     return torch.cat(list(scores), 1)
+
+
+def _permuted_held(stack: Stack, order: Tensor) -> Tensor:
+    """Mean scores (models,) of models whose stimuli, and the pairs they lack, are permuted."""
+    whole = stack.squares(stack.values) if stack.whole is None else stack.whole
+    models, subjects = whole.split([stack.n_models, stack.n_subjects])
+    mixed = models[:, order][:, :, order]
+    return on_held_pairs(stack.entry).between(mixed[:, None], subjects[None]).mean(-1)
 
 
 def _scores_of_permuted(stack: Stack, orders: Tensor) -> Iterator[Tensor]:

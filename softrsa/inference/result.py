@@ -310,12 +310,17 @@ def _versions() -> dict[str, str]:
 def cautions(stack: Stack, scores: Tensor) -> list[str]:
     """Say what to know about these data: undefined scores, a single subject, missing pairs."""
     found = []
+    lost = scores.isnan()
+    models, subjects = lost.all(1), lost.all(0)
+    if bool(models.all()) and stack.n_subjects > 1:  # no subject is the reason by itself
+        subjects = torch.zeros_like(subjects)
     names = [*stack.models, *stack.subjects]
-    undefined = [*scores.isnan().all(1).tolist(), *scores.isnan().all(0).tolist()]
+    undefined = [*models.tolist(), *subjects.tolist()]
     if any(undefined):
         which = ", ".join(name for name, lost in zip(names, undefined, strict=True) if lost)
         found.append(
-            f"Scores are undefined (NaN) for {which}: constant, or nothing left after centering."
+            f"Scores are undefined (NaN) for {which}: there is no variance above rounding, or none "
+            "is left after centering."
         )
     if stack.n_subjects == 1:
         found.append(

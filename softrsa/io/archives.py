@@ -19,16 +19,10 @@ import xarray as xr
 
 from softrsa._wording import ON_COMMAND_LINE, listed
 from softrsa.errors import DataError, DTypeError, FileFormatError, StimulusError, unknown_name
-from softrsa.io.labelling import (
-    Options,
-    ids_of,
-    label_array,
-    label_recording,
-    labels_beside,
-    to_float,
-)
-from softrsa.io.looking import ALL, FORMATS, NAMED, Format
-from softrsa.io.schema import check_labelled, plain_labels
+from softrsa.io.axes import checked, label_array, label_recording, to_float
+from softrsa.io.labelling import Options, ids_of, labels_beside
+from softrsa.io.looking import ALL, FORMATS, NAMED, PLAIN, Format
+from softrsa.io.schema import plain_labels
 
 WAY_OUT = (
     "A pickle runs whatever code it carries, so softrsa opens none. If you trust whoever made it, "
@@ -136,7 +130,7 @@ DIMS, ATTRS = "dims", "attrs"
 
 def read_npy(path: Path, options: Options) -> xr.DataArray:
     """Read one array; its stimulus ids come from the caller."""
-    return label_array(open_npy(path), options, f"array in {path}")
+    return label_array(open_npy(path), replace(options, called=path.stem), f"array in {path}")
 
 
 def read_npz(path: Path, options: Options) -> xr.DataArray:
@@ -154,7 +148,7 @@ def read_torch(path: Path, options: Options) -> xr.DataArray:
     """Read a tensor, or a dictionary of tensors by layer."""
     content = open_torch(path)
     if isinstance(content, np.ndarray):
-        return label_array(content, options, f"tensor in {path}")
+        return label_array(content, replace(options, called=path.stem), f"tensor in {path}")
     if not isinstance(content, dict) or not content:
         raise FileFormatError(
             f"{path} holds a {type(content).__name__}, not a tensor or tensors by layer."
@@ -166,7 +160,7 @@ def read_torch(path: Path, options: Options) -> xr.DataArray:
         return _from_arrays(arrays | texts, [], options, path)
     name = f"tensors in {path}"
     ids = ids_of(replace(options, beside=texts), len(next(iter(arrays.values()))), name)
-    return join_layers(arrays, ids, name)
+    return join_layers(arrays, ids, name, options)
 
 
 def _texts(value: Any) -> bool:
@@ -174,14 +168,22 @@ def _texts(value: Any) -> bool:
 
 
 def join_layers(
-    layers: Mapping[str, np.ndarray], stimuli: np.ndarray | None, name: str
+    layers: Mapping[str, np.ndarray], stimuli: np.ndarray | None, name: str, options: Options
 ) -> xr.DataArray:
     """Put the activations of several layers side by side, labelled by layer."""
-    flat = {key: to_float(value, name).reshape(len(value), -1) for key, value in layers.items()}
+    flat = {
+        key: to_float(value, name, options).reshape(len(value), -1) for key, value in layers.items()
+    }
+    deep = [
+        key
+        for key, value in layers.items()
+        if value.ndim > 2 and value[0].size > max(value[0].shape)
+    ]
+    if deep:
+        options.facts.append(f"all axes but the first of {listed(deep)} are units")
     labels = np.repeat([*flat], [value.shape[1] for value in flat.values()])
-    return label_recording(
-        np.concatenate([*flat.values()], axis=1), stimuli, name, {"layer": ("unit", labels)}
-    )
+    values = np.concatenate([*flat.values()], axis=1)
+    return label_recording(values, stimuli, name, {"layer": ("unit", labels)}, options)
 
 
 def write_npz(array: xr.DataArray, path: Path) -> None:
@@ -209,19 +211,21 @@ def _from_arrays(
     name = f"array in {path}"
     key = _data_key(arrays, pickled, options, path)
     if DIMS in arrays:
-        return check_labelled(_rebuilt(arrays, key, path), name=name)
+        return checked(_rebuilt(arrays, key, options, path), options, name)
     if "stimulus" in pickled and options.stimuli is None:
         raise pickled_in(f"The array 'stimulus' in {path}")
     if "stimulus" in arrays:
         if options.stimuli is not None:
             raise StimulusError(f"{path} holds its own stimulus ids: leave out `stimuli`.")
         options = replace(options, stimuli=arrays["stimulus"])
-    values = to_float(arrays[key], name)
+    values = arrays[key]
     beside = labels_beside(arrays, key)
-    if values.ndim > 1 and any(k in beside and len(beside[k]) == values[0].size for k in LABELS):
+    flat = values.ndim == 2 and options.dims is None
+    if flat and any(k in beside and len(beside[k]) == values.shape[1] for k in LABELS):
         kind = options.kind or "recording"  # RDMs have no units to label
         options = replace(options, kind=kind)
-    return label_array(values, replace(options, beside=beside), name)
+    called = path.stem if key in ("data", "features", "arr_0") else key
+    return label_array(values, replace(options, beside=beside, called=called), name)
 
 
 def _data_key(
@@ -251,7 +255,9 @@ def _data_key(
     raise FileFormatError(f"{path} holds no array of numbers, only {listed(arrays) or 'nothing'}.")
 
 
-def _rebuilt(arrays: Mapping[str, np.ndarray], key: str, path: Path) -> xr.DataArray:
+def _rebuilt(
+    arrays: Mapping[str, np.ndarray], key: str, options: Options, path: Path
+) -> xr.DataArray:
     """Put an array together as `write_npz` took it apart."""
     dims = tuple(map(str, arrays[DIMS]))
     labels = [label.removeprefix(f"{DIMS}.") for label in arrays if label.startswith(f"{DIMS}.")]
@@ -259,7 +265,8 @@ def _rebuilt(arrays: Mapping[str, np.ndarray], key: str, path: Path) -> xr.DataA
     attrs = json.loads(str(arrays[ATTRS])) if ATTRS in arrays else {}
     if not isinstance(attrs, dict):
         raise FileFormatError(f"{path} holds `attrs` that are no JSON object: {attrs!r}.")
-    return xr.DataArray(arrays[key], dims=dims, coords=coords, attrs=attrs)
+    values = to_float(arrays[key], f"array in {path}", options)
+    return xr.DataArray(values, dims=dims, coords=coords, attrs=attrs)
 
 
 for _row in (
@@ -273,7 +280,7 @@ for _row in (
     ),
     Format(
         name="npy", title="an array of NumPy (.npy)", general=True, read=read_npy,
-        takes=frozenset({"stimuli", "kind"}), recognizes=lambda seen: seen.container == "npy",
+        takes=PLAIN, recognizes=lambda seen: seen.container == "npy",
     ),
     Format(
         name="torch", title="tensors of torch (.pt)", general=True, read=read_torch, takes=NAMED,

@@ -13,6 +13,7 @@ import xarray as xr
 from softrsa._files import atomic_path
 from softrsa._wording import listed
 from softrsa.errors import DTypeError, ShapeError, SoftRSAError, StimulusError, unknown_name
+from softrsa.io.axes import checked, to_float
 from softrsa.io.labelling import Options
 from softrsa.io.looking import FORMATS, Format, Look, look
 from softrsa.io.netcdf import holds_netcdf, open_array, write_compressed
@@ -20,7 +21,6 @@ from softrsa.io.schema import (
     check_labelled,
     check_recording,
     check_storable,
-    check_trials,
     labels_along,
     mean_by_stimulus,
     plain_labels,
@@ -167,14 +167,20 @@ def holds_assembly(seen: Look) -> bool:
         return False
     try:
         with open_array(seen.path) as array:
-            return bool({"presentation", "neuroid", "event"} & {*array.dims})
+            return bool({"presentation", "event"} & {*array.dims})
     except SoftRSAError:
         return False
 
 
 def read_assembly(path: Path, options: Options) -> xr.DataArray:
-    """Read an assembly and average its presentations."""
-    return _labelled(_open(path, options.variable), f"array in {path}", {})
+    """Read an assembly and average its presentations, unless trials are wanted."""
+    name = f"array in {path}"
+    assembly = _open(path, options.variable)
+    assembly = assembly.copy(data=to_float(assembly.values, name, options))
+    keep = options.trials == "keep"
+    if not keep and assembly.sizes.get("presentation", 0):
+        options.facts.append("presentations of a stimulus averaged")
+    return _labelled(assembly, name, {}, average=not keep, options=options)
 
 
 def _labelled(
@@ -184,6 +190,7 @@ def _labelled(
     *,
     time_bin: TimeBin | None = None,
     average: bool = True,
+    options: Options | None = None,
 ) -> xr.DataArray:
     """Take one time and the neuroids with some labels of an assembly, and average repetitions."""
     assembly = without_levels(assembly)
@@ -192,7 +199,7 @@ def _labelled(
     for label, wanted in only.items():
         if wanted is not None:
             assembly = _only(assembly, label, wanted, name)
-    trials = check_trials(_trials(assembly, name, keep=not average), name=name)
+    trials = checked(_trials(assembly, name, keep=not average), options or Options(), name)
     return check_recording(mean_by_stimulus(trials), name=name) if average else trials
 
 

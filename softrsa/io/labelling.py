@@ -1,18 +1,17 @@
-"""Plain arrays to labelled ones: which axis is what, and who the rows are."""
+"""What the caller and the file say of an array: words, options, labels of rows and columns."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from math import isqrt
 from typing import Any, Literal, get_args
 
 import numpy as np
-import xarray as xr
 
 from softrsa._wording import ON_COMMAND_LINE, listed
-from softrsa.errors import DataError, DTypeError, ShapeError, StimulusError, unknown_name
-from softrsa.io.schema import LEADING, check_rdms, check_recording, check_trials, plain_labels
+from softrsa.errors import DataError, StimulusError, unknown_name
+from softrsa.io.matrices import Halves
+from softrsa.io.schema import plain_labels
 
 SYNONYMS = {
     "stimulus": ("stimulus", "stimuli", "stim", "image", "img", "condition", "cond", "picture"),
@@ -34,7 +33,9 @@ WORDS = {
     "time": ("time",),
 }
 STIMULUS = ("stimulus", "stimuli", "stimulus_id", "image_id", "conds", "condition", "conditions")
-ENDINGS = ("", "id", "ids", "name", "names", "label", "labels", "file", "files", "s")
+ENDINGS = (
+    "", "id", "ids", "name", "names", "label", "labels", "file", "files", "path", "paths", "s",
+)  # fmt: skip
 
 
 def meaning(name: str) -> str | None:
@@ -76,55 +77,81 @@ _MEANINGS = {
 
 
 Kind = Literal["rdm", "rsm", "recording"]
+Trials = Literal["keep", "mean"]
 
 
 @dataclass(frozen=True)
 class Options:
-    """Stimulus ids, the variable to read and what its numbers are, as far as given.
+    """What the caller of `load` says about a file, as far as given, and what is found on the way.
 
-    `ids_in` is the variable that holds the stimulus ids; `beside` is not given, but found: rows of
-    labels in the same file.
+    `ids_in` is the variable that holds the stimulus ids. Not given, but found: `beside`, rows of
+    labels in the same file; `called`, the name of the numbers; `facts` and `notes`, sentences about
+    what they were taken for, of which the notes are said aloud.
     """
 
     stimuli: np.ndarray | None = None
     variable: str | None = None
     kind: Kind | None = None
+    dims: tuple[str, ...] | None = None
+    halves: Halves | None = None
+    trials: Trials | None = None
+    drop_missing_units: bool | None = None
     ids_in: str | None = None
     beside: Mapping[str, np.ndarray] = field(default_factory=dict)
+    called: str = ""
+    facts: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def given(self) -> list[str]:
         """Name the options that were given."""
-        return [
-            n for n in ("stimuli", "variable", "kind", "ids_in") if getattr(self, n) is not None
-        ]
+        return [name for name in GIVEN if getattr(self, name) is not None]
+
+
+GIVEN = (
+    "stimuli", "variable", "kind", "dims", "halves", "trials", "drop_missing_units", "ids_in",
+)  # fmt: skip
+NUMBERED = "numbered"  # as `stimuli`: ids 0, 1, 2, ...
 
 
 def check_options(
-    stimuli: Iterable[str] | Iterable[int] | str | None, variable: str | None, kind: Kind | None
+    stimuli: Iterable[str] | Iterable[int] | str | None = None,
+    variable: str | None = None,
+    kind: Kind | None = None,
+    *,
+    dims: Iterable[str] | None = None,
+    halves: Halves | None = None,
+    trials: Trials | None = None,
+    drop_missing_units: bool = False,
 ) -> Options:
     """Check options before any file is opened."""
-    if kind is not None and kind not in get_args(Kind):
-        raise unknown_name("kind", kind, get_args(Kind))
+    for name, value, known in (("kind", kind, Kind), ("halves", halves, Halves),
+                               ("trials", trials, Trials)):  # fmt: skip
+        if value is not None and value not in get_args(known):
+            raise unknown_name(name, value, get_args(known))
     if variable is not None and not isinstance(variable, str):
         raise DataError(f"`variable` must be a name in the file, got {variable!r}.")
-    if isinstance(stimuli, str):
-        return Options(None, variable, kind, ids_in=stimuli)
-    return Options(None if stimuli is None else _ids(stimuli), variable, kind)
+    named = None if dims is None else (dims,) if isinstance(dims, str) else tuple(dims)
+    if named is not None and not all(isinstance(dim, str) and dim.strip() for dim in named):
+        raise DataError(f"`dims` must be names, one for each axis of the array, got {dims!r}.")
+    one = isinstance(stimuli, str)
+    return Options(
+        stimuli=None if stimuli is None or one else _ids(stimuli),
+        variable=variable, kind=kind, dims=named, halves=halves, trials=trials,
+        drop_missing_units=drop_missing_units or None, ids_in=stimuli if one else None,
+    )  # fmt: skip
 
 
 def _ids(stimuli: Iterable[str] | Iterable[int]) -> np.ndarray:
-    """Take ids that are all strings or all integers, and distinct."""
-    if isinstance(stimuli, bytes):
-        raise StimulusError(f"`stimuli` must be a row of ids, got the one string {stimuli!r}.")
+    """Take ids that are all strings or all integers; where they repeat, rows are trials."""
+    if isinstance(stimuli, bytes) or not isinstance(stimuli, Iterable):
+        what = "the one string " if isinstance(stimuli, bytes) else ""
+        raise StimulusError(f"`stimuli` must be a row of ids, got {what}{stimuli!r}.")
     ids = plain_labels(np.asarray(list(stimuli)))
     if ids.ndim != 1 or ids.dtype.kind not in "iuU":
         raise StimulusError(
             f"`stimuli` must be a row of ids, all strings or all integers; got {ids.dtype} of "
             f"shape {ids.shape}."
         )
-    values, counts = np.unique(ids, return_counts=True)
-    if (counts > 1).any():
-        raise StimulusError(f"`stimuli` repeats the ids {listed(values[counts > 1])}.")
     return ids
 
 
@@ -171,10 +198,12 @@ def _role(name: str) -> str:
 
 def ids_of(options: Options, n: int, name: str) -> np.ndarray:
     """Find the ids of n stimuli, such as those of RDMs: the caller's, or those beside them."""
+    if options.ids_in is not None:
+        return check_ids(_asked_for(options, n, name), n, name)
     if options.stimuli is None and options.beside:
-        if options.ids_in is not None:
-            return check_ids(_asked_for(options, name), n, name)
-        fitting = {k: row for k, row in options.beside.items() if len(row) == n and _distinct(row)}
+        fitting = {
+            k: row for k, row in options.beside.items() if len(row) == n and is_distinct(row)
+        }
         for role in ("stimulus", "other"):
             own = [key for key in fitting if _role(key) == role]
             if own and (role == "stimulus" or len(own) == 1):
@@ -184,7 +213,9 @@ def ids_of(options: Options, n: int, name: str) -> np.ndarray:
     return check_ids(options.stimuli, n, name)
 
 
-def find_sides(shape: tuple[int, ...], options: Options, name: str) -> Sides:
+def find_sides(
+    shape: tuple[int, ...], options: Options, name: str, *, turnable: bool = True
+) -> Sides:
     """Find what labels the rows (stimuli) and columns (units) of a recording, and which is which.
 
     Labels of a telling name that fit the columns only turn the array over; labels of another name
@@ -194,7 +225,7 @@ def find_sides(shape: tuple[int, ...], options: Options, name: str) -> Sides:
     beside = options.beside
     only_rows = [key for key, row in beside.items() if len(row) == rows != columns]
     only_columns = [key for key, row in beside.items() if len(row) == columns != rows]
-    flat = len(shape) == 2
+    flat = turnable and len(shape) == 2
     upside_down = flat and any(_role(key) == "unit" for key in only_rows)
 
     def labelled(turned: bool, ids: np.ndarray | None, source: str = "") -> Sides:
@@ -203,15 +234,16 @@ def find_sides(shape: tuple[int, ...], options: Options, name: str) -> Sides:
     if options.stimuli is not None:
         return labelled(upside_down and len(options.stimuli) == columns != rows, options.stimuli)
     if options.ids_in is not None:
-        ids = _asked_for(options, name)
-        return labelled(flat and len(ids) == columns != rows, ids, options.ids_in)
+        ids = _asked_for(options, rows, name)
+        source = options.ids_in if options.ids_in in beside else ""
+        return labelled(flat and len(ids) == columns != rows, ids, source)
     found = _by_name(beside, only_rows)
     if found:
         return labelled(False, beside[found], found)
     turning = _by_name(beside, only_columns) if flat else None
     if turning and not any(_role(key) == "unit" for key in only_columns):
         return labelled(True, beside[turning], turning)
-    texts = [key for key in only_rows if _role(key) == "other" and _distinct(beside[key])]
+    texts = [key for key in only_rows if _role(key) == "other" and is_distinct(beside[key])]
     if texts and not (turning or upside_down):
         if len(texts) > 1:
             raise _which(texts, f"the {rows} rows of the {name}")
@@ -229,11 +261,11 @@ def _refuse_unclear(shape: tuple[int, ...], beside: Mapping[str, np.ndarray], na
     size = " x ".join(map(str, shape))
     words = {key: _sides_in_words(axes, len(shape)) for key, axes in fitting.items()}
     for key in fitting:
-        if _role(key) != "unit" and not _distinct(beside[key]):
+        if _role(key) != "unit" and not is_distinct(beside[key]):
             words[key] += ", but repeats"
     shown = ", ".join(f"the {len(beside[key])}-long {key!r} {words[key]}" for key in fitting)
     able = sorted(
-        (key for key in fitting if _role(key) != "unit" and _distinct(beside[key])),
+        (key for key in fitting if _role(key) != "unit" and is_distinct(beside[key])),
         key=lambda key: _role(key) != "stimulus",
     )
     turned = all(fitting[key] == [1] for key in able)
@@ -262,7 +294,7 @@ def _sides_in_words(axes: list[int], n_axes: int) -> str:
 def _by_name(beside: Mapping[str, np.ndarray], keys: list[str]) -> str | None:
     """Choose the labels that are called stimuli; distinct ones before those that repeat."""
     called = [key for key in keys if _role(key) == "stimulus"]
-    return min(called, key=lambda key: not _distinct(beside[key]), default=None)
+    return min(called, key=lambda key: not is_distinct(beside[key]), default=None)
 
 
 def _with_labels(sides: Sides, beside: Mapping[str, np.ndarray], rows: int, columns: int) -> Sides:
@@ -279,9 +311,11 @@ def _with_labels(sides: Sides, beside: Mapping[str, np.ndarray], rows: int, colu
     return sides
 
 
-def _asked_for(options: Options, name: str) -> np.ndarray:
-    """Take the variable that the caller says holds the ids."""
+def _asked_for(options: Options, n: int, name: str) -> np.ndarray:
+    """Take the variable that the caller says holds the ids, or number them."""
     wanted = options.ids_in or ""
+    if wanted == NUMBERED and wanted not in options.beside:
+        return np.arange(n)
     if wanted not in options.beside:
         raise unknown_name(
             f"variable with ids (`stimuli`) beside the {name}:",
@@ -298,7 +332,8 @@ def _which(keys: list[str], of: str) -> StimulusError:
     )
 
 
-def _distinct(row: np.ndarray) -> bool:
+def is_distinct(row: np.ndarray) -> bool:
+    """Tell whether no label repeats."""
     return len(np.unique(row)) == len(row)
 
 
@@ -312,8 +347,8 @@ def check_ids(
             axes = f" Its {shape[0]} rows are taken for stimuli, its {shape[1]} columns for units."
         raise StimulusError(
             f"The {name} holds no stimulus ids: give the ids of its {n_rows} rows, in their order, "
-            f"with `stimuli=[...]`, or number them with `stimuli=range({n_rows})`."
-            f"{axes} {ON_COMMAND_LINE}"
+            f"with `stimuli=[...]`, or number them with `stimuli=range({n_rows})`.{axes} On the "
+            "command line: `--stimuli FILE` with an id per line, or `--stimuli numbered`."
         )
     if len(stimuli) != n_rows:
         turned = len(shape) == 2 and len(stimuli) == shape[1]
@@ -326,206 +361,3 @@ def check_ids(
             f"The {name} has {n_rows} stimuli, `stimuli` has {len(stimuli)} ids. {hint}."
         )
     return stimuli
-
-
-STACKED = {0: (), 1: ("subject",), 2: ("subject", "time")}  # axes before anchor and neighbor
-
-
-def label_array(values: np.ndarray, options: Options, name: str) -> xr.DataArray:
-    """Label an array by its shape.
-
-    (n, n), (subject, n, n), (subject, time, n, n) and MATLAB's (n, n, subject) are RDMs or RSMs
-    where they are symmetric or the caller says so; a vector, or rows where the caller says so, are
-    their upper triangles; anything else has a stimulus per row, the other axes being units.
-    """
-    values = to_float(values, name)
-    matrices = None if options.kind == "recording" else _as_matrices(values, options.kind, name)
-    if matrices is None:
-        return _label_found(values, options, name)
-    dims = STACKED.get(matrices.ndim - 2)
-    if dims is None:
-        raise ShapeError(
-            f"The {name} has shape {values.shape}; RDMs come as (n, n), (subject, n, n) or "
-            "(subject, time, n, n)."
-        )
-    leading = {dim: np.arange(1, n + 1) for dim, n in zip(dims, matrices.shape, strict=False)}
-    for key, row in options.beside.items():
-        dim = meaning(key)
-        if dim in leading and len({*row.tolist()}) == len(row) == len(leading[dim]):
-            leading[dim] = row
-    return label_rdms(matrices, options, name, leading)
-
-
-def label_rdms(
-    matrices: np.ndarray,
-    options: Options,
-    name: str,
-    leading: Mapping[str, object] | None = None,
-) -> xr.DataArray:
-    """Label matrices (..., n, n) with the caller's ids and check them."""
-    ids = ids_of(options, matrices.shape[-1], name)
-    coords = {**(leading or {}), "anchor": ids, "neighbor": ids}
-    attrs = {} if options.kind is None else {"kind": options.kind}
-    array = xr.DataArray(matrices, dims=tuple(coords), coords=coords, attrs=attrs)
-    return check_rdms(array, name=name)
-
-
-def label_recording(
-    values: np.ndarray,
-    stimuli: np.ndarray | None,
-    name: str,
-    coords: Mapping[str, tuple[str, np.ndarray]] | None = None,
-    *,
-    trials: bool = False,
-) -> xr.DataArray:
-    """Label rows as stimuli and all other axes, flattened, as units."""
-    check_axes(values, name)
-    ids = check_ids(stimuli, len(values), name, values.shape)
-    flat = values.reshape(len(values), -1)
-    row = "trial" if trials else "stimulus"
-    labels = {
-        key: (row if s == "stimulus" else s, held) for key, (s, held) in (coords or {}).items()
-    }
-    array = xr.DataArray(flat, dims=(row, "unit"), coords={"stimulus": (row, ids), **labels})
-    return (check_recording if row == "stimulus" else check_trials)(array, name=name)
-
-
-def check_axes(values: np.ndarray, name: str) -> None:
-    """Refuse what has no rows and columns."""
-    if values.ndim < 2:
-        raise ShapeError(
-            f"The {name} has shape {values.shape}; a recording is (stimuli, units), RDMs are "
-            "(n, n), and upper triangles have n (n - 1) / 2 entries."
-        )
-
-
-def _label_found(values: np.ndarray, options: Options, name: str) -> xr.DataArray:
-    """Label a recording with what lies beside it, and note where its ids come from."""
-    check_axes(values, name)
-    sides = find_sides(values.shape, options, name)
-    values = values.T if sides.turned else values
-    trials = (
-        bool(sides.source) and sides.ids is not None and len(np.unique(sides.ids)) < len(sides.ids)
-    )
-    array = label_recording(values, sides.ids, name, sides.coords, trials=trials)
-    if not sides.source:
-        return array
-    where = "its columns, turned over" if sides.turned else "its rows"
-    return array.assign_attrs(stimulus_ids=f"{sides.source!r} of the file, along {where}")
-
-
-def expand_rows(rows: np.ndarray, name: str, diagonal: float = 0.0) -> np.ndarray:
-    """Expand upper triangles (..., n_pairs), in SciPy's order, to squares (..., n, n)."""
-    n_pairs = rows.shape[-1]
-    n = n_stimuli(n_pairs)
-    if n is None:
-        raise ShapeError(
-            f"The {name} has rows of {n_pairs} pairs, which is no n (n - 1) / 2: they are no upper "
-            "triangles of RDMs."
-        )
-    upper, lower = np.triu_indices(n, 1)
-    squares = np.full((*rows.shape[:-1], n, n), diagonal, dtype=rows.dtype)
-    squares[..., upper, lower] = squares[..., lower, upper] = rows
-    absent = np.isnan(rows).all(axis=-1)
-    squares[absent] = np.nan  # not recorded: NaN throughout, the diagonal too
-    return squares
-
-
-def n_stimuli(n_pairs: int) -> int | None:
-    """Tell how many stimuli have so many pairs."""
-    n = (1 + isqrt(1 + 8 * n_pairs)) // 2
-    return n if n > 1 and n * (n - 1) // 2 == n_pairs else None
-
-
-def to_float(values: object, name: str) -> np.ndarray:
-    """Make numbers float32 or float64; refuse what are no numbers."""
-    array = np.asarray(values)
-    if array.dtype.kind not in "biuf":
-        raise DTypeError(
-            f"The {name} holds {array.dtype} values, not real numbers; save it as float64."
-        )
-    if array.dtype.kind in "biu" or array.dtype.itemsize > 8:
-        return array.astype(np.float64)
-    return array.astype(np.float32 if array.dtype.itemsize < 8 else np.float64)
-
-
-def stack_rows(
-    matrices: np.ndarray, labels: Mapping[str, Sequence | np.ndarray], name: str
-) -> tuple[np.ndarray, dict[str, np.ndarray], tuple[np.ndarray, ...]]:
-    """Put matrices, one per row, in a grid of their labels, such as subject × region.
-
-    Labels that are the same in all rows make no axis. Places of the grid without a row become NaN.
-    Returned are the grid, the labels of its leading axes and each row's place.
-    """
-    axes = {dim: np.asarray(labels[dim]) for dim in LEADING if dim in labels}
-    uniques = {dim: distinct(values) for dim, values in axes.items()}
-    uniques = {dim: values for dim, values in uniques.items() if len(values) > 1}
-    if not uniques and len(matrices) > 1:
-        if axes:
-            shown = ", ".join(f"{dim} {values[:1].tolist()[0]!r}" for dim, values in axes.items())
-            raise DataError(
-                f"The {name} holds {len(matrices)} RDMs, all of {shown}: average them first."
-            )
-        uniques = {"subject": np.arange(1, len(matrices) + 1)}
-        axes = uniques
-    place = tuple(places_of(axes[dim], found) for dim, found in uniques.items())
-    sizes = tuple(map(len, uniques.values()))
-    if not sizes:
-        return matrices[0], {}, ()
-    flat = np.ravel_multi_index(place, sizes)
-    taken, counts = np.unique(flat, return_counts=True)
-    if (counts > 1).any():
-        doubled = np.unravel_index(taken[counts > 1][0], sizes)
-        shown = ", ".join(
-            f"{d} {found[i].item()!r}"
-            for (d, found), i in zip(uniques.items(), doubled, strict=True)
-        )
-        raise DataError(
-            f"The {name} holds {counts.max()} RDMs of {shown}. Average them, or tell them apart by "
-            f"another of {listed(LEADING)}."
-        )
-    grid = np.full((*sizes, *matrices.shape[1:]), np.nan, dtype=matrices.dtype)
-    grid[place] = matrices
-    return grid, uniques, place
-
-
-def places_of(labels: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Find each label's place among the known ones."""
-    places = {label: i for i, label in enumerate(known.tolist())}
-    return np.array([places[label] for label in labels.tolist()], dtype=np.int64)
-
-
-def distinct(labels: np.ndarray) -> np.ndarray:
-    """Find distinct labels in order of appearance."""
-    _, first = np.unique(labels, return_index=True)
-    return labels[np.sort(first)]
-
-
-def _as_matrices(values: np.ndarray, kind: str | None, name: str) -> np.ndarray | None:
-    """Find square matrices in an array, or None where there are none."""
-    for square in _candidates(values):
-        if kind is not None or _symmetric(square):
-            return square
-    vector = values.ndim == 1 and n_stimuli(values.size) is not None
-    if vector or (kind is not None and values.ndim == 2):
-        return expand_rows(values, name, 1.0 if kind == "rsm" else 0.0)
-    if kind is not None:
-        raise ShapeError(f'The {name} has shape {values.shape}, which `kind="{kind}"` cannot be.')
-    return None
-
-
-def _candidates(values: np.ndarray) -> list[np.ndarray]:
-    """List the ways to see square matrices: in the last two axes, or, as in MATLAB, the first."""
-    found = []
-    if values.ndim > 1 and values.shape[-1] == values.shape[-2] > 1:
-        found.append(values)
-    if values.ndim > 2 and values.shape[0] == values.shape[1] > 1:
-        found.append(np.moveaxis(values, (0, 1), (-2, -1)))
-    return found
-
-
-def _symmetric(matrices: np.ndarray) -> bool:
-    """Tell whether matrices equal their transposes, to rounding."""
-    scale = np.nanmax(np.abs(matrices), initial=0.0)
-    tolerance = 100 * np.finfo(matrices.dtype).eps * scale
-    return np.allclose(matrices, matrices.swapaxes(-1, -2), 0, tolerance, equal_nan=True)

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
 import xarray as xr
 
 from softrsa._wording import first_line, listed
-from softrsa.errors import DataError, FileFormatError, SoftRSAError, StimulusError
-from softrsa.io.labelling import Kind, Options, check_options
-from softrsa.io.looking import DAMAGED, FORMATS, Format, Look, look
+from softrsa.errors import (
+    DataError,
+    FileFormatError,
+    ReadingWarning,
+    SoftRSAError,
+    StimulusError,
+)
+from softrsa.io.labelling import NUMBERED, Kind, Options, Trials, check_options
+from softrsa.io.looking import DAMAGED, EVERY, FORMATS, Format, Look, look
+from softrsa.io.matrices import Halves
 from softrsa.io.netcdf import UNREADABLE, Chunks, open_in_chunks
+from softrsa.io.schema import mean_by_stimulus
 
 
 def load(
@@ -21,6 +30,10 @@ def load(
     stimuli: Iterable[str] | Iterable[int] | str | None = None,
     variable: str | None = None,
     kind: Kind | None = None,
+    dims: Iterable[str] | None = None,
+    halves: Halves | None = None,
+    trials: Trials | None = None,
+    drop_missing_units: bool = False,
 ) -> xr.DataArray:
     """Read a file or folder into a checked labelled array, whatever format it is in.
 
@@ -50,29 +63,48 @@ def load(
         units. Their values are checked when they are used. By default, all is read into memory.
     stimuli : sequence of str or of int, or str, optional
         The stimulus ids, in the order of the rows, where the file holds none (MATLAB, NumPy,
-        torch); ``range(n)`` numbers them. One string names the variable of the file that holds
-        them (MATLAB, .npz, HDF5, .pt); if its length fits the columns only, the array is turned
-        over. By default a variable that is called so (``stimulus``, ``images``, ``image_names``,
-        ``conditions``, ...), or the one row of distinct texts that fits the rows, is taken; then
-        ``attrs["stimulus_ids"]`` says which. Labels that are called ``region``, ``layer``,
-        ``subject``, ``unit`` and the like, or as in tables above, label the units they fit.
+        torch, text); ``range(n)`` or ``"numbered"`` numbers them. Ids that repeat make the rows
+        trials. Another string names the variable of the file that holds them (MATLAB, .npz, HDF5,
+        .pt); if its length fits the columns only, the array is turned over. By default a variable
+        that is called so (``stimulus``, ``images``, ``image_names``, ``conditions``, ...), or the
+        one row of distinct texts that fits the rows, is taken; then ``attrs["stimulus_ids"]`` says
+        which. Labels that are called ``region``, ``layer``, ``subject``, ``unit`` and the like, or
+        as in tables above, label the units they fit.
     variable : str, optional
         Which array to read where the file holds several: a variable of MATLAB, netCDF or HDF5, a
         key of an archive, a layer of a folder. For rsatoolbox's files, the descriptor that holds
         the stimulus ids.
     kind : {"rdm", "rsm", "recording"}, optional
         What the numbers are, where the file does not say: dissimilarities, similarities, or a row
-        per stimulus. By default a symmetric square is an RDM or RSM, told by its diagonal.
+        per stimulus. By default a square that is symmetric up to rounding is an RDM or RSM, told by
+        its diagonal.
+    dims : sequence of str, optional
+        What each axis of the array is, needed where it has more than two and one leading axis of
+        RDMs: ``("time", "subject", "anchor", "neighbor")`` for RDMs, ``("stimulus", "unit",
+        "trial")`` or ``("x", "y", "z", "trial")`` for responses. ``stimulus``, ``trial`` (``run``),
+        ``time``, ``subject``, ``session``, ``region`` and ``layer`` have a meaning; axes of other
+        names are laid side by side as units, which these names label.
+    halves : {"mean", "lower", "upper", "both"}, optional
+        What to take of a square whose halves differ; ``"both"`` keeps it asymmetric. By default an
+        empty half (zeros or NaN) is filled from the other, rounding is averaged, and other
+        differences are refused.
+    trials : {"keep", "mean"}, optional
+        Whether single trials are kept or averaged by stimulus. By default as the file has them;
+        assemblies are averaged.
+    drop_missing_units : bool
+        Leave out units that have NaN anywhere, such as voxels outside the brain.
 
     Returns
     -------
     DataArray
-        Recordings or activations (stimulus, unit), single trials (trial, unit), or RDMs / RSMs
-        (..., anchor, neighbor) with ``attrs["kind"]``. Arrays of formats other than softrsa's own
-        say what the file was taken for in ``attrs["source_format"]``. Assemblies come out as
-        (stimulus, unit): presentations of one stimulus are averaged, and of the neuroids'
-        coordinates region, layer, subject (or animal, as subject), neuroid_id and hemisphere are
-        kept; `from_brainio` has more choices.
+        Recordings or activations (stimulus, unit), single trials (trial, unit), either with time
+        after them where there is time, or RDMs / RSMs (..., anchor, neighbor) with
+        ``attrs["kind"]``. Arrays of formats other than softrsa's own say what the file was taken
+        for in ``attrs["source_format"]`` and ``attrs["read_as"]``; what was a choice is said in a
+        `softrsa.errors.ReadingWarning` too. Assemblies come out as (stimulus, unit): presentations
+        of one stimulus are averaged unless ``trials="keep"``, and of the neuroids' coordinates
+        region, layer, subject (or animal, as subject), neuroid_id and hemisphere are kept;
+        `from_brainio` has more choices.
 
     Raises
     ------
@@ -100,7 +132,15 @@ def load(
     softrsa.errors.FileMissingError: There is no file nowhere.nc.
     """
     path = Path(path)
-    options = check_options(stimuli, variable, kind)
+    options = check_options(
+        stimuli,
+        variable,
+        kind,
+        dims=dims,
+        halves=halves,
+        trials=trials,
+        drop_missing_units=drop_missing_units,
+    )
     seen = look(path)
     format_ = _recognize(seen)
     if DAMAGED not in seen.attributes:  # what is wrong with the file is said first
@@ -113,8 +153,23 @@ def load(
             )
         return open_in_chunks(path, chunks)
     array = _read(format_, path, options)
+    if options.trials == "mean" and "trial" in array.dims:
+        n_trials = array.sizes["trial"]
+        array = mean_by_stimulus(array)
+        options.facts.append(f"means of {n_trials} trials by stimulus")
+    return _said(array, options, format_)
+
+
+def _said(array: xr.DataArray, options: Options, format_: Format) -> xr.DataArray:
+    """Note in the attributes what the file was taken for, and say choices aloud."""
+    notes = list(dict.fromkeys(options.notes))
+    if notes:
+        sentence = "; ".join(notes)
+        warnings.warn(f"{sentence[0].upper()}{sentence[1:]}.", ReadingWarning, stacklevel=3)
+    told = "; ".join([*dict.fromkeys(options.facts), *notes])
     own = format_.name == "netcdf"
-    return array if own else array.assign_attrs(source_format=format_.title)
+    said = ({} if own else {"source_format": format_.title}) | ({"read_as": told} if told else {})
+    return array.assign_attrs(said)
 
 
 def recognize(path: str | Path) -> str:
@@ -148,6 +203,12 @@ def recognize(path: str | Path) -> str:
     return _recognize(look(Path(path))).title
 
 
+def takes(path: str | Path) -> frozenset[str]:
+    """Name the options of `load` that mean something for a file."""
+    row = _recognize(look(Path(path)))
+    return row.takes | EVERY
+
+
 def _recognize(seen: Look) -> Format:
     """Find the first format that recognizes a file."""
     formats = sorted(FORMATS.values(), key=lambda format_: format_.general)
@@ -171,9 +232,11 @@ def _recognize(seen: Look) -> Format:
 def _check_takes(format_: Format, options: Options, path: Path) -> None:
     """Refuse options that would be ignored."""
     for name in options.given():
-        if name in format_.takes:
+        if name in format_.takes | EVERY:
             continue
         if name == "ids_in" and "stimuli" in format_.takes:
+            if options.ids_in == NUMBERED:
+                continue
             raise StimulusError(
                 f"`stimuli` must be a row of ids, got the one string {options.ids_in!r}, and no "
                 f"variable of that name: {path} is {format_.title}, whose arrays have no names."
@@ -183,7 +246,9 @@ def _check_takes(format_: Format, options: Options, path: Path) -> None:
                 f"{path} is {format_.title}, which holds its own stimulus ids: leave out "
                 "`stimuli`, and rename ids with `array.assign_coords` where needed."
             )
-        raise DataError(f"{path} is {format_.title}, for which `{name}` has no meaning.")
+        raise DataError(
+            f"{path} is {format_.title}, for which `{name}` has no meaning: leave it out."
+        )
 
 
 def _read(format_: Format, path: Path, options: Options) -> xr.DataArray:

@@ -54,7 +54,9 @@ class Look:
         return self.container == "hdf5" and "netcdf" not in self.attributes and bool(self.names)
 
 
-ALL = frozenset({"stimuli", "variable", "kind"})
+EVERY = frozenset({"trials", "drop_missing_units"})  # of what is read, whatever the format
+PLAIN = frozenset({"stimuli", "kind", "dims", "halves"})  # of numbers without labels
+ALL = PLAIN | {"variable"}
 NAMED = ALL | {"ids_in"}  # whose arrays have names, so that one may hold the ids
 
 

@@ -12,17 +12,10 @@ import xarray as xr
 
 from softrsa._wording import ON_COMMAND_LINE, listed
 from softrsa.errors import FileFormatError, ShapeError, StimulusError, unknown_name
-from softrsa.io.labelling import (
-    Options,
-    expand_rows,
-    label_array,
-    label_rdms,
-    labels_beside,
-    n_stimuli,
-    stack_rows,
-    to_float,
-)  # fmt: skip
+from softrsa.io.axes import label_array, label_rdms, stack_rows, to_float
+from softrsa.io.labelling import Options, labels_beside
 from softrsa.io.looking import FORMATS, NAMED, Format
+from softrsa.io.matrices import expand_rows, n_stimuli
 
 Content = dict[str, Any]
 
@@ -135,7 +128,7 @@ def _convert(content: Content, options: Options, path: Path) -> xr.DataArray:
     """Choose the variable and label what it holds."""
     name = _choose(content, options.variable, path)
     value, title = content[name], f"variable {name!r} of {path}"
-    options = replace(options, beside=labels_beside(content, name))
+    options = replace(options, beside=labels_beside(content, name), called=name)
     try:
         return _label(value, options, title)
     except StimulusError as error:
@@ -158,7 +151,7 @@ def _label(value: Any, options: Options, title: str) -> xr.DataArray:
         raise FileFormatError(f"The {title} is the text {value!r}, no numbers.")
     if isinstance(value, Opaque):
         raise FileFormatError(f"The {title} is a {value.kind} object, which only MATLAB reads.")
-    numbers = to_float(value, title)
+    numbers = to_float(value, title, options)
     return label_array(
         numbers if _of_one_unit(numbers, options) else _squeezed(numbers), options, title
     )

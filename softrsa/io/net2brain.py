@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from softrsa._wording import listed
+from softrsa._wording import listed, natural_key
 from softrsa.errors import FileFormatError, ShapeError, StimulusError, unknown_name
 from softrsa.io.archives import join_layers, open_npz, open_torch, pickled_in
-from softrsa.io.labelling import Options, expand_rows, label_rdms, to_float
+from softrsa.io.axes import label_rdms, to_float
+from softrsa.io.labelling import Options
 from softrsa.io.looking import FORMATS, Format, Look
+from softrsa.io.matrices import expand_rows
 
 CONSOLIDATED = "consolidated_"
 RDM_KEYS = {"rdm", "stimuli_name", "layer_name"}
@@ -52,22 +54,24 @@ def read_layer(path: Path, options: Options) -> xr.DataArray:
     """Read one layer's features, by image."""
     images = _open(path)
     layers = {_layer_of(path.name) or path.stem: _rows(images, path)}
-    return join_layers(layers, _with_ids(options, _natural(images), path).stimuli, f"{path}")
+    options = _with_ids(options, _natural(images), path)
+    return join_layers(layers, options.stimuli, f"{path}", options)
 
 
 def read_files(path: Path, options: Options) -> xr.DataArray:
     """Read a folder: RDMs by layer, features by layer, or features by image."""
-    files = [child for child in path.iterdir() if child.suffix == ".npz"]
-    rdms = sorted(path.glob("RDM_*"), key=_natural_key)
+    files = sorted(path.glob("*.npz"), key=lambda file: natural_key(file.stem))
+    rdms = sorted(path.glob("RDM_*"), key=lambda file: natural_key(file.stem))
     if rdms:
         return _read_rdms([f for f in rdms if f.suffix in (".npz", ".pt")], path, options)
-    by_layer = sorted((f for f in files if _layer_of(f.name)), key=_natural_key)
+    by_layer = [file for file in files if _layer_of(file.name)]
     if by_layer:
         layers = _read_layers(by_layer, options, path)
     else:
-        layers = _read_images(sorted(files, key=_natural_key), options, path)
+        layers = _read_images(files, options, path)
     ids = layers.pop("")  # the images' names go with them
-    return join_layers(layers, _with_ids(options, ids, path).stimuli, f"features in {path}")
+    options = _with_ids(options, ids, path)
+    return join_layers(layers, options.stimuli, f"features in {path}", options)
 
 
 def _read_rdms(files: list[Path], path: Path, options: Options) -> xr.DataArray:
@@ -183,12 +187,7 @@ def _layer_of(name: str) -> str | None:
 
 def _natural(names: Iterable[str]) -> list[str]:
     """Sort names as Net2Brain does: numbers in them by value."""
-    return sorted(names, key=_natural_key)
-
-
-def _natural_key(name: str | Path) -> list[tuple[int, str]]:
-    text = name.stem if isinstance(name, Path) else name
-    return [(int(c), "") if c.isdecimal() else (-1, c) for c in re.split(r"(\d+)", text)]
+    return sorted(names, key=natural_key)
 
 
 for _row in (

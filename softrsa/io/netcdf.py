@@ -18,11 +18,14 @@ from softrsa.errors import (
     DataError,
     FileFormatError,
     FileMissingError,
+    ShapeError,
     SoftRSAError,
     unknown_name,
 )  # fmt: skip
-from softrsa.io.labelling import Options
+from softrsa.io.axes import axis_meaning, checked, to_float
+from softrsa.io.labelling import Options, meaning
 from softrsa.io.looking import FORMATS, ZARR_FILES, Format, Look
+from softrsa.io.matrices import settle_halves
 from softrsa.io.schema import VARIABLE, check_labelled, check_labels, plain_labels
 
 START = b"GCOL\x01\0\0\0"  # of a collection, version 1
@@ -75,9 +78,47 @@ def read_netcdf(path: Path, options: Options) -> xr.DataArray:
         except UNREADABLE as error:
             raise _unreadable(path, error) from error
     name = f"array in {path}"
-    if options.kind in ("rdm", "rsm") and "anchor" in array.dims:
-        array = array.assign_attrs(kind=options.kind)
-    return check_labelled(array, name=name)
+    array = array.copy(data=to_float(array.values, name, options))
+    array = _with_dims(array, options, name)
+    if options.kind is not None:
+        matrices = "anchor" in array.dims
+        if matrices == (options.kind == "recording"):
+            raise DataError(
+                f"The {name} has the dimensions {array.dims}, which `kind={options.kind!r}` cannot "
+                "be: leave out `kind`, or say with `dims` what its axes are."
+            )
+        array = array.assign_attrs(kind=options.kind) if matrices else array
+    if "anchor" in array.dims and options.halves is not None:
+        values, _, facts = settle_halves(array.values, name, options.halves)
+        options.facts.extend(facts)
+        array = array.copy(data=values)
+    return checked(array, options, name)
+
+
+def _with_dims(array: xr.DataArray, options: Options, name: str) -> xr.DataArray:
+    """Give dimensions the names that the caller says, or those that theirs are other words for."""
+    if options.dims is not None and len(options.dims) != array.ndim:
+        raise ShapeError(
+            f"`dims` must name each of the {array.ndim} axes of the {name}, whose dimensions are "
+            f"{array.dims}; got {options.dims!r}."
+        )
+    named = map(str, array.dims if options.dims is None else options.dims)
+    wanted = {dim: axis_meaning(new) for dim, new in zip(array.dims, named, strict=True)}
+    renamed = {dim: new for dim, new in wanted.items() if dim != new}
+    if not renamed or len({*wanted.values()}) < len(wanted):
+        return array
+    for dim, new in renamed.items():
+        there = {str(key): c.dims for key, c in array.coords.items()}
+        if there.get(new) == (dim,):
+            array = array.swap_dims({dim: new})
+        else:
+            array = array.drop_vars([new] if new in there else []).rename({dim: new})
+        ids = [k for k, dims in there.items() if dims == (dim,) and meaning(k) == "stimulus"]
+        if new == "stimulus" and new not in array.coords and ids:
+            array = array.assign_coords(stimulus=(new, array[ids[0]].values))
+    shown = ", ".join(f"{dim} as {new}" for dim, new in renamed.items())
+    options.facts.append(f"dimensions of the {name} are read so: {shown}")
+    return array
 
 
 def holds_netcdf(seen: Look) -> bool:
@@ -204,6 +245,7 @@ def write_compressed(array: xr.DataArray, path: Path) -> None:
 FORMATS.add(
     Format(
         name="netcdf", title="netCDF or zarr", general=True, read=read_netcdf, suffix=".nc",
-        write=write_netcdf, takes=frozenset({"variable", "kind"}), recognizes=holds_netcdf,
+        write=write_netcdf, takes=frozenset({"variable", "kind", "dims", "halves"}),
+        recognizes=holds_netcdf,
     )
 )  # fmt: skip

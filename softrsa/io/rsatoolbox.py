@@ -19,13 +19,13 @@ from softrsa.errors import (
     StimulusError,
     unknown_name,
 )  # fmt: skip
-from softrsa.io.labelling import STIMULUS, WORDS, Options, expand_rows, stack_rows, to_float
+from softrsa.io.axes import checked, stack_rows, to_float
+from softrsa.io.labelling import STIMULUS, WORDS, Options
 from softrsa.io.looking import FORMATS, Format, look
+from softrsa.io.matrices import expand_rows
 from softrsa.io.schema import (
     check_labelled,
     check_rdms,
-    check_recording,
-    check_trials,
     labels_along,
     plain_labels,
 )
@@ -70,8 +70,8 @@ def from_rsatoolbox(data: object, *, stimulus: str | None = None, time: Any = No
     FileMissingError, FileFormatError
         If a path is given, and is no HDF5 file of rsatoolbox.
     StimulusError, ShapeError, DataError
-        If no descriptor can hold stimulus ids, several times are there and none was picked, two
-        RDMs have the same labels, or a pair of stimuli is NaN in an RDM that others are not.
+        If no descriptor can hold stimulus ids, several times are there and none was picked, or two
+        RDMs have the same labels.
 
     Examples
     --------
@@ -88,10 +88,15 @@ def from_rsatoolbox(data: object, *, stimulus: str | None = None, time: Any = No
     """
     if isinstance(data, (str, Path)):
         data = _open(Path(data))
+    return _converted(data, stimulus, time, Options())
+
+
+def _converted(data: object, stimulus: str | None, time: Any, options: Options) -> xr.DataArray:
+    """Convert an object, or what has its attributes."""
     if hasattr(data, "dissimilarities") and hasattr(data, "rdm_descriptors"):
-        return _from_rdms(data, stimulus)
+        return _from_rdms(data, stimulus, options)
     if hasattr(data, "measurements") and hasattr(data, "obs_descriptors"):
-        return _from_dataset(data, stimulus, time)
+        return _from_dataset(data, stimulus, time, options)
     raise DTypeError(
         "`data` must be a Dataset, TemporalDataset or RDMs of rsatoolbox, got "
         f"{type(data).__name__}."
@@ -109,10 +114,10 @@ def _open(path: Path) -> object:
         ) from error
 
 
-def _from_dataset(data: Any, stimulus: str | None, time: Any) -> xr.DataArray:
+def _from_dataset(data: Any, stimulus: str | None, time: Any, options: Options) -> xr.DataArray:
     """Convert measurements (observation, channel[, time])."""
     name = "rsatoolbox data set"
-    values = to_float(data.measurements, name)
+    values = to_float(data.measurements, name, options)
     rows, units = _labels(data.obs_descriptors), _labels(data.channel_descriptors)
     if values.ndim == 3:
         values = values[:, :, _time_place(data, time)]
@@ -140,9 +145,7 @@ def _from_dataset(data: Any, stimulus: str | None, time: Any) -> xr.DataArray:
         },
         attrs=_attributes(whole, key),
     )
-    return (
-        check_recording(array, name=name) if row == "stimulus" else check_trials(array, name=name)
-    )
+    return checked(array, options, name)
 
 
 def _time_place(data: Any, time: Any) -> int:
@@ -159,10 +162,11 @@ def _time_place(data: Any, time: Any) -> int:
     return 0 if time is None else times.index(time)
 
 
-def _from_rdms(rdms: Any, stimulus: str | None) -> xr.DataArray:
+def _from_rdms(rdms: Any, stimulus: str | None, options: Options) -> xr.DataArray:
     """Convert a stack of upper triangles."""
     name = "rsatoolbox RDMs"
-    matrices = expand_rows(np.atleast_2d(to_float(rdms.dissimilarities, name)), name)
+    rows = to_float(rdms.dissimilarities, name, options)
+    matrices = expand_rows(np.atleast_2d(rows), name)
     patterns, labels = _labels(rdms.pattern_descriptors), _labels(rdms.rdm_descriptors)
     key = _stimulus_key(patterns, stimulus, name)
     ids = patterns.pop(key)
@@ -255,7 +259,7 @@ SIDES = (
 
 def read_rsatoolbox(path: Path, options: Options) -> xr.DataArray:
     """Read a file of `RDMs.save` or `Dataset.save`; ``variable`` names the stimulus descriptor."""
-    return from_rsatoolbox(open_rsatoolbox(path), stimulus=options.variable)
+    return _converted(open_rsatoolbox(path), options.variable, None, options)
 
 
 def open_rsatoolbox(path: Path) -> SimpleNamespace:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+import warnings
+from collections.abc import Callable, Hashable, Iterator
 from itertools import pairwise, product
 
 import numpy as np
@@ -11,7 +12,8 @@ import xarray as xr
 from xarray.indexes import PandasMultiIndex
 
 from softrsa._wording import counted, listed
-from softrsa.errors import DataError, DTypeError, ShapeError, StimulusError
+from softrsa.errors import DataError, DTypeError, ReadingWarning, ShapeError, StimulusError
+from softrsa.io.matrices import ROUNDING, kind_of_diagonal, settle_halves
 
 
 def check_dtype(array: xr.DataArray, name: str) -> xr.DataArray:
@@ -78,7 +80,8 @@ def check_distinct(ids: pd.Index, name: str) -> None:
         repeated = ids[ids.duplicated()].unique()
         raise StimulusError(
             f"The {name} repeats the stimuli {listed(repeated)}. Average the trials first: "
-            "`softrsa.recordings.average_trials`."
+            '`softrsa.recordings.average_trials`, or read the file with `trials="mean"` '
+            "(`--trials mean`)."
         )
 
 
@@ -114,7 +117,9 @@ LEADING = ("layer", "region", "subject", "session", "time")
 KINDS = ("rdm", "rsm")
 
 
-def check_rdms(rdms: xr.DataArray, *, name: str = "RDM stack") -> xr.DataArray:
+def check_rdms(
+    rdms: xr.DataArray, *, name: str = "RDM stack", complete: bool = False
+) -> xr.DataArray:
     """Check a stack of RDMs or RSMs and give its two stimulus dimensions one order.
 
     Parameters
@@ -122,16 +127,20 @@ def check_rdms(rdms: xr.DataArray, *, name: str = "RDM stack") -> xr.DataArray:
     rdms : DataArray, dims (..., anchor, neighbor) in any order
         Dissimilarities or similarities, float32 or float64. `anchor` and `neighbor` hold the same
         distinct stimulus ids; leading dimensions are named layer, region, subject, session or time.
-        A matrix that is NaN throughout was not recorded. ``attrs["kind"]`` is ``"rdm"`` or
-        ``"rsm"``; without it, a diagonal of zeros means RDM and one of ones RSM.
+        NaN is a pair that is missing; a matrix that is NaN throughout was not recorded. A half of
+        zeros or NaN is filled from the other one, with a `ReadingWarning`. ``attrs["kind"]`` is
+        ``"rdm"`` or ``"rsm"``; without it, a diagonal of zeros or NaN means RDM and one of ones
+        RSM, up to rounding.
     name : str
         What to call the stack in messages.
+    complete : bool
+        Whether missing pairs are refused.
 
     Returns
     -------
     DataArray, dims (..., anchor, neighbor)
         Leading dimensions in the order they had, neighbors in the order of the anchors, with
-        ``attrs["kind"]``.
+        ``attrs["kind"]``. A diagonal of NaN is that of the kind.
 
     Raises
     ------
@@ -142,8 +151,8 @@ def check_rdms(rdms: xr.DataArray, *, name: str = "RDM stack") -> xr.DataArray:
     StimulusError
         If ids are absent or repeated, or anchors and neighbors differ.
     DataError
-        If the stack is empty, a matrix is NaN or infinite in part, all are NaN, labels of a
-        leading dimension repeat, or the kind cannot be told.
+        If the stack is empty, has infinite values, all are NaN, labels of a leading dimension
+        repeat, the kind cannot be told, or pairs are missing where all are needed.
 
     Examples
     --------
@@ -158,11 +167,35 @@ def check_rdms(rdms: xr.DataArray, *, name: str = "RDM stack") -> xr.DataArray:
     """
     rdms = _rdms_in_order(rdms, name)
     rdms = _one_order(rdms, name)
-    recorded = _check_finite_rdms(rdms, name)
+    settled = settle_halves(rdms.values, name, strict=False)
+    for message in settled.notes:
+        warnings.warn(f"{message[0].upper()}{message[1:]}.", ReadingWarning, stacklevel=3)
+    if settled.notes:
+        rdms = rdms.copy(data=settled.values)
+    recorded = _recorded(rdms, name, complete=complete)
     kind = rdms.attrs["kind"] if "kind" in rdms.attrs else _guess_kind(rdms, recorded, name)
     if kind not in KINDS:
         raise DataError(f'The {name} has attrs["kind"] = {kind!r}; it must be "rdm" or "rsm".')
-    return rdms.assign_attrs(kind=kind)
+    return _with_diagonal(rdms, recorded, kind, name).assign_attrs(kind=kind)
+
+
+def _with_diagonal(rdms: xr.DataArray, recorded: np.ndarray, kind: str, name: str) -> xr.DataArray:
+    """Fill a diagonal of NaN with what the kind has there; that of a matrix not there is NaN."""
+    diagonal = np.diagonal(rdms.values, axis1=-2, axis2=-1)
+    there = recorded.reshape(diagonal.shape[:-1])[..., None]
+    absent = np.isnan(diagonal) & there
+    if np.array_equal(np.isnan(diagonal), np.broadcast_to(~there, diagonal.shape)):
+        return rdms
+    if kind == "rsm" and np.nanmax(np.abs(rdms.values)) > 1 + ROUNDING:
+        raise DataError(
+            f"The {name} holds similarities beyond 1 and has NaN on its diagonal: how similar a "
+            "stimulus is to itself cannot be told. Fill the diagonal in."
+        )
+    values = rdms.values.copy()
+    filled = np.einsum("...ii->...i", values)  # a view, written to
+    filled[absent] = 0.0 if kind == "rdm" else 1.0
+    filled[np.broadcast_to(~there, filled.shape)] = np.nan
+    return rdms.copy(data=values)
 
 
 def _rdms_in_order(rdms: xr.DataArray, name: str) -> xr.DataArray:
@@ -202,20 +235,23 @@ def _one_order(rdms: xr.DataArray, name: str) -> xr.DataArray:
     return rdms if anchors.equals(neighbors) else rdms.sel(neighbor=rdms["anchor"].values)
 
 
-def _check_finite_rdms(rdms: xr.DataArray, name: str) -> np.ndarray:
-    """Refuse matrices that are NaN or infinite in part; tell which were recorded, flat."""
-    leading = rdms.shape[:-2]
-    stack = rdms.values.reshape(-1, *rdms.shape[-2:])
-    bad = ~np.isfinite(stack)
-    absent = np.isnan(stack).all(axis=(1, 2))
+def _recorded(rdms: xr.DataArray, name: str, *, complete: bool) -> np.ndarray:
+    """Refuse infinite values, and missing pairs if need be; tell which were recorded, flat."""
+    leading, n = rdms.shape[:-2], rdms.shape[-1]
+    stack = rdms.values.reshape(-1, n, n)
+    missing = np.isnan(stack)
+    np.einsum("kii->ki", missing)[:] = False  # a view: the diagonal is ignored
+    absent = missing.sum(axis=(1, 2)) == n * n - n
+    bad = np.isinf(stack) | missing if complete else np.isinf(stack)
     partial = bad.any(axis=(1, 2)) & ~absent
     if partial.any():
         culprits = rdms["anchor"].values[_to_leave_out(np.asarray(bad[partial].any(axis=0)))]
         slices = [_label(rdms, np.unravel_index(i, leading)) for i in np.flatnonzero(partial)]
         where = f" in {'; '.join(slices[:5])}" if leading else ""
         more = f" and {len(slices) - 5} more matrices" if len(slices) > 5 else ""
+        what = "NaN or infinite" if complete else "infinite"
         raise DataError(
-            f"The {name} has {bad[partial].sum()} values that are NaN or infinite{where}{more}, "
+            f"The {name} has {bad[partial].sum()} values that are {what}{where}{more}, "
             f"all of them with the stimuli {listed(culprits)}. Leave these stimuli out, or set a "
             "matrix that was not recorded to NaN throughout."
         )
@@ -249,18 +285,18 @@ def _label(rdms: xr.DataArray, position: tuple[np.intp, ...]) -> str:
 
 
 def _guess_kind(rdms: xr.DataArray, recorded: np.ndarray, name: str) -> str:
-    """Tell the kind from the diagonal: zeros mean RDM, ones (to rounding) RSM."""
+    """Tell the kind from the diagonal: zeros or NaN mean RDM, ones RSM, up to rounding."""
     stack = rdms.values.reshape(-1, *rdms.shape[-2:])[recorded]
+    kind = kind_of_diagonal(stack)
+    if kind is not None:
+        return kind
     diagonal = np.diagonal(stack, axis1=1, axis2=2)
-    tolerance = 100 * np.finfo(rdms.dtype).eps  # files often hold 1 - r with its rounding error
-    if (abs(diagonal) <= tolerance).all():
-        return "rdm"
-    if (abs(diagonal - 1) <= tolerance).all():
-        return "rsm"
     raise DataError(
         f"Cannot tell whether the {name} holds similarities or dissimilarities: its diagonal runs "
-        f'from {diagonal.min():.3g} to {diagonal.max():.3g}. Set `array.attrs["kind"]` to "rdm" '
-        'or "rsm".'
+        f"from {np.nanmin(diagonal):.3g} to {np.nanmax(diagonal):.3g}. Say it when the file is "
+        'read, with `kind="rdm"` or `kind="rsm"` (`--kind rdm` on the command line), or of an '
+        'array in memory with `array.assign_attrs(kind="rdm")`; `kind="recording"` if its rows '
+        "are stimuli and its columns units."
     )
 
 
@@ -396,7 +432,8 @@ def _check_finite(array: xr.DataArray, ids: np.ndarray, name: str) -> None:
         f"at {counted(len(stimuli), 'stimulus', 'stimuli')} "
         f"({listed(stimuli)}){_where(array, bad_columns > 0)}."
         f"{_which_units(array, bad_columns)} "
-        "Leave out these stimuli or units, or fill the values in, first."
+        "Leave out these stimuli, or the units when the file is read with "
+        "`drop_missing_units=True` (`--drop-missing-units`), or fill the values in, first."
     )
 
 
@@ -415,6 +452,20 @@ def _where(array: xr.DataArray, bad_columns: np.ndarray) -> str:
     return "".join(f", {part} {listed(held)}" for part, held in found.items())
 
 
+def labels_of_stimuli(array: xr.DataArray, ids: np.ndarray) -> dict[str, np.ndarray]:
+    """List what labels stimuli beside their ids: of trials, what is the same in all of one."""
+    row = "trial" if "trial" in array.dims else "stimulus"
+    codes = pd.Index(ids).get_indexer(plain_labels(array["stimulus"].values))
+    found = {}
+    for name, labels in labels_along(array, row).items():
+        if name in ("stimulus", row):
+            continue
+        first = pd.Series(labels).groupby(codes).first().reindex(range(len(ids))).to_numpy()
+        if len(ids) and (first[codes] == labels).all():
+            found[name] = first.astype(labels.dtype)
+    return found
+
+
 def mean_by_stimulus(trials: xr.DataArray) -> xr.DataArray:
     """Average checked (trial, unit, ...) rows that share a stimulus, in order of appearance."""
     codes, ids = pd.factorize(trials["stimulus"].values)
@@ -423,6 +474,7 @@ def mean_by_stimulus(trials: xr.DataArray) -> xr.DataArray:
     starts = np.cumsum(counts) - counts
     sums = np.add.reduceat(trials.values[order], starts, axis=0, dtype=np.float64)
     coords = {name: coord for name, coord in trials.coords.items() if "trial" not in coord.dims}
+    coords |= {name: ("stimulus", row) for name, row in labels_of_stimuli(trials, ids).items()}
     return xr.DataArray(
         (sums / counts.reshape(-1, *[1] * (trials.ndim - 1))).astype(trials.dtype),
         dims=("stimulus", *trials.dims[1:]),
@@ -440,14 +492,26 @@ def check_labelled(array: xr.DataArray, *, name: str) -> xr.DataArray:
     dims = set(array.dims)
     if {"anchor", "neighbor"} <= dims:
         return check_rdms(array, name=name)
-    if "unit" in dims and "trial" in dims:
-        return check_trials(array, name=name)
-    if "unit" in dims and "stimulus" in dims:
-        return check_recording(array, name=name)
+    if "unit" in dims and ("trial" in dims or "stimulus" in dims):
+        check = check_trials if "trial" in dims else check_recording
+        return _check_times(array, check, name) if "time" in dims else check(array, name=name)
     raise ShapeError(
-        f"The {name} must have the dimensions (stimulus, unit), (trial, unit) or "
-        f"(..., anchor, neighbor), got {array.dims}."
+        f"The {name} must have the dimensions (stimulus, unit), (trial, unit), with time after "
+        f"them where there is one, or (..., anchor, neighbor), got {array.dims}."
     )
+
+
+def _check_times(
+    array: xr.DataArray, check: Callable[..., xr.DataArray], name: str
+) -> xr.DataArray:
+    """Check all times at once, laid side by side as units; dims (row, unit, time)."""
+    row = "trial" if "trial" in array.dims else "stimulus"
+    array = array.transpose(row, "unit", "time")
+    rows = {key: c.variable for key, c in array.coords.items() if c.dims == (row,)}
+    flat = array.values.reshape(array.shape[0], -1)
+    found = check(xr.DataArray(flat, dims=(row, "unit"), coords=rows), name=name)
+    array = array.copy(data=found.values.reshape(array.shape))
+    return array.assign_coords(stimulus=(row, found["stimulus"].values))
 
 
 def check_storable(array: xr.DataArray) -> None:

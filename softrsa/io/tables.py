@@ -1,7 +1,8 @@
-"""Tables of text (CSV, TSV) to labelled arrays.
+"""Tables of text (CSV, TSV, blanks) to labelled arrays.
 
-Wide: stimulus ids in the first column, a unit per further column; with the same ids in the header
-it is a square RDM or RSM. Long: a row per number, with its labels beside it: columns ``stimulus``,
+Wide: stimulus ids in the first column, a unit per further column. A square that is symmetric up to
+rounding, or filled in one half, is an RDM or RSM; its stimuli may be named in its first column, in
+its first row, in both, or nowhere. Long: a row per number, with its labels: columns ``stimulus``,
 ``unit``, ``value`` (and ``region``, ``layer``, ``subject``, ... of the unit), or ``anchor``,
 ``neighbor`` and ``dissimilarity`` or ``similarity`` (and ``subject``, ``region``, ... of the RDM).
 Columns may have the names in `softrsa.io.labelling.SYNONYMS` instead, such as ``image``, ``voxel``
@@ -11,6 +12,10 @@ or ``beta``.
 from __future__ import annotations
 
 import csv
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import partial
 from io import StringIO
 from pathlib import Path
 
@@ -20,18 +25,27 @@ import xarray as xr
 
 from softrsa._wording import counted, listed
 from softrsa.errors import DataError, DTypeError, FileFormatError, StimulusError
+from softrsa.io.axes import (
+    MATRIX_NAME,
+    checked,
+    distinct,
+    label_rdms,
+    label_recording,
+    places_of,
+)
 from softrsa.io.labelling import (
     STIMULUS,
     WORDS,
     Options,
-    distinct,
+    check_ids,
+    ids_of,
     known_names,
     meaning,
-    places_of,
     renamings,
 )
 from softrsa.io.looking import FORMATS, Format
-from softrsa.io.schema import check_rdms, check_recording, check_trials, plain_labels
+from softrsa.io.matrices import has_even_diagonal, looks_square
+from softrsa.io.schema import check_rdms, plain_labels
 
 
 def labels(column: pd.Series) -> np.ndarray:
@@ -45,9 +59,9 @@ def labels(column: pd.Series) -> np.ndarray:
 def numbers(column: pd.Series, name: str, path: Path) -> np.ndarray:
     """Read a column of numbers; an empty cell is NaN."""
     try:
-        return np.array([float(cell.strip() or "nan") for cell in column])
+        return np.array([_as_number(cell) for cell in column])
     except ValueError:
-        wrong = next(cell for cell in column if cell.strip() and not is_number(cell))
+        wrong = next(cell for cell in column if not _is_value(cell))
         raise DTypeError(
             f"The column {name!r} of {path} holds {wrong!r}, which is no number: write a number, "
             "or leave the row out."
@@ -111,8 +125,8 @@ def _leading(table: pd.DataFrame) -> dict[str, np.ndarray]:
 
 def _pair_columns(table: pd.DataFrame, options: Options, path: Path) -> tuple[str, str]:
     """Find the columns with the two stimuli: anchor and neighbor, or as rsatoolbox names them."""
-    paired = _pairs_of(table)
-    known = [c for c in ("anchor", options.variable, *stimulus_pairs(table)) if c in paired]
+    paired = _pairs_of(table.columns)
+    known = [c for c in ("anchor", options.variable, *stimulus_pairs(table.columns)) if c in paired]
     own = [c for c in paired if c != "pattern_index"]
     chosen = known or (own if len(own) == 1 else []) or [c for c in paired if c == "pattern_index"]
     if not chosen:
@@ -124,16 +138,16 @@ def _pair_columns(table: pd.DataFrame, options: Options, path: Path) -> tuple[st
     return paired[chosen[0]]
 
 
-def stimulus_pairs(table: pd.DataFrame) -> list[str]:
+def stimulus_pairs(columns: Iterable[str]) -> list[str]:
     """Name the pairs of columns that are called stimuli, best first."""
-    paired = _pairs_of(table)
+    paired = _pairs_of(columns)
     called = [name for name in paired if meaning(name) == "stimulus"]
     return [name for name in ("anchor", *STIMULUS) if name in paired] + called
 
 
-def _pairs_of(table: pd.DataFrame) -> dict[str, tuple[str, str]]:
+def _pairs_of(columns: Iterable[str]) -> dict[str, tuple[str, str]]:
     """Find columns for two of a kind, as `image_1` and `image_2`, or `stim_a` and `stim_b`."""
-    columns = [str(column) for column in table.columns]
+    columns = [str(column) for column in columns]
     found = {"anchor": ("anchor", "neighbor")} if {"anchor", "neighbor"} <= {*columns} else {}
     for first, second in (("_1", "_2"), ("1", "2"), ("_a", "_b"), ("_A", "_B")):
         for column in columns:
@@ -143,7 +157,7 @@ def _pairs_of(table: pd.DataFrame) -> dict[str, tuple[str, str]]:
     return found
 
 
-def from_long(table: pd.DataFrame, path: Path) -> xr.DataArray:
+def from_long(table: pd.DataFrame, options: Options, path: Path) -> xr.DataArray:
     """Build a recording of a row per number; what labels units and what labels rows is found."""
     name = f"table {path}"
     row = "trial" if "trial" in table.columns else "stimulus"
@@ -166,9 +180,7 @@ def from_long(table: pd.DataFrame, path: Path) -> xr.DataArray:
     for dim in {row, "unit"} - {"stimulus"}:  # numbers from 0 are what an unlabelled dimension has
         if np.array_equal(coords[dim][1], np.arange(len(coords[dim][1]))):
             del coords[dim]
-    array = xr.DataArray(values, dims=(row, "unit"), coords=coords)
-    check = check_recording if row == "stimulus" else check_trials
-    return check(array, name=name)
+    return checked(xr.DataArray(values, dims=(row, "unit"), coords=coords), options, name)
 
 
 def _codes(columns: pd.DataFrame) -> np.ndarray:
@@ -215,95 +227,321 @@ SEPARATORS = (",", "\t", ";")
 
 
 def read_table(path: Path, options: Options) -> xr.DataArray:
-    """Read a table, wide or long."""
-    table = _read(path)
-    named = renamings(map(str, table.columns))
-    columns = {*table.columns, *named.values()}
-    distances = {name: word for name, word in named.items() if word in VALUES}
-    if {*table.columns} & {*VALUES} or (distances and stimulus_pairs(table)):
-        return from_pairs(table.rename(columns=distances), options, path)
-    if {*LONG} <= columns:
-        wanted = {name: word for name, word in named.items() if word not in VALUES}
-        return from_long(table.rename(columns=wanted), path)
-    _check_wide(table, path)
-    return _from_wide(table, options, path)
+    """Read a table: a row per number or pair, or a grid of numbers."""
+    cells = read_cells(path)
+    header = cells[0]
+    if not any(map(is_number, header)) and len(cells) > 1 and len(header) == len(cells[1]):
+        named = renamings(header)
+        columns = {*header, *named.values()}
+        distances = {name: word for name, word in named.items() if word in VALUES}
+        table = partial(_with_header, cells, path)
+        if {*header} & {*VALUES} or (distances and stimulus_pairs(header)):
+            _check_of_grids(options, path)
+            return from_pairs(table().rename(columns=distances), options, path)
+        if {*LONG} <= columns:
+            _check_of_grids(options, path)
+            wanted = {name: word for name, word in named.items() if word not in VALUES}
+            return from_long(table().rename(columns=wanted), options, path)
+    return read_grid(cells, options, path)
 
 
-def _check_wide(table: pd.DataFrame, path: Path) -> None:
-    """Refuse texts among the numbers: a long table whose columns are not known, or a wrong cell."""
-    for name in table.columns[1:]:
-        wrong = next((c for c in table[name] if c.strip() and not is_number(c)), None)
-        if wrong is None:
-            continue
-        found = {meaning(str(column)) for column in table.columns} & {*LONG}
-        lacking = [word for word in LONG if word not in found]
-        raise DTypeError(
-            f"The column {str(name)!r} of {path} holds {wrong!r}, which is no number. A wide table "
-            "has stimulus ids in its first column and numbers in all others. A long table, a row "
-            f"per number, has the columns {known_names(LONG)}, and perhaps "
-            f"{known_names(('region', 'layer', 'subject', 'session'))}, or for RDMs `anchor`, "
-            f"`neighbor` and {known_names(VALUES)}. This one has {listed(table.columns, 20)}"
-            + (f": it lacks {listed(lacking)}." if len(lacking) < len(LONG) else ".")
-        )
-
-
-def _read(path: Path) -> pd.DataFrame:
-    """Read all cells as text; what is a number is decided by column."""
-    text = path.read_text(encoding="utf-8-sig")
-    header = text.lstrip().split("\n", 1)[0]
-    separator = max(SEPARATORS, key=header.count)
-    if not header.count(separator):
-        raise FileFormatError(
-            f"{path} is text, but no table: its first line has no comma, tab or semicolon: "
-            f"{header[:60]!r}."
-        )
-    try:
-        rows = list(csv.reader(StringIO(text, newline=""), delimiter=separator, strict=True))
-    except csv.Error as error:
-        raise FileFormatError(f"{path} is no table: {error}.") from error
-    names, rows = rows[0], [row for row in rows[1:] if row]
-    short = [i for i, row in enumerate(rows, start=2) if len(row) != len(names)]
-    if short:
-        raise FileFormatError(
-            f"{path} has {counted(len(names), 'column')}, but row {short[0]} has "
-            f"{len(rows[short[0] - 2])}: it is damaged, or was cut short."
-        )
+def _with_header(cells: list[list[str]], path: Path) -> pd.DataFrame:
+    """Make a frame of texts whose first row names the columns."""
+    names = cells[0]
     if len({*names}) < len(names):
         doubled = sorted({name for name in names if names.count(name) > 1})
         raise FileFormatError(f"{path} has the columns {listed(doubled)} more than once.")
-    if not rows:
-        raise DataError(f"{path} has a header, but no rows.")
-    return pd.DataFrame(rows, columns=pd.Index(names), dtype=object)
+    return pd.DataFrame(cells[1:], columns=pd.Index(names), dtype=object)
 
 
-def _from_wide(table: pd.DataFrame, options: Options, path: Path) -> xr.DataArray:
-    """Build a recording with a unit per column, or a square RDM or RSM."""
-    name = f"table {path}"
-    ids = labels(table.iloc[:, 0])
-    header = np.array(table.columns[1:], dtype=np.str_)
-    if len(header) and all(is_number(h) and not is_whole(h) for h in header.tolist()):
+def _check_of_grids(options: Options, path: Path) -> None:
+    """Refuse what is about grids of numbers only."""
+    for name in ("stimuli", "ids_in", "halves"):
+        if getattr(options, name) is not None:
+            option = "stimuli" if name == "ids_in" else name
+            raise StimulusError(
+                f"{path} is a table with a row per number, which holds its own stimulus ids: leave "
+                f"out `{option}`."
+            )
+
+
+def read_cells(path: Path) -> list[list[str]]:
+    """Read all cells of a text as texts; rows are of one length, but for a shorter first one."""
+    text = path.read_text(encoding="utf-8-sig")
+    lines = [line for line in text.splitlines() if line.strip()]
+    separator, comma = _separator(lines)
+    try:
+        if separator is None:
+            cells = [line.split() for line in lines]
+        else:
+            reader = csv.reader(StringIO(text, newline=""), delimiter=separator, strict=True)
+            cells = [row for row in reader if row]
+    except csv.Error as error:
+        raise FileFormatError(f"{path} is no table: {error}.") from error
+    if separator is None and min(map(len, cells), default=0) < 2:
         raise FileFormatError(
-            f"{path} starts with numbers ({listed(header, 3)}): its first row must name the "
-            "columns, its first column the stimuli."
+            f"{path} is text, but no table: its first line has no comma, tab, semicolon or blank: "
+            f"{lines[0][:60] if lines else ''!r}."
         )
-    values = np.column_stack([numbers(table[c], str(c), path) for c in table.columns[1:]])
-    square = {*header.tolist()} == {*map(str, ids.tolist())} and len(header) == len(ids)
-    if square and options.kind != "recording":
-        attrs = {} if options.kind is None else {"kind": options.kind}
-        names = header.astype(ids.dtype) if ids.dtype.kind in "iu" else header
-        coords = {"anchor": ids, "neighbor": names}
-        return check_rdms(
-            xr.DataArray(values, dims=("anchor", "neighbor"), coords=coords, attrs=attrs), name=name
+    if comma:
+        cells = [[DECIMAL_COMMA.sub(r"\1.\2", cell.strip()) for cell in row] for row in cells]
+    width = len(cells[1]) if len(cells) > 1 else len(cells[0])
+    wrong = [i for i, row in enumerate(cells[1:], start=2) if len(row) != width]
+    if wrong or len(cells[0]) not in (width, width - 1):
+        row = wrong[0] if wrong and len(cells[0]) in (width, width - 1) else 2
+        raise FileFormatError(
+            f"{path} has {counted(len(cells[0]), 'column')}, but row {row} has "
+            f"{len(cells[row - 1])}: it is damaged, or was cut short."
         )
-    if options.kind in ("rdm", "rsm"):
-        only = sorted({*header.tolist()} ^ {*map(str, ids.tolist())})
+    if len(cells) < 2:
+        raise DataError(f"{path} has a header, but no rows.")
+    return cells
+
+
+DECIMAL_COMMA = re.compile(r"^([+-]?\d*),(\d+(?:[eE][+-]?\d+)?)$")
+
+
+def _separator(lines: list[str]) -> tuple[str | None, bool]:
+    """Find what separates cells (None for blanks), and whether decimals have a comma."""
+    first = lines[0] if lines else ""
+    if ";" in first:
+        rows = [line.split(";") for line in lines[:100]]
+        commas = [cell.strip() for row in rows for cell in row if "," in cell]
+        even = len({len(row) for row in rows[1:]}) < 2
+        if commas and even and all(map(DECIMAL_COMMA.match, commas)):
+            return ";", True
+    separator = max(SEPARATORS, key=first.count)
+    return (separator, False) if first.count(separator) else (None, False)
+
+
+MISSING = ("", "na", "n/a", "nan", "null", "none", ".")
+GENERIC = re.compile(r"(v|x|var|col|column|c|unnamed:)[ _.]?\d+", re.IGNORECASE)
+
+
+def _is_value(text: str) -> bool:
+    """Tell numbers and what stands for a missing one from other texts."""
+    return is_number(text) or text.lower() in MISSING
+
+
+def _as_number(text: str) -> float:
+    return float("nan" if text.lower() in MISSING else text)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table of numbers, with the names of its rows and columns where it has them."""
+
+    values: np.ndarray
+    rows: list[str] | None
+    columns: list[str] | None
+    corner: str = ""
+
+
+def read_grid(cells: list[list[str]], options: Options, path: Path) -> xr.DataArray:
+    """Read a grid: a square RDM or RSM, or a recording with a unit per column."""
+    name = f"table {path}"
+    cells = [[cell.strip() for cell in row] for row in cells]
+    square = None if options.kind == "recording" else _square(cells, options, path)
+    if square is not None:
+        values, ids = _square_ids(square, options, path)
+        own = replace(options, stimuli=ids, ids_in=None)
+        return label_rdms(values, own, name)
+    if options.kind is not None and options.kind != "recording":
         raise StimulusError(
-            f"{path} is no square of stimuli: {listed(only)} are in its first column or in its "
-            "header only."
+            f"{path} is no square of stimuli: it has {counted(len(cells), 'row')} and "
+            f"{counted(len(cells[1]), 'column')}, names included."
         )
-    coords = {"stimulus": ids, "unit": header}
-    return check_recording(
-        xr.DataArray(values, dims=("stimulus", "unit"), coords=coords), name=name
+    grid = _recording(cells, options, path)
+    ids = grid.rows
+    if options.stimuli is not None or options.ids_in is not None:
+        _check_nameless(ids, path)
+        stimuli = check_ids(ids_of(options, len(grid.values), name), len(grid.values), name)
+    else:
+        stimuli = None if ids is None else plain_ids(ids)
+    coords = None if grid.columns is None else {"unit": ("unit", np.array(grid.columns))}
+    return label_recording(grid.values, stimuli, name, coords, options)
+
+
+def _check_nameless(names: list[str] | None, path: Path) -> None:
+    """Refuse ids for stimuli that have names."""
+    if not _is_numbering(names):
+        raise StimulusError(
+            f"{path} holds its own stimulus ids ({listed(names or [], 3)}): leave out `stimuli`, "
+            "and rename ids with `array.assign_coords` where needed."
+        )
+
+
+def plain_ids(texts: list[str]) -> np.ndarray:
+    """Read ids as integers where all are, else as text."""
+    return np.array([int(t) for t in texts] if all(map(is_whole, texts)) else texts)
+
+
+def _square(cells: list[list[str]], options: Options, path: Path) -> Grid | None:
+    """Find the square among a table's numbers, with names on both sides, one, or none."""
+    n_rows, n_columns = len(cells), len(cells[1])
+    short = len(cells[0]) < n_columns  # R leaves the corner out
+    header = short or not all(map(_is_value, cells[0])) or not cells[0][0]
+    header = header and any(cells[0])
+    named = short or not all(_is_value(row[0]) for row in cells[header:])
+    if n_rows == n_columns:
+        header = named = short or (header and not is_number(cells[0][0]))
+        if not header and not all(map(_is_value, cells[0])):
+            return None
+    elif n_rows - 1 == n_columns and not short:
+        header, named = True, False
+    elif n_rows == n_columns - 1 and not short:
+        header, named = False, True
+    elif not (short and n_rows == n_columns):
+        return None
+    grid = _grid(cells, header=header, named=named)
+    if grid is None or len(grid.values) < 2:
+        return None
+    same = grid.rows is not None and {*grid.rows} == {*(grid.columns or [])}
+    told = options.kind is not None or MATRIX_NAME.search(path.stem.lower())
+    values = grid.values
+    return grid if same or told or looks_square(values) or has_even_diagonal(values) else None
+
+
+def _grid(cells: list[list[str]], *, header: bool, named: bool) -> Grid | None:
+    """Take names off a table; None where other texts are left."""
+    body = [row[named:] for row in cells[header:]]
+    if not all(_is_value(cell) for row in body for cell in row):
+        return None
+    short = header and len(cells[0]) < len(cells[1])
+    columns = cells[0][named and not short :] if header else None
+    return Grid(
+        np.array([[_as_number(cell) for cell in row] for row in body]),
+        [row[0] for row in cells[header:]] if named else None,
+        columns,
+        cells[0][0] if header and not short else "",
+    )
+
+
+def _square_ids(grid: Grid, options: Options, path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Find the stimulus ids of a square: the caller's, or names of the side that has them."""
+    n = len(grid.values)
+    name = f"table {path}"
+    rows = None if _is_numbering(grid.rows) else grid.rows
+    columns = None if _is_numbering(grid.columns) else grid.columns
+    if options.stimuli is not None or options.ids_in is not None:
+        if not (rows and columns) or {*rows} == {*columns}:
+            _check_nameless(rows or columns, path)
+        return grid.values, ids_of(options, n, name)
+    if rows and columns and {*rows} != {*columns}:
+        if [_mangled(row) for row in rows] == [_mangled(column) for column in columns]:
+            columns = None
+        else:
+            only = sorted({*rows} ^ {*columns})
+            raise StimulusError(
+                f"{path} is a square whose rows and columns have other names: {listed(only)} are "
+                "on one side only. Give the ids with `stimuli=[...]` (`--stimuli FILE`), or say "
+                '`kind="recording"` (`--kind recording`) if its columns are units.'
+            )
+    if rows and columns:
+        places = {column: i for i, column in enumerate(columns)}
+        return grid.values[:, [places[row] for row in rows]], plain_ids(rows)
+    for side, names in (("rows", rows), ("columns", columns)):
+        if names:
+            if grid.rows != grid.columns:
+                options.facts.append(f"the stimuli of {path} have the names of its {side}")
+            return grid.values, plain_ids(names)
+    known = grid.rows or grid.columns
+    whole = known is not None and all(map(is_whole, known))
+    if not (grid.rows and grid.columns and whole and grid.rows == grid.columns):
+        start = int(known[0]) if known and whole else 0
+        options.notes.append(
+            f"the {n} stimuli of {path} have no names and are numbered from {start}; give ids with "
+            "`stimuli` (`--stimuli`)"
+        )
+    return grid.values, plain_ids(known) if known and whole else np.arange(n)
+
+
+def _is_numbering(names: list[str] | None) -> bool:
+    """Tell names that say nothing: 0, 1, ..., as V1, V2, ... or empty ones."""
+    if names is None:
+        return True
+    counts = [[str(i + start) for i in range(len(names))] for start in (0, 1)]
+    return names in counts or all(not name or GENERIC.fullmatch(name) for name in names)
+
+
+def _mangled(name: str) -> str:
+    """Make a name what R and pandas make of it where it heads a column."""
+    return re.sub(r"^X(?=[\d_])|[^A-Za-z0-9]|\.\d+$", "", name)
+
+
+def _recording(cells: list[list[str]], options: Options, path: Path) -> Grid:
+    """Tell the names of a recording's rows and columns from its numbers."""
+    first = cells[0]
+    short = len(first) < len(cells[1])
+    given = None if options.stimuli is None else len(options.stimuli)
+    numbers_first = all(map(_is_value, first[1:])) and not short
+    if numbers_first and is_number(first[0]):
+        if given is None and options.ids_in is None:
+            raise FileFormatError(
+                f"{path} starts with numbers ({listed(first, 3)}): its first row must name the "
+                "columns, its first column the stimuli; or give the ids of its "
+                f"{len(cells)} rows with `stimuli=[...]` (`--stimuli FILE`, `--stimuli numbered`)."
+            )
+        return _complete(cells, options, path, header=False, named=False)
+    header = short or not numbers_first or not first[0] or _heads_ids(first, path)
+    body = cells[header:]
+    texts = short or not all(_is_value(row[0]) for row in body)
+    whole = all(re.fullmatch(r"-?\d+", row[0]) for row in body)
+    if (given is not None or options.ids_in is not None) and not texts and len(body) == given:
+        called = meaning(first[0]) == "stimulus" or not first[0]
+        return _complete(cells, options, path, header=header, named=header and called)
+    if not texts and not whole:
+        raise StimulusError(
+            f"The first column of {path} holds numbers such as {body[0][0]!r}, no stimulus ids: "
+            f"give the ids of its {len(body)} rows with `stimuli=[...]` (`--stimuli FILE`, "
+            "`--stimuli numbered`), or write them into the first column."
+        )
+    return _complete(cells, options, path, header=header, named=True)
+
+
+def _heads_ids(first: list[str], path: Path) -> bool:
+    """Tell a first row of numbers that are names of units from one of values."""
+    if meaning(first[0]) == "stimulus" or first[0].lower() in ("id", "ids", "index", "name"):
+        return True
+    if _is_numbering(first[1:]):
+        return True
+    if all(map(is_whole, first[1:])) and len({*first[1:]}) == len(first[1:]):
+        raise FileFormatError(
+            f"Are the numbers in the first row of {path} ({listed(first, 4)}) names of units, or "
+            "values? Put `stimulus` into its first cell if they are names; else write a row of "
+            "names above them."
+        )
+    return False
+
+
+def _complete(
+    cells: list[list[str]], options: Options, path: Path, *, header: bool, named: bool
+) -> Grid:
+    """Take names off a table; refuse texts among its numbers."""
+    grid = _grid(cells, header=header, named=named)
+    if grid is None:
+        raise _wrong_cell(cells, path, header=header, named=named)
+    if header and grid.columns is not None:
+        _with_header([grid.columns], path)
+    return grid
+
+
+def _wrong_cell(cells: list[list[str]], path: Path, *, header: bool, named: bool) -> DTypeError:
+    """Word the refusal of a text among numbers: a long table whose columns are not known, maybe."""
+    at, wrong = next(
+        (j, cell) for row in cells[header:] for j, cell in enumerate(row[named:], start=named)
+        if not _is_value(cell)
+    )  # fmt: skip
+    names = cells[0]
+    found = {meaning(name) for name in names} & {*LONG}
+    lacking = [word for word in LONG if word not in found]
+    return DTypeError(
+        f"The column {names[at]!r} of {path} holds {wrong!r}, which is no number. A wide table "
+        "has stimulus ids in its first column and numbers in all others. A long table, a row "
+        f"per number, has the columns {known_names(LONG)}, and perhaps "
+        f"{known_names(('region', 'layer', 'subject', 'session'))}, or for RDMs `anchor`, "
+        f"`neighbor` and {known_names(VALUES)}. This one has {listed(names, 20)}"
+        + (f": it lacks {listed(lacking)}." if len(lacking) < len(LONG) else ".")
     )
 
 
@@ -391,6 +629,7 @@ FORMATS.add(
     Format(  # long or wide; its columns by any of `softrsa.io.labelling`
         name="table", title="a table of text (CSV)", general=True, read=read_table,
         suffix=".csv", write=write_csv,
-        takes=frozenset({"variable", "kind"}), recognizes=lambda seen: seen.container == "text",
+        takes=frozenset({"variable", "kind", "stimuli", "halves"}),
+        recognizes=lambda seen: seen.container == "text",
     )
 )  # fmt: skip

@@ -9,10 +9,11 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import xarray as xr
 
-from softrsa._wording import listed
+from softrsa._wording import listed, natural_key
 from softrsa.errors import FileFormatError, ShapeError, unknown_name
 from softrsa.io.archives import join_layers, open_hdf5, open_npy, open_torch
-from softrsa.io.labelling import Options, label_recording, to_float
+from softrsa.io.axes import label_recording, to_float
+from softrsa.io.labelling import Options
 from softrsa.io.looking import FORMATS, Format, Look
 
 NAMES = "file_names.txt"
@@ -41,11 +42,11 @@ def read_folder(path: Path, options: Options) -> xr.DataArray:
     title = f"features in {path}"
     if [*layers] == [""]:
         values = layers[""]
-        return label_recording(values, stimuli, title)
+        return label_recording(values.reshape(len(values), -1), stimuli, title, None, options)
     rows = {module: len(values) for module, values in layers.items()}
     if len({*rows.values()}) > 1:
         raise ShapeError(f"The {title} have other numbers of rows in other modules: {rows}.")
-    return join_layers(layers, stimuli, title)
+    return join_layers(layers, stimuli, title, options)
 
 
 def _modules(path: Path) -> dict[str, Path]:
@@ -54,9 +55,15 @@ def _modules(path: Path) -> dict[str, Path]:
         return {"": path}
     return {
         str(PurePosixPath(folder.relative_to(path))): folder
-        for folder in sorted(child for child in _below(path) if child.is_dir())
+        for folder in sorted((child for child in _below(path) if child.is_dir()), key=_written)
         if any(FEATURES.fullmatch(child.name) for child in folder.iterdir())
     }
+
+
+def _written(folder: Path) -> tuple[int, list[tuple[int, str]]]:
+    """Order modules as the network wrote them, at its first images; else numbers by value."""
+    found = [c.stat().st_mtime_ns for c in folder.iterdir() if FEATURES.fullmatch(c.name)]
+    return min(found, default=0), natural_key(str(folder))
 
 
 def _below(path: Path) -> Iterator[Path]:

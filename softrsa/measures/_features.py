@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from softrsa._checks import check_broadcast, check_floating
+from softrsa._precision import warn_of_rounding
 from softrsa.errors import DTypeError, NoSecondDerivativeError, ShapeError
 
 
@@ -28,6 +29,8 @@ def check_features(x: Tensor, y: Tensor, *, at_least: int = 2) -> None:
             f"`x` has {x.shape[-2]}, `y` has {y.shape[-2]}."
         )
     check_broadcast(2, x=x, y=y)
+    for value in (x, y):
+        warn_of_rounding(value, "a score")
 
 
 def centered(x: Tensor, *, scaled: bool = False) -> Tensor:
@@ -49,6 +52,7 @@ class _Centered(torch.autograd.Function):
         low, high = x.amin(-2, keepdim=True), x.amax(-2, keepdim=True)
         # the mean of equal numbers is rounded
         result = x - torch.where(low == high, low, x.mean(-2, keepdim=True))
+        result -= result.mean(-2, keepdim=True)  # the mean of what is large is rounded
         factor = (high - low).amax(-1, keepdim=True).reciprocal() if scaled else None
         ctx.factor = factor
         return result if factor is None else result.mul_(factor)

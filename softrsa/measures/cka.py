@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from softrsa._checks import broadcast_shape, check_count
+from softrsa._gradients import within
 from softrsa._precision import product, short_type, without_autocast
 from softrsa.errors import DataError
 from softrsa.measures._features import centered, check_features, first_order
@@ -180,7 +181,7 @@ def linear_cka(x: Tensor, y: Tensor) -> Tensor:
 def _linear(x: Tensor, y: Tensor) -> Tensor:
     scaled = x.dtype == torch.float32  # whose range fourth powers would leave
     products = kernel_products(centered(x, scaled=scaled), centered(y, scaled=scaled))
-    return products.xy / (products.xx.sqrt() * products.yy.sqrt())
+    return within(products.xy / (products.xx.sqrt() * products.yy.sqrt()), 0.0)
 
 
 def angular_cka(x: Tensor, y: Tensor) -> Tensor:
@@ -294,7 +295,7 @@ def unbiased_hsics(x: Tensor, y: Tensor) -> KernelProducts:
 def ratio_of_hsics(hsics: KernelProducts) -> Tensor:
     """Divide by the geometric mean of the HSICs of each with itself; NaN where one is 0."""
     xx, yy = (own.masked_fill(own == 0, torch.nan) for own in (hsics.xx, hsics.yy))
-    return hsics.xy / (xx.sqrt() * yy.sqrt())
+    return within(hsics.xy / (xx.sqrt() * yy.sqrt()))
 
 
 def _without_diagonals(product: Tensor, a: Tensor, b: Tensor) -> Tensor:
@@ -349,7 +350,7 @@ def rbf_cka(x: Tensor, y: Tensor, *, bandwidth: float | Literal["median"] = "med
     check_features(x, y)
     kernels = (similarity_matrix(z, similarity="rbf", bandwidth=bandwidth) for z in (x, y))
     a, b = (_unit(_double_centered(kernel)) for kernel in kernels)
-    return (a * b).sum((-2, -1))
+    return within((a * b).sum((-2, -1)), 0.0)
 
 
 def _double_centered(k: Tensor) -> Tensor:

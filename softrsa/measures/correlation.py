@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from math import isqrt
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from softrsa._checks import check_broadcast, check_floating, check_square
-from softrsa._gradients import again
-from softrsa._ranks import average_ranks
+from softrsa._gradients import again, within
+from softrsa._precision import warn_of_lost
+from softrsa._ranks import average_ranks, is_rounding, rounding_of
 from softrsa.errors import DataError, ShapeError
 from softrsa.pairs import expand, off_diagonal
 from softrsa.transforms import double_center
+from softrsa.transforms.center import norm as norm_of
 from softrsa.transforms.center import residual
 
 
@@ -71,8 +75,7 @@ class Embedding:
         Linear but for ranks; exactly 0 where a measure is undefined.
         """
         if self.offsets == "removed":
-            rest = double_center(x)
-            return rest.masked_fill(_centered_unit(x)[1].isinf(), 0.0).flatten(-2)
+            return double_center(x).flatten(-2)
         x = average_ranks(x) if self.of == "ranks" else x
         x = x if self.of == "values" else centered(x)
         return without_means(expand(x)).flatten(-2) if self.offsets == "whitened" else x
@@ -173,11 +176,14 @@ def pearson(x: Tensor, y: Tensor) -> Tensor:
     tensor(0.5000)
     """
     check_pairs(x=x, y=y)
-    return _cosine(centered(x), centered(y))
+    return _cosine(x, y, center=True)
 
 
 def spearman(x: Tensor, y: Tensor) -> Tensor:
     """Spearman rank correlation between two condensed RSMs: Pearson of average ranks.
+
+    Values are tied if they are equal within rounding: if a run of neighbors lies within 8 units in
+    the last place of the largest value, 1024 in float64.
 
     Parameters
     ----------
@@ -206,7 +212,9 @@ def spearman(x: Tensor, y: Tensor) -> Tensor:
     tensor(0.5000)
     """
     check_pairs(x=x, y=y)
-    return _cosine(centered(average_ranks(x)), centered(average_ranks(y)))
+    middle = (x.shape[-1] + 1) / 2
+    left, right = (average_ranks(vectors, torch.float64) - middle for vectors in (x, y))
+    return _cosine(left, right).to(torch.promote_types(x.dtype, y.dtype))
 
 
 def centered_pearson(x: Tensor, y: Tensor) -> Tensor:
@@ -245,7 +253,7 @@ def centered_pearson(x: Tensor, y: Tensor) -> Tensor:
     tensor(1.0000)
     """
     _check_same_stimuli(x, y, at_least=4)
-    return _CenteredCosine.apply(x, y)
+    return within(_CenteredCosine.apply(x, y))
 
 
 def row_offset_share(x: Tensor, y: Tensor) -> Tensor:
@@ -280,10 +288,7 @@ def row_offset_share(x: Tensor, y: Tensor) -> Tensor:
     tensor(1.)
     """
     _check_same_stimuli(x, y, at_least=3)
-    x_rest, y_rest = (
-        double_center(matrix).masked_fill(_centered_unit(matrix)[1].isinf(), 0.0)
-        for matrix in (x, y)
-    )
+    x_rest, y_rest = double_center(x), double_center(y)
     total = (centered(off_diagonal(x)) * centered(off_diagonal(y))).sum(-1)
     geometry = (x_rest * y_rest).sum((-2, -1))
     offsets = total - geometry
@@ -318,10 +323,17 @@ def _check_same_stimuli(x: Tensor, y: Tensor, *, at_least: int) -> None:
 
 
 def centered(x: Tensor) -> Tensor:
-    """Subtract the mean of the last dimension; an exact 0 where that is constant."""
-    # the mean of a constant may round to a neighbor, and the rest would correlate with anything
+    """Subtract the mean of the last dimension; an exact 0 where that is constant but for rounding.
+
+    What is left of a constant would correlate with anything.
+    """
+    return (x - x.mean(-1, keepdim=True)).masked_fill(_constant(x), 0.0)
+
+
+def _constant(x: Tensor) -> Tensor:
+    """Whether vectors (..., m) hold nothing but one value and rounding, (..., 1)."""
     low, high = torch.aminmax(x.detach(), dim=-1, keepdim=True)
-    return (x - x.mean(-1, keepdim=True)).masked_fill(low == high, 0.0)
+    return is_rounding(low, high, rounding_of(low, high))
 
 
 def without_means(square: Tensor) -> Tensor:
@@ -330,22 +342,115 @@ def without_means(square: Tensor) -> Tensor:
     return square - square.mean(-2, keepdim=True)
 
 
-def _is_rounding(norm: Tensor, size: Tensor) -> Tensor:
-    """Whether double-centering has left rounding only, which would correlate with anything."""
-    return norm <= 8 * torch.finfo(norm.dtype).eps * size
+def _cosine(x: Tensor, y: Tensor, *, center: bool = False) -> Tensor:
+    """Cosine of vectors (..., m), less their means if asked for; NaN of nothing."""
+    if not x.shape[-1]:
+        return (x + y).sum(-1) * torch.nan
+    return within(_Cosine.apply(x, y, center))
 
 
-def _cosine(x: Tensor, y: Tensor) -> Tensor:
-    # each factor is normalized first: the product of two squared norms would leave float32's range
+class _Moments(NamedTuple):
+    """Mean, inverse of the size (a power of 2) and squared length of vectors: (..., 1) each."""
+
+    mean: Tensor
+    inverse: Tensor
+    square: Tensor
+
+    def unit(self, x: Tensor) -> Tensor:
+        """Vectors of length 1, in the type of ``x``."""
+        rounded = self.mean.to(x.dtype)
+        rest = (x - rounded).sub_((self.mean - rounded).to(x.dtype))
+        return rest.mul_((self.inverse / self.square.sqrt()).to(x.dtype))
+
+
+PART = 2**20  # entries taken at a time: float64 copies of float32 vectors stay small
+
+
+def _parts(x: Tensor) -> Iterator[slice]:
+    step = max(1, PART * x.shape[-1] // max(1, x.numel()))
+    return (slice(start, start + step) for start in range(0, x.shape[-1], step))
+
+
+def _deviations(x: Tensor, part: slice, mean: Tensor, inverse: Tensor) -> Tensor:
+    return (x[..., part].double() - mean).mul_(inverse)
+
+
+def _moments(x: Tensor, center: bool) -> _Moments:
+    """Sum up in float64; the squared length is NaN where centering leaves nothing but rounding."""
+    low, high = torch.aminmax(x, dim=-1, keepdim=True)
+    mean = torch.zeros_like(low, dtype=torch.float64)
+    if center:
+        for part in _parts(x):
+            mean += x[..., part].double().sum(-1, keepdim=True)
+        mean /= x.shape[-1]
+    size = torch.maximum((low - mean).abs(), (high - mean).abs())
+    inverse = torch.ldexp(torch.ones_like(size), -size.frexp().exponent)
+    square = torch.zeros_like(mean)
+    for part in _parts(x):
+        square += _deviations(x, part, mean, inverse).square_().sum(-1, keepdim=True)
+    if center and x.dtype == torch.float32 and not x.requires_grad:
+        spread = (square / x.shape[-1]).sqrt() / inverse
+        largest = torch.maximum(low.abs(), high.abs())
+        warn_of_lost(torch.finfo(x.dtype).eps * largest / spread, "a correlation of these RSMs")
+    if center:
+        square.masked_fill_(is_rounding(low, high, rounding_of(low, high)), torch.nan)
+    return _Moments(mean, inverse, square)
+
+
+class _Cosine(torch.autograd.Function):
+    """`_plain_cosine`, summed in float64, without copies of the vectors."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, y: Tensor, center: bool) -> Tensor:
+        of_x, of_y = _moments(x, center), _moments(y, center)
+        product: Tensor | float = 0.0
+        for part in _parts(x):
+            left, right = (
+                _deviations(vectors, part, mean, inverse)
+                for vectors, (mean, inverse, _) in ((x, of_x), (y, of_y))
+            )
+            product = product + torch.einsum("...i,...i->...", left, right)
+        # under one root, and so exactly 1 of a vector with itself
+        score = product / (of_x.square * of_y.square).sqrt()[..., 0]
+        ctx.save_for_backward(x, y, score, *of_x, *of_y)
+        ctx.center = center
+        return score.to(torch.promote_types(x.dtype, y.dtype))
+
+    @staticmethod
+    def backward(ctx, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        x, y, score, *moments = ctx.saved_tensors
+        needed = ctx.needs_input_grad[:2]
+        if torch.is_grad_enabled():  # somebody will differentiate once more
+            plain = partial(_plain_cosine, center=ctx.center)
+            return (*again(plain, (x, y), grad_outputs[0], needed), None)
+        of_x, of_y = _Moments(*moments[:3]), _Moments(*moments[3:])
+        x_unit, y_unit, grad = of_x.unit(x), of_y.unit(y), grad_outputs[0][..., None]
+
+        def gradient(own: Tensor, other: Tensor, moments: _Moments) -> Tensor:
+            # both have no mean, if that was removed: neither has their sum
+            rest = other - score[..., None].to(own.dtype) * own
+            factor = grad * (moments.inverse / moments.square.sqrt()).to(own.dtype)
+            return (rest * factor).to(own.dtype).sum_to_size(own.shape)
+
+        return (
+            gradient(x_unit, y_unit, of_x) if needed[0] else None,
+            gradient(y_unit, x_unit, of_y) if needed[1] else None,
+            None,
+        )
+
+
+def _plain_cosine(x: Tensor, y: Tensor, *, center: bool) -> Tensor:
+    """`_cosine` in plain arithmetic."""
+    if center:
+        x, y = centered(x), centered(y)
     return (x / x.norm(dim=-1, keepdim=True) * (y / y.norm(dim=-1, keepdim=True))).sum(-1)
 
 
 def _centered_pearson(x: Tensor, y: Tensor) -> Tensor:
     """`centered_pearson` in plain arithmetic."""
     # centered entries sum to zero over the off-diagonal, so their cosine is the correlation
-    score = _cosine(double_center(x).flatten(-2), double_center(y).flatten(-2))
-    undefined = (_centered_unit(x)[1].isinf() | _centered_unit(y)[1].isinf())[..., 0, 0]
-    return score.masked_fill(undefined, torch.nan)
+    left, right = (double_center(matrix).flatten(-2) for matrix in (x, y))
+    return _plain_cosine(left, right, center=False)
 
 
 class _CenteredCosine(torch.autograd.Function):
@@ -357,7 +462,8 @@ class _CenteredCosine(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, y: Tensor) -> Tensor:
         (x_unit, x_norm), (y_unit, y_norm) = _centered_unit(x), _centered_unit(y)
-        score = (x_unit * y_unit).sum((-2, -1), keepdim=True)
+        rows = (x_unit * y_unit).sum(-1, keepdim=True)
+        score = rows.double().sum(-2, keepdim=True).to(rows.dtype)
         ctx.save_for_backward(x, y, x_unit, y_unit, x_norm, y_norm, score)
         undefined = x_norm.isinf() | y_norm.isinf()
         return score.masked_fill(undefined, torch.nan)[..., 0, 0]
@@ -381,7 +487,9 @@ class _CenteredCosine(torch.autograd.Function):
 
 def _centered_unit(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """Double-center and bring to norm 1, and the norm (..., 1, 1); infinite if nothing is left."""
-    rest, size = residual(matrix)
-    norm = torch.linalg.vector_norm(rest, dim=(-2, -1), keepdim=True)
-    norm = norm.masked_fill(_is_rounding(norm, size), torch.inf)
-    return rest.div_(norm), norm
+    rest, size, scale = residual(matrix)
+    norm = norm_of(rest)
+    if rest.dtype == torch.float32 and not matrix.requires_grad:
+        warn_of_lost(torch.finfo(rest.dtype).eps * size / norm, "a score of double-centered RSMs")
+    norm = norm.masked_fill(norm == 0, torch.inf)
+    return rest.div_(norm), norm / scale

@@ -10,8 +10,10 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from softrsa._gradients import within
 from softrsa.errors import DataError, ShapeError, unknown_name
 from softrsa.measures._features import centered, check_features, first_order, undefined
+from softrsa.measures.shape import singular_rounding
 
 EPS = torch.finfo(torch.float64).eps
 
@@ -21,17 +23,17 @@ Predict = Callable[
 ]  # of features (..., m, p), centered like the fit's: (..., m, q)
 
 
-def least_squares(x: Tensor, y: Tensor, eps: float) -> Predict:
+def least_squares(x: Tensor, y: Tensor, raw: Tensor, eps: float) -> Predict:
     """Fit centered ``y`` (..., n, q) on ``x`` (..., n, p), with coefficients of minimum norm.
 
-    Directions of ``x`` that are rounding at a precision of ``eps`` predict nothing.
+    Directions of ``x`` that are rounding at a precision of ``eps`` of ``raw`` predict nothing.
     First derivatives only: those of a pseudo-inverse of constant rank (Golub & Pereyra 1973,
     doi:10.1137/0710036), which need no difference between singular values. With more units than
     stimuli the p x q coefficients are never formed.
     """
     fixed = x.detach()
     left, singular, right = torch.linalg.svd(fixed, full_matrices=False)
-    kept = singular > max(x.shape[-2:]) * eps * singular[..., :1]
+    kept = singular > singular_rounding(left, singular, raw, eps)
     inverse = torch.where(kept, singular.reciprocal(), 0.0)
     pinv = (right.mT * inverse[..., None, :]) @ left.mT
     if x.shape[-2] < x.shape[-1]:
@@ -297,7 +299,8 @@ def held_out_predictivity(
     return rule.held_out(train, test, _precision(x_train)).to(x_train.dtype)
 
 
-Fit = Callable[[Tensor, Tensor, float], Predict]  # of centered features, and their precision
+# of centered features, given the raw ones that are fitted on and their precision
+Fit = Callable[[Tensor, Tensor, Tensor, float], Predict]
 
 
 def _precision(x: Tensor) -> float:
@@ -322,7 +325,8 @@ class _Rule:
         """Score in sample, or as the mean over folds."""
         dtype, eps, x, y = x.dtype, _precision(x), x.double(), y.double()
         if folds is None:
-            return first_order(self.held_out((x, y), (x, y), eps).to(dtype))
+            score = within(self.held_out((x, y), (x, y), eps), 0.0)
+            return first_order(score.to(dtype))
         scores = []
         for fold in _fold_masks(x.shape[-2], folds, seed):
             # places instead of masks, whose number of stimuli a device would be waited for
@@ -337,7 +341,7 @@ class _Rule:
         """Fit on training stimuli, given to a precision of ``eps``, and score on test stimuli."""
         (x_train, y_train), (x_test, y_test) = train, test
         fitted = centered(x_train.masked_fill(undefined(x_train), 0.0))  # `shifted` stays NaN
-        predict = self.fit(fitted, centered(y_train), eps)
+        predict = self.fit(fitted, centered(y_train), x_train, eps)
         shifted = x_test - x_train.mean(-2, keepdim=True)
         predicted = y_train.mean(-2, keepdim=True) + predict(shifted)
         target = centered(y_test)
@@ -347,7 +351,7 @@ class _Rule:
             error = (predicted - y_test).square().sum(-2)
             scores = 1 - error / variance.masked_fill(constant, 1.0)  # else its NaN would spread
         else:
-            scores = (_unit(centered(predicted)) * _unit(target)).sum(-2)
+            scores = within((_unit(centered(predicted)) * _unit(target)).sum(-2))
         constant, variance = constant.expand_as(scores), variance.expand_as(scores)
         if self.average == "variance":
             weighted = variance * scores.masked_fill(constant, 0.0)
@@ -366,7 +370,9 @@ def _ridge_with(strengths: Strengths) -> Fit:
     """Ridge with given strengths, or with the default ones of the data at hand."""
     given = _check_strengths(strengths)
 
-    def fit(x: Tensor, y: Tensor, _eps: float) -> Predict:  # no strength amplifies rounding
+    def fit(
+        x: Tensor, y: Tensor, _raw: Tensor, _eps: float
+    ) -> Predict:  # no strength amplifies rounding
         if given is not None:
             return ridge(x, y, given.to(x.device))
         n, p = x.shape[-2:]

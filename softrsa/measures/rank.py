@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from softrsa._checks import broadcast_shape
-from softrsa._ranks import average_ranks, tied_places
+from softrsa._gradients import within
+from softrsa._ranks import average_ranks, tied, tied_places
 from softrsa.measures.correlation import check_pairs, pearson
 from softrsa.transforms import soft_rank
 
@@ -38,6 +39,8 @@ def net_concordance(x: Tensor, y: Tensor) -> Tensor:
     """Concordant minus discordant pairs of entries (..., n); NaN where a vector has a NaN."""
     n = x.shape[-1]
     lead = broadcast_shape(x.shape[:-1], y.shape[:-1])
+    if not n:
+        return x.new_full(lead, torch.nan, dtype=torch.float64)
     left, right = (_ranked(vectors.detach().reshape(-1, n)) for vectors in (x, y))
     numbers = (
         torch.arange(vectors.shape[:-1].numel()).view(vectors.shape[:-1]).expand(lead).flatten()
@@ -224,9 +227,10 @@ def kendall_tau_a(x: Tensor, y: Tensor) -> Tensor:
 
     Notes
     -----
-    Counted exactly. Each vector is sorted once, whatever it is compared with; each comparison
-    takes time in proportion to ``n_pairs ** 1.5``, and memory is bounded. No gradient is passed.
-    RSMs that predict ties are not favored by it, as they are by tau-b and Spearman.
+    Counted exactly; values are tied if they are equal within rounding, as in `spearman`. Each
+    vector is sorted once, whatever it is compared with; each comparison takes time in proportion to
+    ``n_pairs ** 1.5``, and memory is bounded. No gradient is passed. RSMs that predict ties are not
+    favored by it, as they are by tau-b and Spearman.
 
     References
     ----------
@@ -239,7 +243,9 @@ def kendall_tau_a(x: Tensor, y: Tensor) -> Tensor:
     """
     check_pairs(x=x, y=y)
     n = x.shape[-1]
-    return (net_concordance(x, y) / (n * (n - 1) / 2 or torch.nan)).to(_common_type(x, y))
+    return (net_concordance(tied(x), tied(y)) / (n * (n - 1) / 2 or torch.nan)).to(
+        _common_type(x, y)
+    )
 
 
 def kendall_tau_b(x: Tensor, y: Tensor) -> Tensor:
@@ -282,12 +288,13 @@ def kendall_tau_b(x: Tensor, y: Tensor) -> Tensor:
     tensor(0.5477)
     """
     check_pairs(x=x, y=y)
+    x, y = tied(x), tied(y)
     total = x.shape[-1] * (x.shape[-1] - 1) / 2
     untied = ((total - tied_pairs(vectors)).sqrt() for vectors in (x, y))
     x_untied, y_untied = untied
     # each root by itself, as SciPy has it: 1 for a vector with itself
     tau = net_concordance(x, y) / x_untied / y_untied
-    return tau.clamp(-1.0, 1.0).to(_common_type(x, y))
+    return within(tau).to(_common_type(x, y))
 
 
 def rho_a(x: Tensor, y: Tensor) -> Tensor:
@@ -331,9 +338,10 @@ def rho_a(x: Tensor, y: Tensor) -> Tensor:
     """
     check_pairs(x=x, y=y)
     n = x.shape[-1]
-    left, right = (average_ranks(ranked.double()) - (n + 1) / 2 for ranked in (x, y))
+    left, right = (average_ranks(ranked, torch.float64) - (n + 1) / 2 for ranked in (x, y))
     product = torch.einsum("...i,...i->...", left, right)
-    return (product * 12 / (n**3 - n or torch.nan)).to(_common_type(x, y))
+    rho = product * 12 / float(n**3 - n or torch.nan)  # beyond 64 bits as a whole number
+    return within(rho).to(_common_type(x, y))
 
 
 def soft_spearman(x: Tensor, y: Tensor, *, strength: float = SOFT_STRENGTH) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from softrsa._checks import check_count
+from softrsa._gradients import within
 from softrsa._precision import product, short_type
 from softrsa.errors import DataError
 from softrsa.measures._features import centered, check_features, first_order, undefined
@@ -83,21 +84,20 @@ def coordinates(x: Tensor) -> Tensor:
 
 
 def principal_basis(
-    x: Tensor, *, n_components: int | None = None, variance: float | None = None
+    features: Tensor, *, n_components: int | None = None, variance: float | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Orthonormal basis of the leading principal components of centered features (..., n, p).
+    """Orthonormal basis of the leading principal components of features (..., n, p), centered.
 
     Returns the basis (..., n, r), r = min(n, p), in float64, with zero columns for components
     left out, and the number kept (...). Left out are those with no variance beyond rounding, those
     after the first ``n_components``, and those not needed for the share ``variance``. Its
     derivative is that of the *subspace*; rotations within it are held still.
     """
-    wide = x.double()
+    wide = centered(features.double())
     with torch.no_grad():
         bad = undefined(wide)
         u, s, _ = torch.linalg.svd(wide.masked_fill(bad, 0.0), full_matrices=False)
-        tolerance = max(x.shape[-2:]) * torch.finfo(x.dtype).eps
-        kept = s > tolerance * s[..., :1]
+        kept = s > singular_rounding(u, s, features, torch.finfo(features.dtype).eps)
         eigenvalues = s.square()
         if n_components is not None:
             kept &= torch.arange(s.shape[-1], device=s.device) < n_components
@@ -106,10 +106,23 @@ def principal_basis(
             kept &= before < variance * eigenvalues.sum(-1, keepdim=True)
         basis = u * kept[..., None, :]
         basis = basis.masked_fill(bad, torch.nan)
-    if x.requires_grad and torch.is_grad_enabled():
+    if wide.requires_grad and torch.is_grad_enabled():
         change = _subspace_change(wide, u, eigenvalues, kept)
         basis = basis + (change - change.detach())
     return basis, kept.sum(-1)
+
+
+def singular_rounding(left: Tensor, values: Tensor, raw: Tensor, eps: float) -> Tensor:
+    """Singular values (..., r) of centered features that the rounding of the raw ones could make.
+
+    Each stimulus is rounded in proportion to its own size, and takes part in a direction as much as
+    the left singular vector says. The decomposition itself rounds in proportion to the largest.
+    """
+    n, p = raw.shape[-2:]
+    sizes = raw.detach().double().square().sum(-1, keepdim=True)
+    taking_part = (left.square() * sizes).sum(-2).sqrt()
+    own = 4 * max(1.0, (n / p) ** 0.5) * eps * taking_part
+    return torch.maximum(own, max(n, p) * torch.finfo(values.dtype).eps * values[..., :1])
 
 
 def _subspace_change(x: Tensor, u: Tensor, eigenvalues: Tensor, kept: Tensor) -> Tensor:
@@ -190,7 +203,7 @@ def _nbs(x: Tensor, y: Tensor) -> Tensor:
     scaled = short is not None  # whose range may be short, too
     x, y = centered(x.double(), scaled=scaled), centered(y.double(), scaled=scaled)
     sizes = x.norm(dim=(-2, -1)) * y.norm(dim=(-2, -1))
-    return (cross_nuclear_norm(x, y, short) / sizes).to(dtype)
+    return within(cross_nuclear_norm(x, y, short) / sizes, 0.0).to(dtype)
 
 
 def angular_procrustes(x: Tensor, y: Tensor) -> Tensor:
@@ -339,7 +352,7 @@ def cca(x: Tensor, y: Tensor) -> Tensor:
     tensor(0.5292)
     """
     check_features(x, y)
-    return _mean_correlation(principal_basis(centered(x)), principal_basis(centered(y)), x.dtype)
+    return _mean_correlation(principal_basis(x), principal_basis(y), x.dtype)
 
 
 def svcca(
@@ -399,9 +412,7 @@ def svcca(
         raise DataError(f"`variance` must be a share above 0 and up to 1, got {variance}.")
     if n_components is None and variance is None:
         variance = 0.99
-    left, right = (
-        principal_basis(centered(z), n_components=n_components, variance=variance) for z in (x, y)
-    )
+    left, right = (principal_basis(z, n_components=n_components, variance=variance) for z in (x, y))
     return _mean_correlation(left, right, x.dtype)
 
 
@@ -411,4 +422,5 @@ def _mean_correlation(
     total = nuclear_norm(x[0].mT @ y[0])
     rank = torch.minimum(x[1], y[1])
     undefined = (x[1] == 0) | (y[1] == 0)
-    return first_order((total / rank).masked_fill(undefined, torch.nan).to(dtype))
+    score = (total / rank).masked_fill(undefined, torch.nan)
+    return first_order(within(score, 0.0).to(dtype))

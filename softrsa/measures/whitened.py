@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from softrsa._checks import check_floating
+from softrsa._gradients import within
 from softrsa.errors import DataError, ShapeError
 from softrsa.measures.correlation import centered, check_pairs, without_means
 from softrsa.pairs import expand
@@ -109,13 +110,13 @@ def whitened_pearson(x: Tensor, y: Tensor, *, noise_covariance: Tensor | None = 
     tensor(0.5000)
     """
     _check(x, y, noise_covariance)
-    left, right = (centered(vectors.double()) for vectors in (x, y))
+    left, right = (centered(z.double()) if z.shape[-1] else z for z in (x, y))
     return _whitened_cosine(left, right, noise_covariance).to(_common_type(x, y))
 
 
 def _check(x: Tensor, y: Tensor, noise_covariance: Tensor | None) -> None:
     check_pairs(x=x, y=y)
-    n = expand(x.detach().reshape(-1, x.shape[-1])[:1]).shape[-1]
+    n = expand(x.detach().reshape(-1, x.shape[-1])[:1]).shape[-1] if x.shape[-1] else 1
     if noise_covariance is None:
         return
     check_floating(noise_covariance=noise_covariance)
@@ -127,9 +128,12 @@ def _check(x: Tensor, y: Tensor, noise_covariance: Tensor | None) -> None:
 
 
 def _whitened_cosine(x: Tensor, y: Tensor, noise_covariance: Tensor | None) -> Tensor:
+    if not x.shape[-1]:
+        return (x + y).sum(-1) * torch.nan
     factor = None if noise_covariance is None else _factor(noise_covariance.double())
     left, right = (_unit(_whiten(expand(vectors), factor).flatten(-2)) for vectors in (x, y))
-    return torch.einsum("...i,...i->...", left, right)  # a matrix product where both broadcast
+    # a matrix product where both broadcast
+    return within(torch.einsum("...i,...i->...", left, right))
 
 
 def _factor(covariance: Tensor) -> Tensor:

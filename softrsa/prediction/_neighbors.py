@@ -71,11 +71,12 @@ def _squares(queries: Tensor, neighbors: Tensor, scale: float) -> tuple[Tensor, 
 def l2(queries: Tensor, neighbors: Tensor, bandwidth: float | None) -> NeighborSimilarity:
     """Euclidean distance, negative."""
     left, right, rounding = _squares(queries, neighbors, 1.0)
+    most = torch.finfo(queries.dtype).max  # of a query so far off that all neighbors are as far
 
     def finish(product: Tensor) -> Tensor:
         if product.requires_grad:
-            return _NegativeRoot.apply(product)
-        return product.clamp_min_(0.0).sqrt_().neg_()
+            return _NegativeRoot.apply(product.clamp_max(most))
+        return product.clamp_(0.0, most).sqrt_().neg_()
 
     return NeighborSimilarity(
         left,

@@ -13,6 +13,7 @@ from torch import nn
 
 from softrsa._files import read_tensors, write_tensors
 from softrsa._processes import current_ranks, join_ranks, rank_device
+from softrsa._wording import counted, listed
 from softrsa.errors import DataError, FileMissingError, NotFittedError
 from softrsa.prediction.attaching import attach, resolve_precision
 from softrsa.prediction.options import (
@@ -198,8 +199,20 @@ class NeighborRegressor(FittedNetwork, MultiOutputMixin, RegressorMixin, BaseEst
         return self
 
     def predict(self, X: Any) -> np.ndarray:
-        """Predict labels (m,) or (m, n_targets), in the unit of those given, of samples."""
-        return self._fitted().predict(self._inputs(X))
+        """Predict labels (m,) or (m, n_targets), in the unit of those given, of samples.
+
+        Samples so far from those fitted on that float32 cannot hold the way are a DataError.
+        """
+        found = self._fitted().predict(self._inputs(X))
+        finite = np.isfinite(found.reshape(len(found), -1)).all(1)
+        if not finite.all():
+            which = np.flatnonzero(~finite)
+            raise DataError(
+                f"{counted(len(which), 'sample')} ({listed(which)}) cannot be predicted: so far "
+                "from those fitted on that float32 cannot hold the distance. Check their unit, or "
+                "leave them out."
+            )
+        return found
 
     def embed(self, X: Any) -> np.ndarray:
         """Embed samples (m, ...) as the neighbors are: (m, layers[-1])."""

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from pathlib import PureWindowsPath
+import re
+import unicodedata
 from typing import Literal
 
+import numpy as np
 import pandas as pd
 import xarray as xr
 
-from softrsa._wording import ON_COMMAND_LINE, counted, listed
+from softrsa._wording import counted, listed
 from softrsa.errors import StimulusError, unknown_name
 from softrsa.io.schema import check_distinct
 
 
 def join_stimuli(
-    a: xr.DataArray, b: xr.DataArray, *, how: Literal["exact", "intersection"] = "exact"
+    a: xr.DataArray,
+    b: xr.DataArray,
+    *,
+    how: Literal["exact", "intersection"] = "exact",
+    ids: Literal["exact", "normalize"] = "exact",
 ) -> tuple[xr.DataArray, xr.DataArray]:
     """Bring two arrays to the same stimuli in the same order, by stimulus id.
 
@@ -25,18 +31,23 @@ def join_stimuli(
     how : {"exact", "intersection"}
         ``"exact"`` wants the same ids on both sides; ``"intersection"`` keeps the shared ones.
 
+    ids : {"exact", "normalize"}
+        Whether ids must be the same letter by letter, or may differ by Unicode normal form, case,
+        white space, zero padding, file extension, folder, and whether they are numbers.
+
     Returns
     -------
     tuple of DataArray
-        ``a`` and ``b``, both in the order of ``a``. Where an intersection left stimuli out, their
-        ids are in ``attrs["stimuli_left_out"]`` of the array that had them.
+        ``a`` and ``b``, both in the order and with the ids of ``a``. Where an intersection left
+        stimuli out, their ids are in ``attrs["stimuli_left_out"]`` of the array that had them.
 
     Raises
     ------
     ValueError
         If ``how`` is something else.
     StimulusError
-        If ids repeat, or differ under ``"exact"``, or fewer than 2 are shared.
+        If ids repeat, also once normalized, or differ under ``"exact"``, or fewer than 2 are
+        shared.
 
     Examples
     --------
@@ -49,6 +60,11 @@ def join_stimuli(
     """
     if how not in ("exact", "intersection"):
         raise unknown_name("way to join (`how`)", how, ("exact", "intersection"))
+    if ids not in ("exact", "normalize"):
+        raise unknown_name("way to compare ids (`ids`)", ids, ("exact", "normalize"))
+    if ids == "normalize":
+        _stimuli(a, "first array"), _stimuli(b, "second array")
+        b = with_ids_of(a, b)
     ids_a, ids_b = _stimuli(a, "first array"), _stimuli(b, "second array")
     only_a, only_b = ids_a[~ids_a.isin(ids_b)], ids_b[~ids_b.isin(ids_a)]
     shared = ids_a[ids_a.isin(ids_b)]
@@ -102,39 +118,52 @@ def _only(side: str, ids: pd.Index) -> str:
 
 
 def _hint(a: xr.DataArray, b: xr.DataArray) -> str:
-    """Point out ids that differ in kind only, or by folders and file extensions only."""
-    ids = {"first": a.indexes[_row(a)], "second": b.indexes[_row(b)]}
-    whole = [pd.api.types.is_integer_dtype(each.dtype) for each in ids.values()]
-    if whole[0] != whole[1]:
-        return " One side has integers and the other strings."
-    if not all(isinstance(name, str) for each in ids.values() for name in each):
+    """Say how many ids would be shared if what rarely matters in them were not looked at."""
+    first, second = _normal(_ids(a)), _normal(_ids(b))
+    if first.has_duplicates or second.has_duplicates:
         return ""
-    bare = {
-        side: pd.Index([PureWindowsPath(name).stem for name in each]) for side, each in ids.items()
-    }
-    shared = bare["first"].intersection(bare["second"])
-    more = len(shared) > len(ids["first"].intersection(ids["second"]))
-    if not more or bare["first"].has_duplicates or bare["second"].has_duplicates:
+    shared = first.intersection(second)
+    if len(shared) <= len(_ids(a).intersection(_ids(b))):
         return ""
-    pair = [each[bare[side].get_loc(shared[0])] for side, each in ids.items()]
-    to_do = [
-        f"the {side} with {_renaming(array)}"
-        for side, array in (("first", a), ("second", b))
-        if not ids[side].equals(bare[side])
-    ]
+    pair = [ids[found.get_loc(shared[0])] for ids, found in ((_ids(a), first), (_ids(b), second))]
     return (
-        f" Without folders and file extensions {len(shared)} are shared, such as {pair[0]!r} and "
-        f"{pair[1]!r}: rename {' and '.join(to_do)}, after `from pathlib import PureWindowsPath`. "
-        f"{ON_COMMAND_LINE}"
+        f" Without Unicode form, case, white space, zero padding, file extension and folder "
+        f"{len(shared)} would be shared, such as {pair[0]!r} and {pair[1]!r}: join with "
+        '`ids="normalize"` (`--ids normalize`).'
     )
 
 
-def _row(array: xr.DataArray) -> str:
-    return "anchor" if "anchor" in array.dims else "stimulus"
+def _ids(array: xr.DataArray) -> pd.Index:
+    return array.indexes["anchor" if "anchor" in array.dims else "stimulus"]
 
 
-def _renaming(array: xr.DataArray) -> str:
-    """Word how to rename the stimuli of an array."""
-    dims = ("anchor", "neighbor") if _row(array) == "anchor" else ("stimulus",)
-    bare = "[PureWindowsPath(i).stem for i in array.{0}.values]"
-    return f"`array.assign_coords({', '.join(f'{dim}={bare.format(dim)}' for dim in dims)})`"
+def _normal(ids: pd.Index) -> pd.Index:
+    """Strip ids of what differs between copies of a file name."""
+    return pd.Index([_normal_id(str(name)) for name in ids], dtype=object)
+
+
+def _normal_id(name: str) -> str:
+    name = unicodedata.normalize("NFC", name).replace("\\", "/").rstrip("/").split("/")[-1]
+    name = re.sub(r"\.[A-Za-z]\w{0,4}$", "", name)  # not the decimals of a number
+    name = " ".join(name.split()).casefold()
+    return re.sub(r"0+(?=\d)", "", name) if not re.search(r"\d\.\d", name) else name
+
+
+def with_ids_of(a: xr.DataArray, b: xr.DataArray) -> xr.DataArray:
+    """Give ``b`` the ids of ``a`` where they are the same but for spelling."""
+    known: dict[str, object] = {}
+    for side, array in (("first", a), ("second", b)):
+        found = _normal(_ids(array))
+        if found.has_duplicates:
+            twice = _ids(array)[found.duplicated(keep=False)]
+            raise StimulusError(
+                f'`ids="normalize"` cannot tell some stimuli of the {side} array apart: '
+                f"{listed(twice)}. Rename them, or join without it."
+            )
+        if side == "first":
+            known = dict(zip(found, _ids(array), strict=True))
+    new = np.array([known.get(spelled, own) for own, spelled in zip(_ids(b), found, strict=True)])
+    dims = ("anchor", "neighbor") if "anchor" in b.dims else ("stimulus",)
+    if dims[0] == "anchor":
+        b = b.sel(neighbor=b["anchor"].values)
+    return b.assign_coords(dict.fromkeys(dims, new))

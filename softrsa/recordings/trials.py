@@ -80,7 +80,8 @@ def average_trials(trials: xr.DataArray) -> xr.DataArray:
     -------
     DataArray, dims (stimulus, unit) or (stimulus, unit, time)
         Means, computed in float64 and returned in the number type of the trials; stimuli in order
-        of first appearance, unit coordinates and attributes kept.
+        of first appearance. Coordinates of units, and those of trials that are the same in all
+        trials of a stimulus (its category, say), and attributes are kept.
 
     Raises
     ------

@@ -41,7 +41,8 @@ def time_windows(
     Returns
     -------
     DataArray, dims of ``array``
-        Responses in the number type of ``array``, computed in float64, with the mean time of each
+        Responses in the number type of ``array``, float64 where that is integers, computed in
+        float64, with the mean time of each
         window's samples as the coordinate `time`; `window_width` and `window_step` in the
         attributes.
 
@@ -67,7 +68,7 @@ def time_windows(
     if reduce not in REDUCTIONS:
         raise unknown_name("reduction (`reduce`)", reduce, REDUCTIONS)
     step = width if step is None else step
-    times = np.asarray(array["time"].values, dtype=np.float64)
+    times = _exact(array["time"].values)
     starts, stops = _bounds(times, width, step)
     samples = array.transpose("time", ...).values
     mean = reduce == "mean"
@@ -79,12 +80,26 @@ def time_windows(
     centers = [times[a:b].mean() for a, b in zip(starts, stops, strict=True)]
     kept = {name: c for name, c in array.coords.items() if "time" not in c.dims}
     return xr.DataArray(
-        np.stack(parts).astype(array.dtype),
+        np.stack(parts).astype(array.dtype if array.dtype.kind == "f" else np.float64),
         dims=("time", *rest),
         coords={**kept, "time": centers},
         attrs={**array.attrs, "window_width": float(width), "window_step": float(step)},
         name=array.name,
     ).transpose(*array.dims)
+
+
+def _exact(times: np.ndarray) -> np.ndarray:
+    """Give times in float64 without what their own number type rounded off, where they are even.
+
+    Seconds in float32 are off by more than windows of some samples can bear.
+    """
+    exact = np.asarray(times, dtype=np.float64)
+    if len(exact) < 3 or times.dtype.kind != "f" or not np.isfinite(exact).all():
+        return exact
+    step = (exact[-1] - exact[0]) / (len(exact) - 1)
+    even = exact[0] + step * np.arange(len(exact))
+    rounding = 4 * np.finfo(times.dtype).eps * np.abs(exact).max()
+    return even if (np.abs(even - exact) <= rounding).all() else exact
 
 
 def _bounds(times: np.ndarray, width: float, step: float) -> tuple[np.ndarray, np.ndarray]:
@@ -95,7 +110,7 @@ def _bounds(times: np.ndarray, width: float, step: float) -> tuple[np.ndarray, n
     if not len(times) or not np.isfinite(times).all() or (gaps <= 0).any():
         raise DataError("The times must be finite and increase; sort by them: `array.sortby`.")
     sample = float(np.median(gaps)) if len(gaps) else width
-    tolerance = 1e-6 * sample  # times such as 0.1, 0.2, 0.3 are rounded
+    tolerance = 1e-3 * sample  # times such as 0.1, 0.2, 0.3 are rounded
     length = times[-1] + sample - times[0]
     n_windows = (
         int(np.floor((length - width + tolerance) / step)) + 1 if width <= length + tolerance else 0

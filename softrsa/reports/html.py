@@ -100,7 +100,9 @@ def _compared(data: xr.Dataset, subjects: list[int]) -> dict[str, str]:
             f"{region} ({counted(int(n), 'subject')})"
             for region, n in zip(data["region"].values, data["n_subjects"].values, strict=True)
         ),
-        "Stimuli": f"{attrs['n_stimuli']} in {attrs['n_folds']} folds, {attrs['n_tested']} tested",
+        "Stimuli": f"{attrs['n_stimuli']}, all scored, without folds"
+        if attrs.get("all_stimuli_scored")
+        else f"{attrs['n_stimuli']} in {attrs['n_folds']} folds, {attrs['n_tested']} tested",
         "Measure": f"{attrs['measure']} of "
         + ("units" if of_units else f"RSMs by {attrs['similarity']}"),
         "Transforms": "; ".join(titles(attrs)[name] for name in attrs["transforms"].split(",")),
@@ -237,6 +239,10 @@ def _held_out(data: xr.Dataset, entry: Measure) -> str:
         f"Scores are means over {attrs['n_folds']} folds of stimuli that nothing was fitted to or "
         "chosen on, from test stimuli only"
     )
+    if attrs.get("all_stimuli_scored"):
+        text = "Scores are of all stimuli, without folds, as nothing was fitted or chosen"
+    if attrs.get("pairs_missing"):
+        text += "; pairs of stimuli that are missing in a layer or a subject were left out of both"
     if attrs["subjects"] == "leave_one_out":
         text += "; each subject was scored under transforms fitted on the others"
     if "predictivity" in entry.name:

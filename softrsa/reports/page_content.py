@@ -326,10 +326,11 @@ def _matrices(data: xr.Dataset, shown: list[str]) -> dict[str, Any]:
 
 
 def _packed(matrix: np.ndarray) -> dict[str, Any]:
-    """Take a byte an entry; the diagonal, which is not shown, does not stretch the scale."""
+    """Take a byte an entry, 0 for a missing one; the diagonal does not stretch the scale."""
     off = matrix[~np.eye(len(matrix), dtype=bool)]
-    low, high = float(off.min()), float(off.max())
-    scaled = np.clip((matrix - low) / ((high - low) or 1.0), 0, 1) * 255
+    low, high = float(np.nanmin(off)), float(np.nanmax(off))
+    scaled = 1 + np.clip((matrix - low) / ((high - low) or 1.0), 0, 1) * 254
+    scaled = np.where(np.isnan(matrix), 0, scaled)
     return {
         "low": low,
         "high": high,

@@ -1,5 +1,6 @@
 """Similarity matrices: computing them, scaling them to [0, 1], building labelled stacks."""
 
+from softrsa._precision import RoundingWarning
 from softrsa.rsm.build import build_rsms, to_rsm
 from softrsa.rsm.crossnobis import crossnobis, crossnobis_unbalanced
 from softrsa.rsm.estimate import build_rdms
@@ -18,6 +19,7 @@ __all__ = [
     "SCALINGS",
     "SIMILARITIES",
     "SIMILARITY_TABLE",
+    "RoundingWarning",
     "Similarity",
     "build_rdms",
     "build_rsms",

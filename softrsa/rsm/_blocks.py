@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from softrsa._checks import broadcast_shape
+from softrsa._gradients import within
 
 ALL = slice(None)
 CLOSE = 1e-3  # squared distances below this share of the squared norms have lost digits
@@ -44,28 +45,54 @@ def _city_block(x: Tensor, y: Tensor) -> Tensor:
     return torch.cdist(x, y, p=1.0)
 
 
-def _moments(x: Tensor, units: Sequence[slice], center: bool) -> tuple[Tensor, Tensor]:
-    """Mean and length of each row, shape (..., n, 1); length 0 for a row with nothing to scale."""
-    mean = torch.zeros_like(x[..., :1])
-    if center:
-        sums = (stretch(x, u).sum(-1, keepdim=True) for u in units)
-        mean = reduce(torch.add, sums) / x.shape[-1]
-    squares = ((stretch(x, u) - mean).square().sum(-1, keepdim=True).double() for u in units)
-    length = reduce(torch.add, squares).sqrt().to(x.dtype)
-    if center:
+class _Rows(NamedTuple):
+    """What takes rows to mean 0 and length 1, (..., n, 1) each; a factor of inf if nothing can.
+
+    The mean is in two parts, of which the second is what the first is rounded by.
+    """
+
+    mean: Tensor
+    rest: Tensor
+    factor: Tensor
+
+    @classmethod
+    def of(cls, x: Tensor, units: Sequence[slice], center: bool) -> _Rows:
+        """Center and scale before squaring, so that no digits and no large numbers are lost."""
         low, high = torch.aminmax(x.detach(), dim=-1, keepdim=True)
-        length = length.masked_fill(low == high, 0.0)  # the mean of equal values is rounded
-    return mean, length
+        mean = rest = torch.zeros_like(low)
+        if center:
+            sums = (stretch(x, u).sum(-1, keepdim=True) for u in units)
+            mean = reduce(torch.add, sums) / x.shape[-1]
+            sums = ((stretch(x, u) - mean).sum(-1, keepdim=True) for u in units)
+            rest = reduce(torch.add, sums) / x.shape[-1]
+        size = torch.maximum((low - mean).abs(), (high - mean).abs()).detach()
+        scale = torch.ldexp(torch.ones_like(size), -size.frexp().exponent)  # a power of 2
+        plain = cls(mean, rest, scale)
+        squares = (plain(stretch(x, u)).square().sum(-1, keepdim=True).double() for u in units)
+        length = reduce(torch.add, squares).sqrt().to(x.dtype)
+        if center:
+            length = length.masked_fill(low == high, 0.0)  # the mean of equal values is rounded
+        return cls(mean, rest, scale / length)
+
+    def __call__(self, x: Tensor, rows: slice = ALL) -> Tensor:
+        """Bring some units of some rows there."""
+        mean, rest, factor = (each[..., rows, :] for each in self)
+        return (x - mean - rest) * factor
 
 
 def _normalized(x: Tensor, y: Tensor, units: Sequence[slice], *, center: bool) -> SimilarityRule:
     def prepare(z: Tensor) -> Prepare:
-        mean, length = _moments(z, units, center)
-        return lambda rows, u: (stretch(z, u, rows) - mean[..., rows, :]) / length[..., rows, :]
+        bring = _Rows.of(z, units, center)
+        return lambda rows, u: bring(stretch(z, u, rows), rows)
 
     left = prepare(x)
     right = left if y is x else prepare(y)
-    return SimilarityRule(left, right, _gram, lambda total, _rows, _columns: total, 1.0, False)
+    return SimilarityRule(left, right, _gram, _in_range, 1.0, False)
+
+
+def _in_range(total: Tensor, _rows: slice, _columns: slice) -> Tensor:
+    """Put correlations that rounding has put beyond -1 or 1 back there."""
+    return within(total) if total.requires_grad else total.clamp_(-1.0, 1.0)
 
 
 def correlation(

@@ -8,6 +8,7 @@ from functools import partial
 from itertools import pairwise, product
 
 import numpy as np
+import pandas as pd
 import torch
 import xarray as xr
 from torch import Tensor
@@ -16,7 +17,7 @@ from softrsa._checks import resolve_device
 from softrsa._wording import counted, listed
 from softrsa.errors import DataError
 from softrsa.io import check_rdms, check_recording
-from softrsa.io.schema import is_lazy, read_values
+from softrsa.io.schema import is_lazy, labels_of_stimuli, plain_labels, read_values
 from softrsa.recordings import split_units
 from softrsa.recordings.trials import share_or_copy
 from softrsa.rsm._blocks import CLOSE, write_mirrored
@@ -24,6 +25,7 @@ from softrsa.rsm.similarity import (
     SimilarityLike,
     as_similarity,
     check_arguments,
+    check_rounding,
     rbf_from_distances,
     similarity_matrix,
 )
@@ -38,6 +40,7 @@ def stack_parts(
     """Compute ([n_times,] n, n) for each part of the units; NaN for those there are none of."""
     parts = dict(_parts(array, names))
     found = [list(dict.fromkeys(labels[i] for labels in parts)) for i in range(len(names))]
+    own = [{str(label): label for label in pd.unique(array[name].values)} for name in names]
     combinations = list(product(*found))
     time = ("time",) if "time" in array.dims else ()
     inner = (*(array.sizes[dim] for dim in time), len(ids), len(ids))
@@ -46,11 +49,17 @@ def stack_parts(
         if labels in parts:
             place.copy_(compute(parts[labels], dict(zip(names, labels, strict=True))))
     times = {dim: array[dim].values for dim in time}
-    coords = {**dict(zip(names, found, strict=True)), **times, "anchor": ids, "neighbor": ids}
+    labels = {
+        name: plain_labels(np.array([known[label] for label in row]))
+        for name, row, known in zip(names, found, own, strict=True)
+    }
+    coords = {**labels, **times, "anchor": ids, "neighbor": ids}
+    beside = {k: ("anchor", row) for k, row in labels_of_stimuli(array, ids).items()}
     return xr.DataArray(
         stack.reshape(*map(len, found), *inner).numpy(),
         dims=(*names, *time, "anchor", "neighbor"),
-        coords=coords,
+        coords={**beside, **coords},
+        attrs={key: value for key, value in array.attrs.items() if key != "stimulus_ids"},
     )
 
 
@@ -100,6 +109,7 @@ def build_rsms(
     -------
     DataArray, dims (\*by, [time,] anchor, neighbor)
         RSMs, exactly symmetric, with ``attrs["kind"] = "rsm"`` and the name of the similarity.
+        What labels stimuli labels anchors; attributes are kept.
         Labels are in order of first appearance; a combination without units is NaN.
 
     Raises
@@ -229,6 +239,8 @@ def _rsm(
         ).cpu()
     x = share_or_copy(part.values)
     check_rows(*torch.aminmax(x, dim=-1))
+    if x.dtype != dtype:
+        check_rounding(x, as_similarity(similarity))
     x = x.to(device=device, dtype=dtype)
     return similarity_matrix(x, similarity=similarity)
 

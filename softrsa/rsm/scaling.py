@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from softrsa._checks import broadcast_shape, check_floating
-from softrsa._ranks import average_ranks, in_order
+from softrsa._ranks import average_ranks, in_order, is_rounding, rounding_of
 from softrsa.errors import DataError, ShapeError, unknown_name
 from softrsa.pairs import condense, expand, off_diagonal
 
@@ -52,15 +52,14 @@ def scale_similarities(s: Tensor, how: str, *, exclude_self: bool = True) -> Ten
     ShapeError
         If ``s`` has less than two dimensions, or no pair.
     DataError
-        If all entries of a row (`row_minmax`) or matrix (`minmax`, `rank`) are equal, within
-        rounding for the first two, or `affine` meets a value outside [-1, 1]; the message names
-        the first.
+        If all entries of a row (`row_minmax`) or matrix (`minmax`, `rank`) are equal within
+        rounding, or `affine` meets a value outside [-1, 1]; the message names the first.
 
     Notes
     -----
-    Within rounding of an end is what differs from it by at most `ROUNDING_ULPS` units in the last
-    place of the largest of both ends and the self-similarity: which of several equal pairs comes
-    out least depends on the processor, and a SoftStep may be infinitely steep at 0.
+    Within rounding of an end is what differs from it by at most 8 (in float64 1024) units in the
+    last place of the largest of both ends and the self-similarity: which of several equal pairs
+    comes out least depends on the processor, and a SoftStep may be infinitely steep at 0.
 
     Differentiable except for `rank`, which passes no gradient. The diagonal never passes any.
 
@@ -107,7 +106,8 @@ class Scaling:
         if how == "rank":
             pairs = s.detach().flatten(-2) if itself is None else _pairs(s.detach())
             low, high = pairs.amin(-1), pairs.amax(-1)
-            _refuse_constant(low[..., None, None], (low == high)[..., None, None], 2)
+            constant = is_rounding(low, high, rounding_of(low, high))
+            _refuse_constant(low[..., None, None], constant[..., None, None], 2)
             return cls(how, (in_order(pairs.contiguous()),))
         return cls(how)
 
@@ -160,12 +160,12 @@ def _ends(s: Tensor, itself: Tensor | None, axes: tuple[int, ...]) -> tuple[Tens
     low = s if itself is None else s.masked_fill(itself, torch.inf)
     high = s if itself is None else s.masked_fill(itself, -torch.inf)
     low, high = low.amin(axes, keepdim=True), high.amax(axes, keepdim=True)
-    rounding = rounding_between(low, high)
+    rounding = rounding_of(low, high)
     if itself is not None:  # what is summed up is as large as this, even where the sum is not
         own = s.detach().diagonal(dim1=-2, dim2=-1).abs().unsqueeze(-1)
         own = own.masked_fill(~own.isfinite(), 0.0)
         own = own if axes == (-1,) else own.amax(-2, keepdim=True)
-        rounding = torch.maximum(rounding, rounding_between(own, own))
+        rounding = torch.maximum(rounding, rounding_of(own, own))
     _refuse_constant(low, is_rounding(low, high, rounding), len(axes))
     return low, high, rounding
 
@@ -182,30 +182,15 @@ def undefined_where_constant(s: Tensor, how: str) -> Tensor:
     low = s.masked_fill(itself, torch.inf).amin(axes, keepdim=True)
     high = s.masked_fill(itself, -torch.inf).amax(axes, keepdim=True)
     own = s.diagonal(dim1=-2, dim2=-1).abs().amax(-1)[..., None, None]
-    rounding = torch.maximum(rounding_between(low, high), rounding_between(own, own))
+    rounding = torch.maximum(rounding_of(low, high), rounding_of(own, own))
     constant = is_rounding(low, high, rounding).any(-2, keepdim=True)
     return s.masked_fill(constant, torch.nan)
-
-
-ROUNDING_ULPS = 16  # sums of products differ by about 4 in another order of their terms
 
 
 def between(s: Tensor, low: Tensor, high: Tensor, rounding: Tensor) -> Tensor:
     """Share of the way from ``low`` to ``high``: exactly 0 and 1 there, within rounding, beyond."""
     share = (s - low) / (high - low)
     return share.masked_fill(s <= low + rounding, 0.0).masked_fill(s >= high - rounding, 1.0)
-
-
-def rounding_between(low: Tensor, high: Tensor) -> Tensor:
-    """Difference that says nothing about values from ``low`` to ``high``."""
-    largest = torch.maximum(low.detach().abs(), high.detach().abs())
-    return ROUNDING_ULPS * torch.finfo(low.dtype).eps * largest
-
-
-def is_rounding(low: Tensor, high: Tensor, rounding: Tensor) -> Tensor:
-    """Whether there is nothing but rounding between two ends."""
-    width = (high - low).detach()
-    return (width <= rounding) & width.isfinite()
 
 
 def _refuse_constant(value: Tensor, constant: Tensor, n_axes: int) -> None:
@@ -238,8 +223,9 @@ def _scaled_ranks(values: Tensor) -> Tensor:
     """Average ranks, counted in float64 and min-max scaled; NaN where any of ``values`` is NaN."""
     undefined = values.isnan().any(-1, keepdim=True)
     low, high = torch.aminmax(values, dim=-1, keepdim=True)
-    _refuse_constant(low.unsqueeze(-1), (low == high).unsqueeze(-1), 2)
-    ranks = average_ranks(values.double())
+    constant = is_rounding(low, high, rounding_of(low, high))
+    _refuse_constant(low.unsqueeze(-1), constant.unsqueeze(-1), 2)
+    ranks = average_ranks(values, torch.float64)
     low, high = torch.aminmax(ranks, dim=-1, keepdim=True)
     return ((ranks - low) / (high - low)).to(values.dtype).masked_fill(undefined, torch.nan)
 
@@ -255,8 +241,13 @@ def _ranks_among(ordered: Tensor, s: Tensor) -> Tensor:
     ordered = ordered.expand(*shape, -1).contiguous()
     values = s.expand(*shape, -1, -1).flatten(-2).contiguous()
     ends = torch.stack([ordered[..., 0], ordered[..., -1]], -1)
+    rounding = rounding_of(ends[..., :1], ends[..., 1:])
     ranks, limits = (
-        (torch.searchsorted(ordered, x) + torch.searchsorted(ordered, x, right=True)).double() / 2
+        (
+            torch.searchsorted(ordered, x - rounding)
+            + torch.searchsorted(ordered, x + rounding, right=True)
+        ).double()
+        / 2
         for x in (values, ends)
     )
     low, high = limits.split(1, -1)
@@ -276,7 +267,7 @@ def _affine(s: Tensor, itself: Tensor | None) -> Tensor:
             f"{int(beyond.sum()) - 1} more outside. Use 'minmax', 'row_minmax' or 'rank'."
         )
     one = torch.ones((), dtype=s.dtype, device=s.device)
-    return between(s, -one, one, rounding_between(-one, one))
+    return between(s, -one, one, rounding_of(-one, one))
 
 
 SCALINGS: dict[str, Callable[[Tensor, Tensor | None], Tensor]] = {

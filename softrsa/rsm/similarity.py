@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from softrsa._checks import broadcast_shape, check_broadcast, check_definite, check_floating
+from softrsa._precision import RoundingWarning, warn_of_rounding
 from softrsa._table import Table
 from softrsa.errors import DataError, DTypeError, ShapeError, unknown_name
 from softrsa.pairs import condense
@@ -39,6 +41,10 @@ def rbf_from_distances(
         sigma: float | Tensor = float(bandwidth)
     else:
         sigma = median_distance(negative, dims, n_self)
+        if not bool(negative.any()):
+            raise DataError(
+                "All stimuli have the same responses: `rbf` has no scale and RBF CKA is undefined."
+            )
         if bool((sigma == 0).any()):
             raise DataError(
                 "The median distance between stimuli is 0, so it cannot be the `bandwidth` of "
@@ -224,6 +230,22 @@ def as_similarity(given: SimilarityLike) -> Similarity:
     return SIMILARITY_TABLE.row(given)
 
 
+def check_rounding(x: Tensor, row: Similarity) -> None:
+    """Warn where float32 responses do not determine a similarity."""
+    if row.name in RULES and row.name not in ("cosine", "dot"):
+        warn_of_rounding(x, f"`{row.name}`", within_rows=row.name == "correlation")
+    if row.name in ("dot", "sqeuclidean") and x.dtype == torch.float32 and not x.requires_grad:
+        square, kind = x.abs().max().double().square().item(), torch.finfo(x.dtype)
+        if square > kind.max / 4 or 0 < square < kind.tiny / kind.eps:
+            warnings.warn(
+                RoundingWarning(
+                    f"Responses of {square**0.5:.1g} have squares beyond what float32 holds, and "
+                    f"`{row.name}` is made of these: use another unit, or float64."
+                ),
+                stacklevel=3,
+            )
+
+
 def _by_function(function: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor) -> Tensor:
     """Similarities by a function of the user's own, symmetric for a set with itself."""
     result = function(x, y)
@@ -316,6 +338,7 @@ def similarity_matrix(
     """
     row = as_similarity(similarity)
     check_arguments(x, y, row, bandwidth, precision)
+    check_rounding(x, row)
     if row.function is not None:
         return _by_function(row.function, x, x if y is None else y)
     similarity = row.name
@@ -375,6 +398,7 @@ def condensed_similarity(
     """
     row = as_similarity(similarity)
     check_arguments(x, None, row, bandwidth, precision)
+    check_rounding(x, row)
     similarity, n = row.name, x.shape[-2]
     if n < 2:
         raise ShapeError(f"`x` needs at least 2 stimuli to make a pair, got {n}.")

@@ -14,7 +14,7 @@ from softrsa._checks import FLOATS, check_floating
 from softrsa.errors import DataError, ShapeError, unknown_name
 from softrsa.io import check_recording
 from softrsa.io.schema import plain_labels
-from softrsa.measures import Measure, available, get
+from softrsa.measures import Measure, available, get, linear_predictivity, ridge_predictivity
 from softrsa.rsm import SIMILARITIES, similarity_matrix
 
 Features = xr.DataArray | Tensor | np.ndarray
@@ -101,8 +101,13 @@ class Objective:
     larger_is_more_similar: bool = True
 
 
-def make_objective(measure: MeasureLike, x: Tensor, *, similarity: str) -> Objective:
-    """Fix the real features in a measure; where order matters, the synthetic ones predict them."""
+def make_objective(
+    measure: MeasureLike, x: Tensor, *, similarity: str, average: str = "variance"
+) -> Objective:
+    """Fix the real features in a measure; where order matters, the synthetic ones predict them.
+
+    ``average`` is that of predictivity over real units.
+    """
     if similarity not in SIMILARITIES:
         raise unknown_name("similarity", similarity, SIMILARITIES)
     if isinstance(measure, (str, Measure)):
@@ -112,7 +117,7 @@ def make_objective(measure: MeasureLike, x: Tensor, *, similarity: str) -> Objec
     low, high = measure.range
     worst, best = (low, high) if measure.larger_is_more_similar else (high, low)
     return Objective(
-        measure.name, _of_entry(measure, x, similarity), worst, best,
+        measure.name, _of_entry(measure, x, similarity, average), worst, best,
         measure.larger_is_more_similar,
     )  # fmt: skip
 
@@ -137,7 +142,18 @@ def name_of(measure: MeasureLike) -> str:
     return str(getattr(inner, "__name__", type(inner).__name__))
 
 
-def _of_entry(entry: Measure, x: Tensor, similarity: str) -> Callable[[Tensor], Tensor]:
+def averages(measure: MeasureLike) -> bool:
+    """Whether a measure is an average over units, so that it can be one of several kinds."""
+    if not isinstance(measure, (str, Measure)):
+        return False
+    return get(measure).function in (linear_predictivity, ridge_predictivity)
+
+
+def _of_entry(
+    entry: Measure, x: Tensor, similarity: str, average: str
+) -> Callable[[Tensor], Tensor]:
+    if averages(entry):
+        return lambda y: entry.function(y, x, average=average)
     if entry.takes == "features":
         return lambda y: entry.function(x, y) if entry.symmetric else entry.function(y, x)
     target = entry.pairs_of(similarity_matrix(x, similarity=similarity))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from importlib.metadata import version
+from typing import Literal
 
 import numpy as np
 import torch
@@ -30,6 +31,7 @@ from softrsa.synthesis.objective import (
     MeasureLike,
     Objective,
     as_tensor,
+    averages,
     labelled_features,
     make_objective,
     starting_features,
@@ -84,9 +86,10 @@ def check_resumable(
     """Refuse to go on with something else than before."""
     before = result.data.attrs
     for name, value in settings.items():
-        if before[name] != value:
+        earlier = before.get(name, "uniform")  # what `average` was before it could be chosen
+        if earlier != value:
             raise DataError(
-                f"The run to resume has {name} {before[name]!r}, got {value!r}; give the same."
+                f"The run to resume has {name} {earlier!r}, got {value!r}; give the same."
             )
     if not result.data["x"].equals(x):
         raise DataError("The run to resume is of other features `x`; give the same, in one order.")
@@ -145,6 +148,7 @@ def optimize_to_score(
     n_units: int | None = None,
     direction: str | None = None,
     similarity: str = "correlation",
+    average: Literal["variance", "uniform"] = "variance",
     optimizer: str = "adam",
     lr: float = 0.1,
     max_steps: int = 1000,
@@ -178,6 +182,9 @@ def optimize_to_score(
         distances of `softrsa.measures` minimized.
     similarity : str
         Of RSMs, as in `softrsa.rsm.similarity_matrix`.
+    average : {"variance", "uniform"}
+        Of predictivity, over the units of ``x``: each counts by its variance, as in Cloos et al.,
+        or all the same.
     optimizer : {"adam", "sgd"}
         Adam with its usual constants, or plain gradient steps.
     lr : float
@@ -240,7 +247,9 @@ def optimize_to_score(
     """
     labelled = labelled_features(x)
     tensor = as_tensor(labelled, resolve_device(device))
-    objective = make_objective(measure, tensor, similarity=similarity)
+    if average not in ("variance", "uniform"):
+        raise unknown_name("average", average, ["variance", "uniform"])
+    objective = make_objective(measure, tensor, similarity=similarity, average=average)
     goal = make_goal(
         objective, target=target, direction=direction, max_steps=max_steps,
         optimizer=optimizer, lr=lr,
@@ -256,6 +265,8 @@ def optimize_to_score(
         "record": json.dumps(record if isinstance(record, (str, int)) else [*map(int, record)]),
         "seed": seed,
     }
+    if averages(measure):
+        settings["average"] = average
     if resume is None:
         y = starting_features(init, tensor, n_restarts=n_restarts, n_units=n_units, seed=seed)
         track = new_track(y, max_steps)

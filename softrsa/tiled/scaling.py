@@ -10,10 +10,9 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from softrsa._processes import ALONE, Ranks
-from softrsa._ranks import ascending, in_order, sorted_quantile
+from softrsa._ranks import ascending, in_order, is_rounding, rounding_of, sorted_quantile
 from softrsa._threads import map_on_cores
 from softrsa.errors import DataError
-from softrsa.rsm.scaling import is_rounding, rounding_between
 from softrsa.tiled.tiles import Tile, TiledRSM, scratch, share_tiles, tile_size
 from softrsa.transforms import StepParameters
 
@@ -45,7 +44,7 @@ def scale_of(rsm: TiledRSM, how: str, ranks: Ranks = ALONE) -> Scale:
             "'row_minmax', 'minmax' or, for correlation and cosine, 'affine'."
         )
     if how == "affine" and rsm.bounded:
-        return Scale(-one, one, rounding_between(-one, one))
+        return Scale(-one, one, rounding_of(-one, one))
     low, high = row_extremes(rsm, ranks)
     if how == "affine":
         beyond = float(torch.maximum(high, -low).detach().max())
@@ -54,11 +53,11 @@ def scale_of(rsm: TiledRSM, how: str, ranks: Ranks = ALONE) -> Scale:
                 f"`affine` needs similarities in [-1, 1], got one of size {beyond:.6g}. "
                 "Use 'minmax' or 'row_minmax'."
             )
-        return Scale(-one, one, rounding_between(-one, one))
+        return Scale(-one, one, rounding_of(-one, one))
     if how == "minmax":
         low, high = low.min().unsqueeze(0), high.max().unsqueeze(0)
     own = one * (rsm.source.self_similarity or 0.0)
-    rounding = torch.maximum(rounding_between(low, high), rounding_between(own, own))
+    rounding = torch.maximum(rounding_of(low, high), rounding_of(own, own))
     constant = is_rounding(low, high, rounding).nonzero().flatten().tolist()
     if constant:
         place = "the matrix" if how == "minmax" else f"row {constant[0]}"

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from softrsa._checks import check_floating, check_square
+from softrsa._ranks import rounding_of, tied
 from softrsa.errors import ShapeError
 
 
@@ -58,7 +61,8 @@ class _DoubleCenter(torch.autograd.Function):
     @staticmethod
     def forward(ctx, matrix: Tensor) -> Tensor:
         del ctx
-        return residual(matrix)[0]
+        rest, _, scale = residual(matrix)
+        return rest.div_(scale)
 
     @staticmethod
     def backward(ctx, *grad_outputs: Tensor) -> Tensor:
@@ -66,11 +70,27 @@ class _DoubleCenter(torch.autograd.Function):
         return double_center(grad_outputs[0])
 
 
-def residual(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Double-centered copy, and the norm (..., 1, 1) of the off-diagonal entries before."""
+class Residual(NamedTuple):
+    """Double-centered matrices times a power of 2, (..., 1, 1), and how large they were before."""
+
+    rest: Tensor
+    size: Tensor
+    scale: Tensor
+
+
+def residual(matrix: Tensor) -> Residual:
+    """Double-center a copy, scaled; exactly 0 where nothing but rounding is left.
+
+    The mean is taken off first, entry by entry, so that equal entries stay equal and rounding is
+    that of what differs, not of what all have in common.
+    """
     n = matrix.shape[-1]
     matrix = zero_diagonal(matrix)
-    size = torch.linalg.vector_norm(matrix, dim=(-2, -1), keepdim=True)
+    largest = torch.linalg.vector_norm(matrix, torch.inf, (-2, -1), keepdim=True)
+    scale = torch.ldexp(torch.ones_like(largest), -largest.frexp().exponent)
+    size = norm(matrix.mul_(scale))
+    mean = matrix.sum(-1, keepdim=True).sum(-2, keepdim=True) / (n * (n - 1))
+    _without_diagonal(matrix.sub_(mean))
     rows, columns = matrix.sum(-1), matrix.sum(-2)
     total = rows.sum(-1)[..., None] / ((n - 1) * (n - 2))
     # normal equations of M_ij ~ r_i + c_j over i != j, solved in closed form:
@@ -78,7 +98,40 @@ def residual(matrix: Tensor) -> tuple[Tensor, Tensor]:
     row_offset = ((n - 1) * rows + columns) / (n * (n - 2)) - total
     column_offset = ((n - 1) * columns + rows) / (n * (n - 2))
     matrix.sub_(row_offset.unsqueeze(-1)).sub_(column_offset.unsqueeze(-2))
-    return _without_diagonal(matrix), size
+    _without_diagonal(matrix)
+    nothing = norm(matrix) <= rounding_of(size, size)
+    return Residual(matrix.masked_fill_(nothing, 0.0), size, scale)
+
+
+TIED = 4096  # stimuli: of more, ties are not sought in an RSM that is only made float64
+
+
+def as_double(rsms: Tensor) -> Tensor:
+    """Square RSMs (..., n, n) in float64, without the rounding they come with where it matters.
+
+    Where float32 holds nothing else than rounding beside a constant, or beside row and column
+    offsets, there is none of it left, and entries that are tied in float32 are equal.
+    """
+    double = rsms.double()
+    n = rsms.shape[-1]
+    if rsms.dtype == torch.float64 or n < 3:
+        return double
+    if n <= TIED:
+        own = torch.eye(n, dtype=torch.bool, device=rsms.device)
+        pairs = double[..., ~own]
+        if bool(pairs.isfinite().all()):
+            double = double.clone()
+            # self-similarities say how large the sums are, also where the entries are small
+            size = double.abs().amax((-2, -1)).unsqueeze(-1)
+            double[..., ~own] = tied(pairs, rsms.dtype, size)
+    rest, size = double_center(double), norm(zero_diagonal(double))
+    return torch.where(norm(rest) <= rounding_of(size, size, rsms.dtype), double - rest, double)
+
+
+def norm(matrix: Tensor) -> Tensor:
+    """Frobenius norms (..., 1, 1); those of rows are put together in float64."""
+    rows = torch.linalg.vector_norm(matrix, dim=-1, keepdim=True).double()
+    return torch.linalg.vector_norm(rows, dim=-2, keepdim=True).to(matrix.dtype)
 
 
 def zero_diagonal(matrix: Tensor) -> Tensor:
@@ -90,3 +143,35 @@ def _without_diagonal(matrix: Tensor) -> Tensor:
     """Zero the diagonal in place, whatever stood there."""
     matrix.diagonal(dim1=-2, dim2=-1).zero_()
     return matrix
+
+
+def held_pairs(*rsms: Tensor) -> Tensor:
+    """Tell which pairs (n, n) no RSM (..., n, n) misses, either way round; never the diagonal."""
+    n = rsms[0].shape[-1]
+    held = ~torch.eye(n, dtype=torch.bool, device=rsms[0].device)
+    for each in rsms:
+        held &= ~each.isnan().reshape(-1, n, n).any(0)
+    return held & held.mT
+
+
+def center_held(rsms: Tensor, held: Tensor) -> Tensor:
+    r"""Remove row and column offsets from the pairs (n, n) that are held; NaN elsewhere.
+
+    The residual of the least-squares fit :math:`M_{ij} \approx r_i + c_j` over held pairs; with all
+    pairs that of `softrsa.transforms.double_center`. A matrix of nothing but offsets, up to
+    rounding, becomes 0.
+    """
+    weights = held.to(torch.float64)
+    values = torch.where(held, rsms, 0.0).double()
+    size = torch.linalg.vector_norm(values, dim=(-2, -1), keepdim=True)
+    rows, columns = values.sum(-1), values.sum(-2)
+    degree = torch.diag(weights.sum(-1))
+    # the normal equations fall apart into those of the sums r + c and the differences r - c
+    both = (rows + columns) @ torch.linalg.pinv(degree + weights, hermitian=True)
+    apart = (rows - columns) @ torch.linalg.pinv(degree - weights, hermitian=True)
+    fitted = ((both + apart) / 2).unsqueeze(-1) + ((both - apart) / 2).unsqueeze(-2)
+    left = torch.where(held, values - fitted, 0.0)
+    rounding = 100 * held.shape[-1] ** 0.5 * torch.finfo(rsms.dtype).eps
+    nothing = torch.linalg.vector_norm(left, dim=(-2, -1), keepdim=True) <= rounding * size
+    left = torch.where(nothing, 0.0, left)
+    return torch.where(held, left, torch.nan).to(rsms.dtype)

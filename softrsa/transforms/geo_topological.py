@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from softrsa._checks import broadcast_shape, check_floating, check_symmetric, holds
-from softrsa._ranks import average_ranks, in_order, sorted_quantile
+from softrsa._ranks import average_ranks, in_order, rounding_of, sorted_quantile, tied
 from softrsa.errors import DataError, DTypeError, ShapeError, unknown_name
 from softrsa.pairs import check_pairs, condense, expand
 
@@ -60,8 +60,10 @@ def geo_topological(
 
     Notes
     -----
-    Thresholds are taken per RDM, never over the stack, and nothing is written in place. Ranks pass
-    no gradient; the ``"value"`` preset passes it between the thresholds.
+    Values are equal, or at a threshold, if they are so within rounding: 8 units in the last place
+    of the largest, 1024 in float64. Thresholds are taken per RDM, never over the stack, and nothing
+    is written in place. Ranks pass no gradient; the ``"value"`` preset passes it between the
+    thresholds.
 
     References
     ----------
@@ -77,9 +79,9 @@ def geo_topological(
     values, square = comparable(rdm, lower, upper, preset)
     low, high = _thresholds(values, lower, upper, preset)
     ramp = (values - low) / torch.where(high > low, high - low, 1.0)
-    clamped = ramp.masked_fill(values <= low, 0.0).masked_fill(
-        (values >= high) & (values > low), 1.0
-    )
+    rounding = _rounding(values)
+    below = values <= low + rounding
+    clamped = ramp.masked_fill(below, 0.0).masked_fill((values >= high - rounding) & ~below, 1.0)
     return expand(clamped) if square else clamped
 
 
@@ -136,7 +138,13 @@ def comparable(
             f"`rdm` must be finite, got {int(values.isinf().sum())} infinite dissimilarities. "
             "Leave those stimuli out, or set them to NaN."
         )
-    return _unit_ranks(values) if preset == "trsa" else values, square
+    return (_unit_ranks if preset == "trsa" else tied)(values), square
+
+
+def _rounding(values: Tensor) -> Tensor:
+    """Difference from a threshold that is none, (..., 1)."""
+    low, high = torch.aminmax(values.detach(), dim=-1, keepdim=True)
+    return rounding_of(low, high)
 
 
 def _check_thresholds(lower: float | Tensor, upper: float | Tensor, preset: Preset) -> None:
@@ -270,8 +278,11 @@ def _parts(values: Tensor, low: Tensor, high: Tensor, preset: Preset) -> Iterato
     # over next to nothing, whatever is above equal thresholds becomes 1 and they themselves 0
     width = (high - low).clamp_min(torch.finfo(values.dtype).tiny)
     size = max(1, PART // max(values.numel(), 1))
+    rounding = _rounding(values)
     for at, wide in zip(low.split(size), width.split(size), strict=True):
-        yield (values - at[..., None]).div_(wide[..., None]).clamp_(0.0, 1.0)
+        above = values - at[..., None]
+        above.masked_fill_(above <= rounding, 0.0)
+        yield above.div_(wide[..., None]).clamp_(0.0, 1.0)
 
 
 def threshold_correlations(

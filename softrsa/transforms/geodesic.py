@@ -43,7 +43,7 @@ def geodesic(
         their ranks.
     amount : float, optional
         From 0 to 1 for "p_shortest" and "p_nearest", an integer from 0 to n_stimuli - 1 for
-        "k_nearest", None for "twostep".
+        "k_nearest", None for "twostep". A stimulus as near as the last of these is near, too.
     rank : bool
         Whether to replace the lengths by their average ranks, from 1; pairs without a path rank
         highest. Sums of ranks often tie: of whole numbers, so that equal lengths are equal and
@@ -114,7 +114,7 @@ def _lengths(values: Tensor, keep: Keep, amount: float | None, zero_edges: ZeroE
 
 def _whole_lengths(values: Tensor, keep: Keep, amount: float | None) -> Tensor:
     """Lengths (k, n_pairs) of the shortest paths over twice the ranks less the smallest: exact."""
-    twice = 2 * average_ranks(values).double()
+    twice = 2 * average_ranks(values, torch.float64)
     own = twice - twice.amin(-1, keepdim=True)
     edges = expand(own)
     n = edges.shape[-1]
@@ -157,10 +157,14 @@ def _long(
     n = edges.shape[-1]
     k = int(amount or 0) if keep == "k_nearest" else min(int((amount or 0) * n), n - 1)
     own = torch.eye(n, dtype=torch.bool, device=edges.device)
-    order = edges.masked_fill(own, torch.inf).argsort(dim=-1, stable=True)[..., :k]
-    near = torch.zeros_like(edges, dtype=torch.bool).scatter_(-1, order, True)
-    if first_end_only:
-        near = near.triu(1)
+    edges = edges.masked_fill(own, torch.inf)
+    if first_end_only:  # the published code takes the first of those that are equally near
+        order = edges.argsort(dim=-1, stable=True)[..., :k]
+        near = torch.zeros_like(edges, dtype=torch.bool).scatter_(-1, order, True).triu(1)
+    elif k:
+        near = (edges <= in_order(edges)[..., k - 1 : k]) & ~own
+    else:
+        near = torch.zeros_like(edges, dtype=torch.bool)
     return ~(near | near.mT)
 
 

@@ -15,7 +15,7 @@ from softrsa._table import Table
 from softrsa.errors import DataError, DTypeError
 from softrsa.pairs import expand
 from softrsa.rsm.scaling import Scaling, scale_similarities
-from softrsa.transforms.center import double_center
+from softrsa.transforms.center import center_held, double_center, held_pairs
 from softrsa.transforms.gates import SoftStep, StepParameters
 from softrsa.transforms.geo_topological import GeoTopological, geo_topological_grid
 
@@ -50,12 +50,15 @@ class Identity(nn.Module):
 
 
 class Centered(nn.Module):
-    """The double-centered RSM."""
+    """The double-centered RSM; where pairs are missing (NaN), centered on those there are."""
 
     def forward(self, rsms: Tensor, anchors: Tensor | None = None) -> Tensor:
         """Return the centered ``rsms`` (..., n, n)."""
         del anchors
-        return double_center(rsms)
+        if not bool(rsms.isnan().any()):
+            return double_center(rsms)
+        each = [center_held(one, held_pairs(one)) for one in rsms.reshape(-1, *rsms.shape[-2:])]
+        return torch.stack(each).view(rsms.shape)
 
 
 class HardGT(nn.Module):

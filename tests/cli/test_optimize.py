@@ -9,6 +9,7 @@ from PIL import Image
 
 from softrsa.cli import main
 from softrsa.cli import optimize as command_module
+from softrsa.measures import linear_predictivity
 from softrsa.synthesis import (
     OptimizationInterrupted,
     SynthesisResult,
@@ -84,6 +85,17 @@ def test_files_and_the_same_as_python(command, file, recording, tmp_path):
         with Image.open(tmp_path / "out" / name) as image:
             image.load()
             assert min(image.size) > 400
+
+
+def test_predictivity_counts_units_as_asked(command, file, recording, tmp_path):
+    given = (file, "--region", "IT", "--measure", "linear_predictivity", *QUICK)
+    for average in ("variance", "uniform"):
+        assert command(*given, "--average", average)[0] == 0
+        found = SynthesisResult.from_netcdf(tmp_path / "out" / "linear_predictivity.nc")
+        expected = linear_predictivity(
+            found.recorded[-1, 0], torch.as_tensor(recording.values[:, 6:]), average=average
+        )
+        assert float(found.scores[-1, 0]) == pytest.approx(expected.item(), abs=1e-6)
 
 
 def test_demo_says_how_far_it_got(command, tmp_path):

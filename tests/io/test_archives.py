@@ -16,6 +16,7 @@ from softrsa.errors import (
     DataError,
     DTypeError,
     FileFormatError,
+    ReadingWarning,
     ShapeError,
     StimulusError,
     UnknownNameError,
@@ -33,7 +34,8 @@ class Harmful:
 def test_documented_keys(tmp_path):
     np.savez(tmp_path / "a.npz", data=np.arange(6).reshape(3, 2), stimulus=IDS, region=["V1", "IT"])
     found = io.load(tmp_path / "a.npz")
-    assert found.attrs == {"source_format": "an archive of NumPy (.npz)"}
+    assert found.attrs["source_format"] == "an archive of NumPy (.npz)"
+    assert "int64 values" in found.attrs["read_as"]
     assert (found.dims, found.dtype) == (("stimulus", "unit"), np.float64)
     assert found["region"].values.tolist() == ["V1", "IT"]
     with pytest.raises(StimulusError, match="holds its own stimulus ids"):
@@ -42,7 +44,8 @@ def test_documented_keys(tmp_path):
 
 def test_rdms_with_the_ids_of_the_file(tmp_path):
     np.savez(tmp_path / "a.npz", rdms=np.stack([RDM, RDM]), stimulus=IDS)
-    found = io.load(tmp_path / "a.npz")
+    with pytest.warns(ReadingWarning, match=r"axis of 2 .* is taken for subjects.*`dims`"):
+        found = io.load(tmp_path / "a.npz")
     assert found.dims == ("subject", "anchor", "neighbor")
     assert found["neighbor"].values.tolist() == IDS
 
@@ -57,7 +60,7 @@ def test_kind_decides_about_squares(tmp_path):
     with pytest.raises(UnknownNameError, match=r"kind 'rmd'\. Did you mean .*'rdm'"):
         io.load(tmp_path / "a.npy", stimuli=IDS, kind="rmd")
     np.save(tmp_path / "a.npy", np.ones((3, 2, 2, 2, 2)))
-    with pytest.raises(ShapeError, match=r"\(3, 2, 2, 2, 2\); RDMs come as"):
+    with pytest.raises(ShapeError, match=r"3 x 2 x 2 x 2 x 2, and nothing says what"):
         io.load(tmp_path / "a.npy", stimuli=IDS, kind="rdm")
     np.save(tmp_path / "a.npy", np.ones((3, 4)))
     with pytest.raises(ShapeError, match=r"rows of 4 pairs, which is no n"):

@@ -102,7 +102,7 @@ def test_names_of_something_that_fit_the_columns_are_asked_about(load):
         load(content)
     assert "range(" not in str(caught.value)
     assert "`stimuli='names'`, which also turns the array over" in str(caught.value)
-    assert "On the command line: load it so in Python" in str(caught.value)
+    assert "On the command line these are `--stimuli`" in str(caught.value)
     found = load(content, stimuli="names")
     np.testing.assert_array_equal(found.sel(stimulus="obj4").values, RATES[4])
     with pytest.raises(UnknownNameError, match=r"'name'\. Did you mean 'names'"):

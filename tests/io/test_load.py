@@ -11,7 +11,6 @@ import xarray as xr
 from softrsa import io
 from softrsa.errors import (
     DataError,
-    DTypeError,
     FileFormatError,
     FileMissingError,
     ShapeError,
@@ -189,17 +188,17 @@ def test_damaged_inside(tmp_path, rng):
 
 
 def test_wrong_dimensions_name_the_file(tmp_path, array):
-    array.rename(unit="voxel").to_dataset(name="data").to_netcdf(tmp_path / "a.nc")
-    with pytest.raises(
-        ShapeError, match=r"array in .*a.nc must have .* got \('stimulus', 'voxel'\)"
-    ):
+    array.rename(unit="row").to_dataset(name="data").to_netcdf(tmp_path / "a.nc")
+    with pytest.raises(ShapeError, match=r"array in .*a.nc must have .* got \('stimulus', 'row'\)"):
         io.load(tmp_path / "a.nc")
+    xr.testing.assert_equal(io.load(tmp_path / "a.nc", dims=("stimulus", "unit")), array)
 
 
-def test_integers_name_the_file(tmp_path, array):
+def test_integers_become_float64_and_that_is_said(tmp_path, array):
     array.astype("int32").to_dataset(name="data").to_netcdf(tmp_path / "a.nc")
-    with pytest.raises(DTypeError, match=r"array in .*a.nc must be float32 or float64, got int32"):
-        io.load(tmp_path / "a.nc")
+    found = io.load(tmp_path / "a.nc")
+    np.testing.assert_array_equal(found, np.trunc(array))
+    assert found.dtype == np.float64
 
 
 def test_opened_array_is_not_read(tmp_path, array):
@@ -280,7 +279,6 @@ def test_options_that_mean_nothing_are_refused(tmp_path):
         (b"ab", r"the one string b'ab'"),
         ([1.5, 2.5], r"got float64 of shape \(2,\)"),
         ([["a"], ["b"]], r"of shape \(2, 1\)"),
-        (["a", "a"], r"repeats the ids 'a'"),
         ([1, "a", None], r"got object"),
     ],
 )
@@ -313,7 +311,7 @@ def test_a_format_of_your_own_is_read_before_general_ones(tmp_path, monkeypatch)
             recognizes=lambda seen: seen.path.suffix == ".rates", read=lambda path, options: ARRAY,
         )
     )  # fmt: skip
-    assert io.load(tmp_path / "a.rates").attrs == {"source_format": "rates by line"}
+    assert io.load(tmp_path / "a.rates").attrs["source_format"] == "rates by line"
     with pytest.raises(DataError, match=r"rates by line, for which `kind` has no meaning"):
         io.load(tmp_path / "a.rates", kind="rdm")
 

@@ -1,5 +1,7 @@
 """MATLAB files: structs of RDMs in both formats, and the real ones of two data sets."""
 
+from contextlib import nullcontext
+
 import h5py
 import numpy as np
 import pytest
@@ -8,7 +10,13 @@ from scipy.spatial.distance import squareform
 from scipy.stats import spearmanr
 
 from softrsa import io
-from softrsa.errors import FileFormatError, ShapeError, StimulusError, UnknownNameError
+from softrsa.errors import (
+    FileFormatError,
+    ReadingWarning,
+    ShapeError,
+    StimulusError,
+    UnknownNameError,
+)
 
 IDS = ["face", "house", "dog"]
 RDM = squareform([1.0, 2.0, 3.0])
@@ -134,7 +142,9 @@ def test_cells_of_upper_triangles(tmp_path, save):
 )
 def test_plain_rdms(tmp_path, save, values, dims):
     save(tmp_path / "a.mat", {"rdms": values})
-    found = io.load(tmp_path / "a.mat", stimuli=IDS)
+    said = pytest.warns(ReadingWarning, match="subjects") if dims else nullcontext()
+    with said:
+        found = io.load(tmp_path / "a.mat", stimuli=IDS)
     assert (found.dims, found.attrs["kind"]) == ((*dims, "anchor", "neighbor"), "rdm")
     first = found.isel(subject=0) if dims else found
     np.testing.assert_array_equal(first.values, RDM)
@@ -146,7 +156,8 @@ def test_rows_of_upper_triangles_have_to_be_called_so(tmp_path, save):
     save(tmp_path / "a.mat", {"x": rows})
     recording = io.load(tmp_path / "a.mat", stimuli=["a", "b"])
     assert recording.dims == ("stimulus", "unit")
-    found = io.load(tmp_path / "a.mat", stimuli=IDS, kind="rdm")
+    with pytest.warns(ReadingWarning, match="axis of 2 .* subjects"):
+        found = io.load(tmp_path / "a.mat", stimuli=IDS, kind="rdm")
     np.testing.assert_array_equal(found.sel(subject=1).values, RDM)
 
 
@@ -241,7 +252,8 @@ def test_algonauts(data_dir):
     path = data_dir / "algonauts2019" / "92_target_fmri.mat"
     with pytest.raises(FileFormatError, match=r"EVC_RDMs \(15 x 92 x 92 float64\), IT_RDMs"):
         io.load(path, stimuli=range(92))
-    found = io.load(path, stimuli=range(92), variable="IT_RDMs")
+    dims = ("subject", "anchor", "neighbor")
+    found = io.load(path, stimuli=range(92), variable="IT_RDMs", dims=dims)
     assert found.dims == ("subject", "anchor", "neighbor")
     pairs = np.triu_indices(92, 1)
     mean = found.mean("subject").values[pairs]

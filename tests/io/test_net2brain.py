@@ -127,9 +127,13 @@ def test_features_of_unlike_sizes(tmp_path, images):
 def test_rdms_of_brains(tmp_path, shape, dims):
     np.savez(tmp_path / "fmri_V1.npz", np.broadcast_to(RDM, (*shape, 3, 3)))
     with pytest.raises(StimulusError, match=r"stimuli=range\(3\)"):
-        io.load(tmp_path / "fmri_V1.npz")
-    found = io.load(tmp_path / "fmri_V1.npz", stimuli=IDS)
-    assert found.dims == (*dims, "anchor", "neighbor")
+        io.load(tmp_path / "fmri_V1.npz", dims=(*dims, "anchor", "neighbor"))
+    if len(shape) > 1:
+        with pytest.raises(ShapeError, match=r"4 x 5 x 3 x 3, .* `--dims time,subject,anchor"):
+            io.load(tmp_path / "fmri_V1.npz", stimuli=IDS)
+    dims = (*dims, "anchor", "neighbor")
+    found = io.load(tmp_path / "fmri_V1.npz", stimuli=IDS, dims=dims)
+    assert found.dims == dims
     assert found.attrs["source_format"] == "an archive of NumPy (.npz)"
 
 

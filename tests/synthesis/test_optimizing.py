@@ -405,8 +405,15 @@ def test_bad_features(x):
 def test_predictivity_is_of_the_data_from_the_synthetic_features(x):
     """As of a brain from a model: to predict all of ``x`` nothing of it may be missing."""
     result = optimize_to_score(x, "linear_predictivity", target=0.9, max_steps=50)
-    expected = linear_predictivity(result.recorded[-1, 0], x)
+    expected = linear_predictivity(result.recorded[-1, 0], x, average="variance")
     assert result.scores[-1, 0].item() == pytest.approx(expected.item(), abs=1e-9)
+    plain = optimize_to_score(x, "linear_predictivity", target=0.9, max_steps=50, average="uniform")
+    expected = linear_predictivity(plain.recorded[-1, 0], x)
+    assert plain.scores[-1, 0].item() == pytest.approx(expected.item(), abs=1e-9)
+    with pytest.raises(DataError, match="average 'uniform', got 'variance'"):
+        optimize_to_score(x, "linear_predictivity", target=0.95, resume=plain)
+    with pytest.raises(UnknownNameError, match="average"):
+        quick(x, "linear_predictivity", average="units")
 
 
 def test_arrays_in_any_layout(x):

@@ -299,7 +299,8 @@ function drawMatrices() {
     canvas.width = canvas.height = n;
     const context = canvas.getContext("2d"), image = context.createImageData(n, n);
     for (let i = 0; i < n; i++) for (let j = 0; j < n; j++) {
-      const rgb = i === j ? null : palette[m.bytes[order[i] * n + order[j]]];
+      const byte = m.bytes[order[i] * n + order[j]];
+      const rgb = i === j || !byte ? null : palette[byte];
       image.data.set(rgb ? [...rgb, 255] : [128, 128, 128, 60], 4 * (i * n + j));
     }
     context.putImageData(image, 0, 0);
@@ -313,7 +314,8 @@ function tell(canvas, row, column) {
   const [, side, when] = canvas.id.split("-");
   const m = matrix(side, when === "before" ? "identity" : chosen.transform);
   const [i, j] = [order[row], order[column]];
-  const value = i === j ? "the stimulus itself" : `similarity ${shown(m.low + (m.high - m.low) * m.bytes[i * n + j] / 255, 2)}`;
+  const byte = m.bytes[i * n + j];
+  const value = i === j ? "the stimulus itself" : !byte ? "missing" : `similarity ${shown(m.low + (m.high - m.low) * (byte - 1) / 254, 2)}`;
   const name = k => D.stimuli[D.at[k]];
   const picture = k => D.thumbnails[D.at[k]] ? make("img", { src: D.thumbnails[D.at[k]], alt: name(k) }) : null;
   $("cell").replaceChildren(...[picture(i), picture(j)].filter(Boolean),
