@@ -35,7 +35,7 @@ def check_floating(allowed: tuple[torch.dtype, ...] = FLOATS, /, **tensors: Tens
 
 P = ParamSpec("P")
 R = TypeVar("R")
-MOST_SEED = 2**32 - 1  # NumPy's and scikit-learn's generators take no larger one
+MOST_SEED = 2**31 - 1  # with what is added for splits, NumPy's and scikit-learn's take it
 
 
 def _is_whole(value: object) -> bool:

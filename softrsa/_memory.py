@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 
+from softrsa.errors import MemoryLimitError
+
 CGROUP = Path("/sys/fs/cgroup")
 PROCESS_GROUPS = Path("/proc/self/cgroup")
 FILES_OF_GROUPS = {  # limit, use, and the part of it that is file caches; of version 2, then 1
@@ -122,6 +124,24 @@ def _left_in(folder: Path, limit: str, used: str, cache: str) -> float | None:
         return None
     cached = int(stat[stat.index(cache) + 1]) if cache in stat else 0
     return float(max(0, most - now + cached))
+
+
+def check_room(what: str, bytes_: float) -> None:
+    """Refuse to read what would not fit into memory, before memory is taken.
+
+    Examples
+    --------
+    >>> check_room("rdm.npy", 6e13)
+    Traceback (most recent call last):
+    softrsa.errors.MemoryLimitError: rdm.npy takes 60000.0 GB of memory, and there are ...
+    """
+    left = available_memory()
+    if left is not None and bytes_ > left:
+        raise MemoryLimitError(
+            f"{what} takes {gigabytes(bytes_)} of memory, and there are {gigabytes(left)} left. If "
+            "that is right, read it on a larger machine, or in parts: netCDF and zarr with "
+            "`chunks`. Else its header is damaged."
+        )
 
 
 def gigabytes(bytes_: float) -> str:
