@@ -124,6 +124,8 @@ def holds(condition: Tensor) -> bool:
 def check_square(**matrices: Tensor) -> None:
     """Check that tensors are (..., n, n) with at least two stimuli."""
     for name, value in matrices.items():
+        if not isinstance(value, Tensor):
+            raise DTypeError(f"`{name}` must be a torch.Tensor, got {type(value).__name__}.")
         if value.ndim < 2 or value.shape[-1] != value.shape[-2]:
             raise ShapeError(
                 f"`{name}` must be square, of shape (..., n_stimuli, n_stimuli), "
