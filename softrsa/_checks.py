@@ -35,7 +35,7 @@ def check_floating(allowed: tuple[torch.dtype, ...] = FLOATS, /, **tensors: Tens
 
 P = ParamSpec("P")
 R = TypeVar("R")
-MOST_SEED = 2**32 - 1  # NumPy's and scikit-learn's generators take no larger one
+MOST_SEED = 2**31 - 1  # with what is added for splits, NumPy's and scikit-learn's take it
 
 
 def _is_whole(value: object) -> bool:
@@ -124,6 +124,8 @@ def holds(condition: Tensor) -> bool:
 def check_square(**matrices: Tensor) -> None:
     """Check that tensors are (..., n, n) with at least two stimuli."""
     for name, value in matrices.items():
+        if not isinstance(value, Tensor):
+            raise DTypeError(f"`{name}` must be a torch.Tensor, got {type(value).__name__}.")
         if value.ndim < 2 or value.shape[-1] != value.shape[-2]:
             raise ShapeError(
                 f"`{name}` must be square, of shape (..., n_stimuli, n_stimuli), "

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 
+from softrsa.errors import MemoryLimitError
+
 CGROUP = Path("/sys/fs/cgroup")
 PROCESS_GROUPS = Path("/proc/self/cgroup")
 FILES_OF_GROUPS = {  # limit, use, and the part of it that is file caches; of version 2, then 1
@@ -18,11 +20,15 @@ FILES_OF_GROUPS = {  # limit, use, and the part of it that is file caches; of ve
 }
 
 
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # as glibc's malloc.h has them
+LARGEST_KEPT = 2**25  # bytes; the most that glibc allows
+
+
 @functools.cache
-def _trim() -> Callable[[int], int] | None:
-    """Find what gives freed pieces back: glibc has it, other C libraries need it less."""
+def _of_c(name: str) -> Callable[..., int] | None:
+    """Find a function of the C library: glibc has these, others need them less."""
     try:
-        return ctypes.CDLL(None).malloc_trim
+        return getattr(ctypes.CDLL(None), name)
     except (AttributeError, OSError, TypeError):
         return None
 
@@ -31,13 +37,17 @@ def keep_freed() -> None:
     """Let freed pieces of less than 32 MB stay with this process, for what comes next.
 
     The C library starts by giving back each piece of more than 128 kB, and fetches it anew page by
-    page: half of the time of arithmetic on RSMs of 100 stimuli. It learns from what is freed.
+    page: half of the time of arithmetic on RSMs of 100 stimuli. It would learn from what is freed,
+    but not in a worker of dask, which sets a threshold of its own.
 
     Examples
     --------
     >>> keep_freed()
     """
-    torch.empty(2**25 - 2**16, dtype=torch.uint8, device="cpu")  # made, freed, never touched
+    tune = _of_c("mallopt")
+    if tune is not None:
+        tune(M_MMAP_THRESHOLD, LARGEST_KEPT)
+        tune(M_TRIM_THRESHOLD, 2 * LARGEST_KEPT)
 
 
 def give_back_freed() -> None:
@@ -50,7 +60,7 @@ def give_back_freed() -> None:
     --------
     >>> give_back_freed()
     """
-    trim = _trim()
+    trim = _of_c("malloc_trim")
     if trim is not None:
         trim(0)
 
@@ -114,6 +124,24 @@ def _left_in(folder: Path, limit: str, used: str, cache: str) -> float | None:
         return None
     cached = int(stat[stat.index(cache) + 1]) if cache in stat else 0
     return float(max(0, most - now + cached))
+
+
+def check_room(what: str, bytes_: float) -> None:
+    """Refuse to read what would not fit into memory, before memory is taken.
+
+    Examples
+    --------
+    >>> check_room("rdm.npy", 6e13)
+    Traceback (most recent call last):
+    softrsa.errors.MemoryLimitError: rdm.npy takes 60000.0 GB of memory, and there are ...
+    """
+    left = available_memory()
+    if left is not None and bytes_ > left:
+        raise MemoryLimitError(
+            f"{what} takes {gigabytes(bytes_)} of memory, and there are {gigabytes(left)} left. If "
+            "that is right, read it on a larger machine, or in parts: netCDF and zarr with "
+            "`chunks`. Else its header is damaged."
+        )
 
 
 def gigabytes(bytes_: float) -> str:

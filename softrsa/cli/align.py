@@ -7,6 +7,7 @@ import shlex
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from multiprocessing import get_all_start_methods, get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,15 +88,25 @@ def run(arguments: argparse.Namespace) -> None:
 
 @contextmanager
 def _cluster(workers: int | None) -> Iterator[Client | None]:
-    """Start processes of one thread each, where any are asked for."""
+    """Start processes of one thread each, where any are asked for.
+
+    Where the system can, they are forked from one that has imported torch, which takes seconds.
+    """
     if workers is None:
         yield None
         return
     if workers < 1:
         raise DataError(f"--workers must be at least 1, got {workers}.")
     distributed = import_distributed()
+    import dask.config
+
     quiet: Any = None  # no dashboard; dask's own annotation leaves this out
+    method = {}
+    if "forkserver" in get_all_start_methods():
+        method = {"distributed.worker.multiprocessing-method": "forkserver"}
+        get_context("forkserver").set_forkserver_preload(["distributed", "softrsa.alignment"])
     with (
+        dask.config.set(method),
         distributed.LocalCluster(
             n_workers=workers, threads_per_worker=1, dashboard_address=quiet
         ) as cluster,

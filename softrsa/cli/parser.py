@@ -168,8 +168,8 @@ def names(text: str) -> list[str]:
 
 def seed(text: str) -> int:
     """Take a whole number that seeds a generator."""
-    if not text.isdecimal() or int(text) >= 2**63:
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number from 0 to 2^63.")
+    if not text.isdecimal() or int(text) >= 2**31:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number below 2^31.")
     return int(text)
 
 

@@ -12,6 +12,7 @@ from softrsa._wording import first_line, listed
 from softrsa.errors import (
     DataError,
     FileFormatError,
+    MemoryLimitError,
     ReadingWarning,
     SoftRSAError,
     StimulusError,
@@ -257,6 +258,11 @@ def _read(format_: Format, path: Path, options: Options) -> xr.DataArray:
         return format_.read(path, options)
     except SoftRSAError:
         raise
+    except MemoryError as error:
+        raise MemoryLimitError(
+            f"{path} was taken for {format_.title}, and does not fit into memory "
+            f"({first_line(error)}). Its header is damaged, or it takes a larger machine."
+        ) from error
     except UNREADABLE as error:
         raise FileFormatError(
             f"{path} was taken for {format_.title}, but cannot be read ({first_line(error)}). It "

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from softrsa._table import Table
-from softrsa.errors import DataError, FileMissingError
+from softrsa.errors import DataError, FileFormatError, FileMissingError
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -127,6 +127,10 @@ def look(path: Path) -> Look:
         return Look(path, "folder", frozenset(child.name for child in path.iterdir()))
     if not path.exists():
         raise FileMissingError(f"There is no file {path}.")
+    if not path.is_file():  # a pipe would be waited for without end
+        raise FileFormatError(
+            f"{path} is a pipe or a device, not a file. Copy what comes from it into a file."
+        )
     with path.open("rb") as file:
         start = file.read(SAMPLE)
     container = _container(path, start)

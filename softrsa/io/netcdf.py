@@ -13,9 +13,11 @@ from zipfile import BadZipFile
 
 import xarray as xr
 
+from softrsa._memory import check_room
 from softrsa._wording import ON_COMMAND_LINE, first_line, listed
 from softrsa.errors import (
     DataError,
+    DTypeError,
     FileFormatError,
     FileMissingError,
     ShapeError,
@@ -163,6 +165,8 @@ def open_array(
     engine = _engine(path)
     if engine == "netcdf4" and heap_damaged(path):
         raise _unreadable(path, OSError("HDF5: a heap of texts is damaged"))
+    if engine == "netcdf4":
+        _check_no_halves(path)
     try:
         dataset = xr.open_dataset(
             path, engine=engine, chunks=chunks, decode_times=False, decode_timedelta=False
@@ -180,10 +184,37 @@ def open_array(
     except UNREADABLE as error:
         dataset.close()
         raise _unreadable(path, error) from error
+    if chunks is None:
+        check_room(f"{path}, of shape {array.shape},", array.nbytes)
     array = array.assign_coords(labels).rename(None)
     array.attrs.pop("softrsa_schema", None)
     array.set_close(dataset.close)
     return array
+
+
+def _check_no_halves(path: Path) -> None:
+    """Refuse numbers of 16 bits, of which netCDF-C ends the process."""
+    import h5py
+
+    if not h5py.is_hdf5(path):
+        return
+    halves: list[str] = []
+
+    def note(name: str, node: object) -> None:
+        if isinstance(node, h5py.Dataset) and node.dtype.kind == "f" and node.dtype.itemsize < 4:
+            halves.append(name)
+
+    try:
+        with h5py.File(path) as file:
+            file.visititems(note)
+    except UNREADABLE as error:
+        raise _unreadable(path, error) from error
+    if halves:
+        raise DTypeError(
+            f"{path} holds float16 numbers ({listed(halves)}), which netCDF does not have. Read "
+            f"them with `h5py.File({str(path)!r})[{halves[0]!r}][...]`, convert them with "
+            "`.astype('float32')`, and save them anew."
+        )
 
 
 def _engine(path: Path) -> Literal["scipy", "netcdf4", "zarr"]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from softrsa._checks import check_count
+from softrsa._checks import check_count, checked
 from softrsa._gradients import within
 from softrsa._precision import product, short_type
 from softrsa.errors import DataError
@@ -355,6 +355,7 @@ def cca(x: Tensor, y: Tensor) -> Tensor:
     return _mean_correlation(principal_basis(x), principal_basis(y), x.dtype)
 
 
+@checked
 def svcca(
     x: Tensor,
     y: Tensor,

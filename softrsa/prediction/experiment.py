@@ -18,6 +18,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from tqdm import tqdm
 
+from softrsa._checks import checked
 from softrsa.errors import DataError, unknown_name
 from softrsa.prediction.experiment_result import (
     KNN_ON,
@@ -42,6 +43,7 @@ COLUMNS = (
 KEY = ("task", "split", "method", "settings")  # of rows that count once
 
 
+@checked
 def run_experiment(
     task: str | RegressionTask,
     *,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pandas as pd
 from tqdm import tqdm
 
+from softrsa._checks import checked
 from softrsa.errors import DataError, unknown_name
 from softrsa.prediction._neighbors import NEIGHBOR_SIMILARITIES
 from softrsa.prediction.experiment import PROTOCOL, fit_method, mean_error, split_samples
@@ -94,6 +95,7 @@ class SearchResult:
         return plot_search(self.table)
 
 
+@checked
 def search_settings(
     task: str | RegressionTask,
     *,

@@ -12,6 +12,7 @@ import numpy as np
 from sklearn.neighbors import KNeighborsRegressor
 from tqdm import tqdm
 
+from softrsa._checks import checked
 from softrsa.errors import DataError, unknown_name
 from softrsa.prediction.experiment import (
     COLUMNS,
@@ -149,6 +150,7 @@ def grid_error(regressor: _Regressor, data: SurfaceData) -> float:
 SURFACE_METHODS = (*HEADS, "knn-raw")
 
 
+@checked
 def run_surfaces(
     *,
     heads: str | Sequence[str] = "all",

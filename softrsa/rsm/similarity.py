@@ -111,7 +111,7 @@ def check_arguments(
     """Check types first, then shapes, then options."""
     similarity = row.name
     given = {"x": x, "y": y, "precision": precision}
-    tensors = {name: value for name, value in given.items() if value is not None}
+    tensors = {name: value for name, value in given.items() if value is not None or name == "x"}
     check_floating(**tensors)
     for name in tensors.keys() - {"precision"}:
         if tensors[name].ndim < 2 or 0 in tensors[name].shape[-2:]:
