@@ -98,7 +98,8 @@ def of_texts(rng: np.random.Generator) -> Iterator[Layout]:
     numbers = [str(i) for i in range(n)]
     sides = {
         "names on both sides": (ids, ids), "names above": (None, ids), "names beside": (ids, None),
-        "numbers beside": (numbers, ids), "V1, V2, ... above": (ids, [f"V{i + 1}" for i in range(n)]),
+        "numbers beside": (numbers, ids),
+        "V1, V2, ... above": (ids, [f"V{i + 1}" for i in range(n)]),
         "no names": (None, None),
     }  # fmt: skip
     below = np.tril(np.ones((n, n), bool))
@@ -154,10 +155,7 @@ def is_right(found: xr.DataArray, layout: Layout, *, any_leading: bool) -> bool:
 def try_one(layout: Layout, path: Path) -> str:
     """Read a layout, and once more with what a refusal asks for."""
     n = layout.truth.sizes.get("anchor", SIZES["stimulus"])
-    named = "names" in layout.kind and "no names" not in layout.kind
-    options = (
-        {} if named or "beside" in layout.kind or "above" in layout.kind else {"stimuli": IDS[:n]}
-    )
+    options = {} if layout.text and "no names" not in layout.kind else {"stimuli": IDS[:n]}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ReadingWarning)
         try:
@@ -240,7 +238,7 @@ def main() -> int:
         trials = 20 if arguments.quick else 100
         rows["own formats"] = own_formats(rng, Path(folder), trials)
     table = pd.DataFrame(rows).T
-    table.insert(0, "tried", table.sum(1))
+    table.insert(0, "tried", table.sum(axis=1))
     table.loc["all"] = table.sum()
     sys.stdout.write(table.to_string() + "\n")
     return int(table.loc["all", ["refused, stuck", "WRONG"]].sum() > 0)

@@ -393,11 +393,10 @@ def _from_plain(
 def _check_clear(stack: Tensor, diagonal: int, name: str) -> None:
     """Refuse plain squares that may as well be features, such as one unit per stimulus."""
     apart = off_diagonal(stack)
-    high, low = apart.nan_to_num(-torch.inf).amax(-1), apart.nan_to_num(torch.inf).amin(-1)
-    alike = bool((high == low).any())
+    alike = diagonal == 1 and not bool(apart.any())
     beyond = diagonal == 1 and bool((apart.abs() > 1 + ROUNDING).any())
     if alike or beyond:
-        why = "equal off its diagonal" if alike else "beyond 1 off its diagonal"
+        why = "zero off its diagonal" if alike else "beyond 1 off its diagonal"
         raise DataError(
             f"`{name}` is a symmetric square with a diagonal of {diagonal}, and {why}: an RSM, or "
             "features? Label it: `xarray.DataArray(values, dims=('stimulus', 'unit'), "

@@ -84,12 +84,16 @@ FILES_OF = ("layers", "recordings")  # names of two files, before what an option
 
 
 def read(arguments: argparse.Namespace, place: int = 0) -> xr.DataArray:
-    """Read one of the files, say what it was taken for, and average the trials of each stimulus."""
+    """Read one of the files and average the trials of each stimulus.
+
+    What it was taken for is said with the results.
+    """
     path = arguments.files[place]
     array = load(path, **_reading(arguments, place))
     sizes = " x ".join(f"{n} {dim}" for dim, n in array.sizes.items())
     told = "; ".join([sizes, *([array.attrs["read_as"]] if "read_as" in array.attrs else [])])
-    note(arguments, f"{path}: {array.attrs.get('source_format', 'netCDF')}, {told}.")
+    taken = f"{path}: {array.attrs.get('source_format', 'netCDF')}, {told}."
+    arguments.taken_for = [*getattr(arguments, "taken_for", []), taken]
     return average_trials(array) if "trial" in array.dims else array
 
 
@@ -99,7 +103,8 @@ def _reading(arguments: argparse.Namespace, place: int) -> dict[str, Any]:
     taken = [takes(path) for path in files]
     found: dict[str, Any] = {}
     for name in ("stimuli", "kind", "dims", "variable", "halves", "trials"):
-        for text in getattr(arguments, name, None) or ():
+        texts = [t for t in getattr(arguments, name, None) or () if isinstance(t, str)]
+        for text in texts:  # identify has numbers of stimuli
             about, colon, value = text.partition(":")
             if len(files) > 1 and colon and about in FILES_OF:
                 if FILES_OF.index(about) != place:
@@ -139,4 +144,6 @@ def show(arguments: argparse.Namespace, text: str, table: pd.DataFrame) -> None:
         rows = json.loads(table.to_json(orient="records", double_precision=12))  # NaN is null
         sys.stdout.write(json.dumps({"out": str(out), "rows": rows}) + "\n")
     elif not arguments.quiet:
+        for line in getattr(arguments, "taken_for", []):
+            sys.stdout.write(f"{line}\n")
         sys.stdout.write(f"{text}\nResults are in {out}\n")

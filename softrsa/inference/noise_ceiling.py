@@ -84,7 +84,8 @@ def noise_ceiling(
     if isinstance(rsms, xr.DataArray):
         rsms = unlabeled(rsms)
     check_floating(rsms=rsms)
-    rsms = as_stack(rsms)
+    if entry.takes != "matrices":
+        rsms = as_stack(rsms)
     if rsms.ndim < 2 or (entry.takes == "matrices" and rsms.ndim < 3):
         raise ShapeError(
             f"`rsms` must have a dimension of subjects before that of pairs, and {entry.name!r} "

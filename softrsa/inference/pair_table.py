@@ -183,12 +183,7 @@ def unlabeled(rsms: xr.DataArray) -> Tensor:
 
 
 def as_stack(rsms: Tensor) -> Tensor:
-    """Make a stack of one of one RSM: a condensed vector, or a symmetric square.
-
-    Rows of condensed RSMs may be as many as their pairs, but a symmetric square is never these.
-    """
-    if rsms.ndim == 1:
-        return rsms[None]
+    """Make a stack of one of a symmetric square, which is never rows of condensed RSMs."""
     if rsms.ndim != 2 or rsms.shape[0] != rsms.shape[1]:
         return rsms
     same = rsms.detach().double().nan_to_num()
@@ -201,7 +196,7 @@ def _check_stack(name: str, rsms: Tensor) -> None:
     if rsms.ndim not in (2, 3) or (rsms.ndim == 3 and rsms.shape[-1] != rsms.shape[-2]):
         raise ShapeError(
             f"`{name}` must be square RSMs (k, n_stimuli, n_stimuli) or condensed ones "
-            f"(k, n_pairs), got shape {tuple(rsms.shape)}."
+            f"(k, n_pairs), got shape {tuple(rsms.shape)}; give a single one as `{name}[None]`."
         )
     if not len(rsms):
         raise ShapeError(f"`{name}` must hold at least one RSM, got shape {tuple(rsms.shape)}.")

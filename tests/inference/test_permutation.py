@@ -124,5 +124,5 @@ def test_wrong_arguments_and_undefined(rng):
     found = permutation_test(flat, subjects, "pearson", n_permutations=19)
     assert found.table["p_permutation"].isna().tolist() == [False, True, False]
     models[0, 4] = torch.nan
-    with pytest.raises(DataError, match=r"where pairs are missing: 1 are NaN"):
-        permutation_test(models, subjects, "pearson")
+    with pytest.raises(DataError, match=r"'whitened_pearson' needs all of them"):
+        permutation_test(models, subjects, "whitened_pearson")
