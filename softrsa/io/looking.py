@@ -199,7 +199,7 @@ def _look_into_zip(path: Path) -> Look:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except (zipfile.BadZipFile, OSError):
+    except (zipfile.BadZipFile, OSError, NotImplementedError):
         return Look(path, "npz" if path.suffix == ".npz" else "zip")
     if names and all(name.endswith(".npy") for name in names):
         return Look(path, "npz", frozenset(name.removesuffix(".npy") for name in names))

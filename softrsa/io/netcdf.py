@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from pickle import UnpicklingError
+from tokenize import TokenError
 from typing import Literal
 from zipfile import BadZipFile
 
@@ -68,7 +69,7 @@ def _number(content: bytes | mmap.mmap, at: int, n_bytes: int = 8) -> int:
 Chunks = Mapping[str, int] | int | Literal["auto"]
 UNREADABLE = (  # what the readers raise
     OSError, RuntimeError, ValueError, TypeError, LookupError, EOFError, NotImplementedError,
-    BadZipFile, UnpicklingError, zlib.error,
+    BadZipFile, UnpicklingError, zlib.error, SyntaxError, TokenError,
 )  # fmt: skip
 
 
