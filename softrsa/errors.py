@@ -16,7 +16,6 @@ __all__ = [
     "NoSecondDerivativeError",
     "NotFittedError",
     "ProcessError",
-    "ReadingWarning",
     "ShapeError",
     "SoftRSAError",
     "StimulusError",
@@ -79,10 +78,6 @@ class ProcessError(SoftRSAError, RuntimeError):
 
 class DeviceError(SoftRSAError, RuntimeError):
     """The device asked for is not there."""
-
-
-class ReadingWarning(UserWarning):
-    """Says what numbers in a file or an array were taken for, where that was a choice."""
 
 
 def unknown_name(kind: str, name: object, choices: Iterable[object]) -> UnknownNameError:

@@ -29,7 +29,7 @@ import xarray as xr
 
 import softrsa
 from softrsa import io
-from softrsa.errors import ReadingWarning, SoftRSAError
+from softrsa.errors import SoftRSAError
 
 SIZES = {"time": 3, "subject": 4, "anchor": 6, "neighbor": 6, "stimulus": 7, "unit": 5, "trial": 2}
 IDS = [f"im{i}" for i in range(7)]
@@ -157,7 +157,7 @@ def try_one(layout: Layout, path: Path) -> str:
     n = layout.truth.sizes.get("anchor", SIZES["stimulus"])
     options = {} if layout.text and "no names" not in layout.kind else {"stimuli": IDS[:n]}
     with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", ReadingWarning)
+        warnings.simplefilter("always", io.ReadingWarning)
         try:
             found = softrsa.load(path, **options)
         except SoftRSAError as error:
@@ -176,7 +176,7 @@ def _try_remedy(layout: Layout, path: Path, options: dict, message: str) -> str:
             continue
         more = {**options, name: remedies[name]}
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ReadingWarning)
+            warnings.simplefilter("ignore", io.ReadingWarning)
             try:
                 if is_right(softrsa.load(path, **more), layout, any_leading=False):
                     return "refused, remedy works"

@@ -2,6 +2,7 @@
 
 from softrsa.alignment.align import (
     FewStimuliWarning,
+    MissingPairsWarning,
     RowOffsetWarning,
     UndefinedScoreWarning,
     align,
@@ -30,6 +31,7 @@ __all__ = [
     "FewStimuliWarning",
     "FitSettings",
     "IdentificationResult",
+    "MissingPairsWarning",
     "OptimisticWarning",
     "PublishedIdentification",
     "RowOffsetWarning",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -186,7 +186,7 @@ def evaluate(
     return Judged(records, resampled.sums)
 
 
-def _ceiling(rsms: Tensor, measure: Measure, pool: str) -> NoiseCeiling:
+def _ceiling(rsms: Tensor, measure: Measure, pool: Literal["normalized", "raw"]) -> NoiseCeiling:
     """Noise ceilings of subjects (s, n, n); NaN where pairs are missing and they have none."""
     few = int(held_pairs(rsms).sum()) < 2 * FEWEST_PAIRS
     if few or (pool == "raw" and lacks_pairs(rsms)):

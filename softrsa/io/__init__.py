@@ -9,13 +9,14 @@ from softrsa.io.looking import FORMATS, Format, Look
 from softrsa.io.netcdf import open_array
 from softrsa.io.rsatoolbox import from_rsatoolbox, to_rsatoolbox
 from softrsa.io.save import save
-from softrsa.io.schema import check_rdms, check_recording, check_trials
+from softrsa.io.schema import ReadingWarning, check_rdms, check_recording, check_trials
 
 __all__ = [
     "FORMATS",
     "Format",
     "Look",
     "OutputError",
+    "ReadingWarning",
     "atomic_path",
     "cache_folder",
     "check_rdms",

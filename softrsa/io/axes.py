@@ -252,9 +252,10 @@ def _recording_of(array: xr.DataArray, options: Options, name: str) -> xr.DataAr
         coords["repetition"] = ("stimulus", np.tile(np.arange(1, n_trials + 1), n_rows))
     values = values.reshape(-1, n_units, *values.shape[values.ndim - len(time) :])
     if time:
-        labels = next((r for k, r in options.beside.items() if axis_meaning(k) == "time"), None)
-        fits = labels is not None and len(labels) == values.shape[-1]
-        coords["time"] = ("time", labels if fits else np.arange(values.shape[-1]))
+        n_times = values.shape[-1]
+        rows_of_time = [r for k, r in options.beside.items() if axis_meaning(k) == "time"]
+        fitting = [row for row in rows_of_time if len(row) == n_times]
+        coords["time"] = ("time", [*fitting, np.arange(n_times)][0])
     return label_recording(values, ids, name, coords, options, trials="trial" in rows)
 
 

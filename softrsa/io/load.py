@@ -13,7 +13,6 @@ from softrsa.errors import (
     DataError,
     FileFormatError,
     MemoryLimitError,
-    ReadingWarning,
     SoftRSAError,
     StimulusError,
 )
@@ -21,7 +20,7 @@ from softrsa.io.labelling import NUMBERED, Kind, Options, Trials, check_options
 from softrsa.io.looking import DAMAGED, EVERY, FORMATS, Format, Look, look
 from softrsa.io.matrices import Halves
 from softrsa.io.netcdf import UNREADABLE, Chunks, open_in_chunks
-from softrsa.io.schema import mean_by_stimulus
+from softrsa.io.schema import ReadingWarning, mean_by_stimulus
 
 
 def load(
@@ -102,7 +101,7 @@ def load(
         after them where there is time, or RDMs / RSMs (..., anchor, neighbor) with
         ``attrs["kind"]``. Arrays of formats other than softrsa's own say what the file was taken
         for in ``attrs["source_format"]`` and ``attrs["read_as"]``; what was a choice is said in a
-        `softrsa.errors.ReadingWarning` too. Assemblies come out as (stimulus, unit): presentations
+        `softrsa.io.ReadingWarning` too. Assemblies come out as (stimulus, unit): presentations
         of one stimulus are averaged unless ``trials="keep"``, and of the neuroids' coordinates
         region, layer, subject (or animal, as subject), neuroid_id and hemisphere are kept;
         `from_brainio` has more choices.

@@ -267,8 +267,9 @@ def _from_cells(cells: np.ndarray, options: Options, title: str) -> xr.DataArray
             f"The {title} must be structs with a field `RDM`, or cells with a matrix each; got "
             f"{_described(structs[0])}."
         )
-    orders = [_order(each) for each in structs] if named else [None]
-    if all(ids is not None for ids in orders) and len(shape) < 2:
+    orders = [_order(each) for each in structs] if named else []
+    orders = [ids for ids in orders if ids is not None]
+    if len(orders) == len(structs) > 1 == len(shape):
         people = dict(enumerate(zip(found, orders, strict=True), start=1))
         return label_participants(people, _as_rdm(options), title)
     squares = [_square(to_float(each, title), options, title) for each in found]

@@ -12,8 +12,12 @@ import xarray as xr
 from xarray.indexes import PandasMultiIndex
 
 from softrsa._wording import counted, listed
-from softrsa.errors import DataError, DTypeError, ReadingWarning, ShapeError, StimulusError
+from softrsa.errors import DataError, DTypeError, ShapeError, StimulusError
 from softrsa.io.matrices import ROUNDING, kind_of_diagonal, settle_halves
+
+
+class ReadingWarning(UserWarning):
+    """Says what numbers in a file or an array were taken for, where that was a choice."""
 
 
 def check_dtype(array: xr.DataArray, name: str) -> xr.DataArray:
@@ -455,14 +459,17 @@ def _where(array: xr.DataArray, bad_columns: np.ndarray) -> str:
 def labels_of_stimuli(array: xr.DataArray, ids: np.ndarray) -> dict[str, np.ndarray]:
     """List what labels stimuli beside their ids: of trials, what is the same in all of one."""
     row = "trial" if "trial" in array.dims else "stimulus"
-    codes = pd.Index(ids).get_indexer(plain_labels(array["stimulus"].values))
+    codes = pd.Index(ids).get_indexer(pd.Index(plain_labels(array["stimulus"].values)))
+    if (codes < 0).any() or len({*codes.tolist()}) < len(ids):
+        return {}
+    at = np.unique(codes, return_index=True)[1]
     found = {}
     for name, labels in labels_along(array, row).items():
         if name in ("stimulus", row):
             continue
-        first = pd.Series(labels).groupby(codes).first().reindex(range(len(ids))).to_numpy()
-        if len(ids) and (first[codes] == labels).all():
-            found[name] = first.astype(labels.dtype)
+        same = labels[at][codes] == labels
+        if (same | (pd.isna(labels) & pd.isna(labels[at][codes]))).all():
+            found[name] = labels[at]
     return found
 
 

@@ -62,8 +62,8 @@ def join_stimuli(
         raise unknown_name("way to join (`how`)", how, ("exact", "intersection"))
     if ids not in ("exact", "normalize"):
         raise unknown_name("way to compare ids (`ids`)", ids, ("exact", "normalize"))
+    ids_a, ids_b = _stimuli(a, "first array"), _stimuli(b, "second array")
     if ids == "normalize":
-        _stimuli(a, "first array"), _stimuli(b, "second array")
         b = with_ids_of(a, b)
     ids_a, ids_b = _stimuli(a, "first array"), _stimuli(b, "second array")
     only_a, only_b = ids_a[~ids_a.isin(ids_b)], ids_b[~ids_b.isin(ids_a)]
@@ -128,7 +128,7 @@ def _hint(a: xr.DataArray, b: xr.DataArray) -> str:
     if len(shared) <= len(_ids(a).intersection(_ids(b))):
         return types
     pair = [
-        ids.tolist()[found.get_loc(shared[0])]
+        ids.tolist()[found.tolist().index(shared[0])]
         for ids, found in ((_ids(a), first), (_ids(b), second))
     ]
     return (

@@ -43,7 +43,8 @@ def rbf_from_distances(
         sigma = median_distance(negative, dims, n_self)
         if not bool(negative.any()):
             raise DataError(
-                "All stimuli have the same responses: `rbf` has no scale and RBF CKA is undefined."
+                "All stimuli have the same responses, and the median distance between stimuli is "
+                "0: `rbf` has no scale, and RBF CKA is undefined."
             )
         if bool((sigma == 0).any()):
             raise DataError(
@@ -110,8 +111,9 @@ def check_arguments(
 ) -> None:
     """Check types first, then shapes, then options."""
     similarity = row.name
-    given = {"x": x, "y": y, "precision": precision}
-    tensors = {name: value for name, value in given.items() if value is not None or name == "x"}
+    tensors: dict[str, Tensor] = {"x": x}
+    tensors |= {} if y is None else {"y": y}
+    tensors |= {} if precision is None else {"precision": precision}
     check_floating(**tensors)
     for name in tensors.keys() - {"precision"}:
         if tensors[name].ndim < 2 or 0 in tensors[name].shape[-2:]:

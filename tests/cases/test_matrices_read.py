@@ -9,7 +9,7 @@ import xarray as xr
 from scipy.spatial.distance import pdist, squareform
 
 from softrsa import io
-from softrsa.errors import DataError, ReadingWarning, ShapeError, StimulusError
+from softrsa.errors import DataError, ShapeError, StimulusError
 
 RNG = np.random.default_rng(0)
 N = 8
@@ -73,7 +73,9 @@ def test_one_half_is_mirrored_and_that_is_said(tmp_path, suffix, empty, half):
     there = half(np.ones((N, N), bool))
     path = write(tmp_path / f"a{suffix}", np.where(there, RDM, empty))
     which = "upper" if half is np.tril else "lower"
-    with pytest.warns(ReadingWarning, match=f"[Tt]he {which} half of the .* is empty: .* mirrored"):
+    with pytest.warns(
+        io.ReadingWarning, match=f"[Tt]he {which} half of the .* is empty: .* mirrored"
+    ):
         found = io.load(path, stimuli=IDS)
     np.testing.assert_allclose(found, RDM, rtol=1e-15)
 
@@ -157,7 +159,7 @@ def test_square_of_whole_numbers_without_names_keeps_its_first_row(tmp_path, sep
     found = io.load(tmp_path / "a.txt", stimuli=ids)
     np.testing.assert_array_equal(found, ranks)
     assert found["anchor"].values.tolist() == ids
-    with pytest.warns(ReadingWarning, match=r"The 6 stimuli .* are numbered from 0.*--stimuli"):
+    with pytest.warns(io.ReadingWarning, match=r"The 6 stimuli .* are numbered from 0.*--stimuli"):
         assert io.load(tmp_path / "a.txt")["anchor"].values.tolist() == [*range(6)]
 
 
@@ -192,7 +194,9 @@ def test_one_leading_axis_is_said_aloud(tmp_path, suffix):
     stack = np.stack([RDM, 2 * RDM, 3 * RDM])
     for values in (stack, np.moveaxis(stack, 0, -1)):
         path = write(tmp_path / f"a{suffix}", values)
-        with pytest.warns(ReadingWarning, match=r"[Tt]he axis of 3 .* taken for subjects.*`dims`"):
+        with pytest.warns(
+            io.ReadingWarning, match=r"[Tt]he axis of 3 .* taken for subjects.*`dims`"
+        ):
             assert io.load(path, stimuli=IDS).dims == ("subject", "anchor", "neighbor")
     found = io.load(path, stimuli=IDS, dims=("anchor", "neighbor", "time"))
     np.testing.assert_allclose(found.isel(time=1), 2 * RDM, rtol=1e-15)
@@ -241,5 +245,5 @@ def test_half_of_a_labelled_matrix_is_mirrored_too():
     array = xr.DataArray(
         np.tril(RDM), dims=("anchor", "neighbor"), coords={"anchor": IDS, "neighbor": IDS}
     )
-    with pytest.warns(ReadingWarning, match="upper half .* is empty"):
+    with pytest.warns(io.ReadingWarning, match="upper half .* is empty"):
         np.testing.assert_array_equal(io.check_rdms(array), RDM)

@@ -8,7 +8,7 @@ import pytest
 import xarray as xr
 
 from softrsa import io
-from softrsa.errors import DataError, ReadingWarning, ShapeError
+from softrsa.errors import DataError, ShapeError
 from softrsa.recordings import average_trials, time_windows
 
 RNG = np.random.default_rng(0)
@@ -72,12 +72,14 @@ def test_betas_of_a_volume_with_repeated_stimuli(tmp_path, suffix):
     path = write(tmp_path / f"betas{suffix}", betas)
     with pytest.raises(DataError, match=r"7 values.*`drop_missing_units=True`.*--drop-missing"):
         io.load(path, **options)
-    with pytest.warns(ReadingWarning, match=r"2 of 12 units .* have NaN \(1 of them throughout\)"):
+    with pytest.warns(
+        io.ReadingWarning, match=r"2 of 12 units .* have NaN \(1 of them throughout\)"
+    ):
         found = io.load(path, **options, drop_missing_units=True)
     assert found.dims == ("trial", "unit")
     unit = found.sel(unit=(found["x"] == 1) & (found["y"] == 0) & (found["z"] == 1))
     np.testing.assert_array_equal(unit.values.ravel(), betas[1, 0, 1])
-    with pytest.warns(ReadingWarning, match="left out"):
+    with pytest.warns(io.ReadingWarning, match="left out"):
         mean = io.load(path, **options, drop_missing_units=True, trials="mean")
     assert mean["stimulus"].values.tolist() == ["a", "b", "c"]
     np.testing.assert_allclose(mean.sel(stimulus="b", unit=0), betas[0, 0, 0, [1, 4]].mean(), 1e-6)

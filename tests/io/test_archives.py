@@ -16,7 +16,6 @@ from softrsa.errors import (
     DataError,
     DTypeError,
     FileFormatError,
-    ReadingWarning,
     ShapeError,
     StimulusError,
     UnknownNameError,
@@ -44,7 +43,7 @@ def test_documented_keys(tmp_path):
 
 def test_rdms_with_the_ids_of_the_file(tmp_path):
     np.savez(tmp_path / "a.npz", rdms=np.stack([RDM, RDM]), stimulus=IDS)
-    with pytest.warns(ReadingWarning, match=r"axis of 2 .* is taken for subjects.*`dims`"):
+    with pytest.warns(io.ReadingWarning, match=r"axis of 2 .* is taken for subjects.*`dims`"):
         found = io.load(tmp_path / "a.npz")
     assert found.dims == ("subject", "anchor", "neighbor")
     assert found["neighbor"].values.tolist() == IDS

@@ -12,7 +12,6 @@ from scipy.stats import spearmanr
 from softrsa import io
 from softrsa.errors import (
     FileFormatError,
-    ReadingWarning,
     ShapeError,
     StimulusError,
     UnknownNameError,
@@ -142,7 +141,7 @@ def test_cells_of_upper_triangles(tmp_path, save):
 )
 def test_plain_rdms(tmp_path, save, values, dims):
     save(tmp_path / "a.mat", {"rdms": values})
-    said = pytest.warns(ReadingWarning, match="subjects") if dims else nullcontext()
+    said = pytest.warns(io.ReadingWarning, match="subjects") if dims else nullcontext()
     with said:
         found = io.load(tmp_path / "a.mat", stimuli=IDS)
     assert (found.dims, found.attrs["kind"]) == ((*dims, "anchor", "neighbor"), "rdm")
@@ -156,7 +155,7 @@ def test_rows_of_upper_triangles_have_to_be_called_so(tmp_path, save):
     save(tmp_path / "a.mat", {"x": rows})
     recording = io.load(tmp_path / "a.mat", stimuli=["a", "b"])
     assert recording.dims == ("stimulus", "unit")
-    with pytest.warns(ReadingWarning, match="axis of 2 .* subjects"):
+    with pytest.warns(io.ReadingWarning, match="axis of 2 .* subjects"):
         found = io.load(tmp_path / "a.mat", stimuli=IDS, kind="rdm")
     np.testing.assert_array_equal(found.sel(subject=1).values, RDM)
 
