@@ -36,7 +36,6 @@ from softrsa.rsm.similarity import (
 from softrsa.tiled.scores import MEASURES, lay_out
 from softrsa.tiled.tiles import KEPT_BYTES, TiledRSM
 from softrsa.transforms.center import as_double
-from softrsa.transforms.center import double_center
 from softrsa.transforms.on_rsms import Chain
 
 One = xr.DataArray | pd.DataFrame | Tensor | np.ndarray
@@ -392,20 +391,12 @@ def _from_plain(
 
 
 def _check_clear(stack: Tensor, diagonal: int, name: str) -> None:
-    """Refuse plain squares that may as well be features, such as one unit per stimulus."""
-    apart = off_diagonal(stack)
-    alike = diagonal == 1 and not bool(apart.any())
-    beyond = diagonal == 1 and bool((apart.abs() > 1 + ROUNDING).any())
-    if beyond and stack.shape[-1] > 2:  # one number per stimulus has no score either way
-        left = double_center(stack.nan_to_num(0.0)).abs().amax((-2, -1))
-        beyond = bool((left > ROUNDING * apart.abs().nan_to_num(0.0).amax(-1)).any())
-    if alike or beyond:
-        why = "zero off its diagonal" if alike else "beyond 1 off its diagonal"
+    """Refuse plain squares that may as well be features: one unit per stimulus."""
+    if diagonal == 1 and not bool(off_diagonal(stack).any()):
         raise DataError(
-            f"`{name}` is a symmetric square with a diagonal of {diagonal}, and {why}: an RSM, or "
-            "features? Label it: `xarray.DataArray(values, dims=('stimulus', 'unit'), "
-            "coords={'stimulus': ids})` are features, `dims=('anchor', 'neighbor')` with "
-            "`attrs={'kind': 'rsm'}` (or 'rdm') are similarities."
+            f"`{name}` is 1 on its diagonal and 0 elsewhere: an RSM, or features? Label it: "
+            "`xarray.DataArray(values, dims=('stimulus', 'unit'), coords={'stimulus': ids})` are "
+            "features, `dims=('anchor', 'neighbor')` with `attrs={'kind': 'rsm'}` are similarities."
         )
 
 
