@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import csv
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
-from io import StringIO
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -247,11 +248,15 @@ def read_table(path: Path, options: Options) -> xr.DataArray:
 
 def _with_header(cells: list[list[str]], path: Path) -> pd.DataFrame:
     """Make a frame of texts whose first row names the columns."""
-    names = cells[0]
-    if len({*names}) < len(names):
-        doubled = sorted({name for name in names if names.count(name) > 1})
+    _check_columns(cells[0], path)
+    return pd.DataFrame(cells[1:], columns=pd.Index(cells[0]), dtype=object)
+
+
+def _check_columns(names: list[str], path: Path) -> None:
+    """Refuse columns of one name."""
+    doubled = sorted(name for name, count in Counter(names).items() if count > 1)
+    if doubled:
         raise FileFormatError(f"{path} has the columns {listed(doubled)} more than once.")
-    return pd.DataFrame(cells[1:], columns=pd.Index(names), dtype=object)
 
 
 def _check_of_grids(options: Options, path: Path) -> None:
@@ -267,21 +272,22 @@ def _check_of_grids(options: Options, path: Path) -> None:
 
 def read_cells(path: Path) -> list[list[str]]:
     """Read all cells of a text as texts; rows are of one length, but for a shorter first one."""
-    text = path.read_text(encoding="utf-8-sig")
-    lines = [line for line in text.splitlines() if line.strip()]
-    separator, comma = _separator(lines)
-    try:
-        if separator is None:
-            cells = [line.split() for line in lines]
-        else:
-            reader = csv.reader(StringIO(text, newline=""), delimiter=separator, strict=True)
-            cells = [row for row in reader if row]
-    except csv.Error as error:
-        raise FileFormatError(f"{path} is no table: {error}.") from error
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        lines = [*islice((line for line in file if line.strip()), FIRST_LINES)]
+        separator, comma = _separator(lines)
+        file.seek(0)
+        try:
+            if separator is None:
+                cells = [line.split() for line in file.read().splitlines() if line.strip()]
+            else:
+                reader = csv.reader(file, delimiter=separator, strict=True)
+                cells = [row for row in reader if row]
+        except csv.Error as error:
+            raise FileFormatError(f"{path} is no table: {error}.") from error
     if separator is None and min(map(len, cells), default=0) < 2:
         raise FileFormatError(
             f"{path} is text, but no table: its first line has no comma, tab, semicolon or blank: "
-            f"{lines[0][:60] if lines else ''!r}."
+            f"{lines[0].rstrip()[:60] if lines else ''!r}."
         )
     if comma:
         cells = [[DECIMAL_COMMA.sub(r"\1.\2", cell.strip()) for cell in row] for row in cells]
@@ -298,6 +304,7 @@ def read_cells(path: Path) -> list[list[str]]:
     return cells
 
 
+FIRST_LINES = 100  # that tell how cells are separated
 DECIMAL_COMMA = re.compile(r"^([+-]?\d*),(\d+(?:[eE][+-]?\d+)?)$")
 
 
@@ -305,7 +312,7 @@ def _separator(lines: list[str]) -> tuple[str | None, bool]:
     """Find what separates cells (None for blanks), and whether decimals have a comma."""
     first = lines[0] if lines else ""
     if ";" in first:
-        rows = [line.split(";") for line in lines[:100]]
+        rows = [line.rstrip("\r\n").split(";") for line in lines]
         commas = [cell.strip() for row in rows for cell in row if "," in cell]
         even = len({len(row) for row in rows[1:]}) < 2
         if commas and even and all(map(DECIMAL_COMMA.match, commas)):
@@ -340,7 +347,8 @@ class Grid:
 def read_grid(cells: list[list[str]], options: Options, path: Path) -> xr.DataArray:
     """Read a grid: a square RDM or RSM, or a recording with a unit per column."""
     name = f"table {path}"
-    cells = [[cell.strip() for cell in row] for row in cells]
+    for row in cells:  # in place: a copy takes as much again
+        row[:] = [cell.strip() for cell in row]
     square = None if options.kind == "recording" else _square(cells, options, path)
     if square is not None:
         values, ids = _square_ids(square, options, path)
@@ -404,17 +412,29 @@ def _square(cells: list[list[str]], options: Options, path: Path) -> Grid | None
 
 def _grid(cells: list[list[str]], *, header: bool, named: bool) -> Grid | None:
     """Take names off a table; None where other texts are left."""
-    body = [row[named:] for row in cells[header:]]
-    if not all(_is_value(cell) for row in body for cell in row):
-        return None
+    values = np.empty((len(cells) - header, len(cells[-1]) - named))
+    for place, row in zip(values, cells[header:], strict=True):
+        if not _fill(place, row[named:]):
+            return None
     short = header and len(cells[0]) < len(cells[1])
     columns = cells[0][named and not short :] if header else None
     return Grid(
-        np.array([[_as_number(cell) for cell in row] for row in body]),
+        values,
         [row[0] for row in cells[header:]] if named else None,
         columns,
         cells[0][0] if header and not short else "",
     )
+
+
+def _fill(place: np.ndarray, row: list[str]) -> bool:
+    """Write a row of texts as numbers, if all are."""
+    try:
+        place[:] = row
+    except ValueError:
+        if not all(map(_is_value, row)):
+            return False
+        place[:] = [*map(_as_number, row)]
+    return True
 
 
 def _square_ids(grid: Grid, options: Options, path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -522,7 +542,7 @@ def _complete(
     if grid is None:
         raise _wrong_cell(cells, path, header=header, named=named)
     if header and grid.columns is not None:
-        _with_header([grid.columns], path)
+        _check_columns(grid.columns, path)
     return grid
 
 

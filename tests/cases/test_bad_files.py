@@ -1,13 +1,16 @@
 """Files that would end the process, hang it or take all memory are refused with what to do."""
 
 import os
+import time
 
 import h5py
 import numpy as np
 import pytest
 
-from softrsa.errors import DTypeError, FileFormatError, MemoryLimitError
+from softrsa.errors import DTypeError, FileFormatError, MemoryLimitError, ReadingWarning
 from softrsa.io import load
+
+ROWS = (("a", "1.5"), ("b", "NA"), ("c", "2"))  # of wide tables
 
 
 def test_a_pipe_is_not_waited_for(tmp_path):
@@ -39,3 +42,18 @@ def test_a_header_that_promises_more_than_there_is(tmp_path):
         file.write(bytes(64))
     with pytest.raises((MemoryLimitError, FileFormatError), match=r"rdm\.npy"):
         load(path)
+
+
+def test_a_wide_table_is_read_in_seconds(tmp_path):
+    n_units = 100_000
+    path = tmp_path / "wide.csv"
+    header = ",".join(["stimulus", *(f"u{i}" for i in range(n_units))])
+    rows = [f"{name}," + ",".join(["0.5"] * (n_units - 1) + [end]) for name, end in ROWS]
+    path.write_text("\n".join([header, *rows]))
+    start = time.monotonic()
+    with pytest.warns(ReadingWarning, match="1 of 100000 units"):
+        assert load(path, drop_missing_units=True).shape == (3, n_units - 1)
+    path.write_text("\n".join([header.replace("u7,", "u8,"), *rows]))
+    with pytest.raises(FileFormatError, match="has the columns 'u8' more than once"):
+        load(path)
+    assert time.monotonic() - start < 20  # 2 s; a minute where each name is counted
