@@ -297,10 +297,9 @@ def _guess_kind(rdms: xr.DataArray, recorded: np.ndarray, name: str) -> str:
     diagonal = np.diagonal(stack, axis1=1, axis2=2)
     raise DataError(
         f"Cannot tell whether the {name} holds similarities or dissimilarities: its diagonal runs "
-        f"from {np.nanmin(diagonal):.3g} to {np.nanmax(diagonal):.3g}. Say it when the file is "
-        'read, with `kind="rdm"` or `kind="rsm"` (`--kind rdm` on the command line), or of an '
-        'array in memory with `array.assign_attrs(kind="rdm")`; `kind="recording"` if its rows '
-        "are stimuli and its columns units."
+        f'from {np.nanmin(diagonal):.3g} to {np.nanmax(diagonal):.3g}. Set `array.attrs["kind"]` '
+        'to "rdm" or "rsm"; of a file, say it when it is read, with `kind="rdm"` or `kind="rsm"` '
+        '(`--kind rdm` on the command line), or `kind="recording"` if its columns are units.'
     )
 
 

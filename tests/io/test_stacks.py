@@ -47,7 +47,7 @@ def test_stated_kind_wins_over_the_diagonal():
 
 
 def test_unclear_kind_is_asked_for():
-    with pytest.raises(DataError, match=r'runs from 0.5 to 0.5. Say .* `kind="rdm"`.*`--kind rdm`'):
+    with pytest.raises(DataError, match=r'runs from 0.5 to 0.5. Set `array.attrs\["kind"\]`'):
         check_rdms(stack(diagonal=0.5))
 
 
