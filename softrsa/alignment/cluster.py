@@ -31,6 +31,7 @@ from softrsa.io.schema import chunk_slices, plain_labels, read_values
 
 if TYPE_CHECKING:
     from distributed import Client, Future
+    from tqdm import tqdm
 
 Fingerprint = Mapping[str, Any]  # of strings, numbers and mappings of those, as JSON holds them
 
@@ -413,11 +414,19 @@ def _opened(store: str | Path | None, fingerprint: Fingerprint) -> Iterator[Stor
         yield Store.open(folder, fingerprint)
 
 
-def _score_here(runs: Sequence[Run], options: Options, keep: Keep, progress: bool) -> None:
-    """Score runs in this process, a piece on all cores after the other, and keep parts at once."""
+DELAY = 1.0  # seconds
+
+
+def _bar(n_runs: int, shown: bool) -> tqdm:
+    """Make a bar over runs, which appears after a while."""
     from tqdm import tqdm
 
-    with tqdm(total=len(runs), disable=not progress or not runs, desc="aligning", delay=1) as bar:
+    return tqdm(total=n_runs, disable=not shown or not n_runs, desc="aligning", delay=DELAY)
+
+
+def _score_here(runs: Sequence[Run], options: Options, keep: Keep, progress: bool) -> None:
+    """Score runs in this process, a piece on all cores after the other, and keep parts at once."""
+    with _bar(len(runs), progress) as bar:
         for piece in in_pieces(runs, workers=1):
             parts = _raised(_named(piece, options, lambda _: bar.update(0)))
             for run, part in zip(piece, parts, strict=True):
@@ -462,10 +471,11 @@ class _Cluster:
         """Score runs in rounds: what was lost with a worker is in the next one."""
         workers: Any = self.client.nthreads()  # for each its threads
         pieces, idle = in_pieces(runs, max(1, len(workers))), 0
-        while pieces and idle <= RETRIES:
-            left = self._round(pieces, keep)
-            idle = idle + 1 if len(left) == len(pieces) else 0
-            pieces = left
+        with _bar(len(runs), self.progress) as bar:
+            while pieces and idle <= RETRIES:
+                left = self._round(pieces, keep, bar)
+                idle = idle + 1 if len(left) == len(pieces) else 0
+                pieces = left
         if pieces:
             raise FitError(
                 f"Workers died {RETRIES + 1} times in a row before any piece was done; the first "
@@ -473,7 +483,7 @@ class _Cluster:
                 "use fewer stimuli."
             )
 
-    def _round(self, pieces: Sequence[Piece], keep: Keep) -> list[Piece]:
+    def _round(self, pieces: Sequence[Piece], keep: Keep, bar: tqdm) -> list[Piece]:
         """Submit all pieces, keep those done, give back those whose data a dead worker had."""
         from distributed import as_completed
 
@@ -491,15 +501,15 @@ class _Cluster:
         }  # fmt: skip
         lost = []
         try:
-            with _bar(self.client, [*futures], self.progress):
-                for future in as_completed([*futures]):
-                    piece = futures.pop(future)
-                    found = _result(future, piece[0])
-                    if found is None:
-                        lost.append(piece)
-                    else:
-                        for run, part in zip(piece, _raised(found), strict=True):
-                            keep(run, part)
+            for future in as_completed([*futures]):
+                piece = futures.pop(future)
+                found = _result(future, piece[0])
+                if found is None:
+                    lost.append(piece)
+                else:
+                    for run, part in zip(piece, _raised(found), strict=True):
+                        keep(run, part)
+                    bar.update(len(piece))
         finally:
             self.client.cancel([*futures])
         return lost
@@ -553,23 +563,6 @@ def _result(future: Future, run: Run) -> list[xr.Dataset] | SoftRSAError | None:
     except Exception as error:
         error.add_note(f"In {run.name}, on a dask worker, after {RETRIES} retries.")
         raise
-
-
-@contextmanager
-def _bar(client: Client, futures: Sequence[Future], shown: bool) -> Iterator[None]:
-    """Show dask's own progress bar while pieces are collected."""
-    if not shown:
-        yield
-        return
-    from distributed.diagnostics.progressbar import TextProgressBar
-
-    bar = TextProgressBar(futures, start=False)
-    loop: Any = client.loop  # None only before a client starts
-    loop.add_callback(bar.listen)
-    try:
-        yield
-    finally:
-        bar.__del__()
 
 
 def check_client(client: object) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from multiprocessing import get_all_start_methods, get_context
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import xarray as xr
 
@@ -86,6 +86,9 @@ def run(arguments: argparse.Namespace) -> None:
     show(arguments, f"{format_table(table)}\n\n{format_best(table)}", table)
 
 
+FREE_PORT = ":0"  # any
+
+
 @contextmanager
 def _cluster(workers: int | None) -> Iterator[Client | None]:
     """Start processes of one thread each, where any are asked for.
@@ -100,7 +103,6 @@ def _cluster(workers: int | None) -> Iterator[Client | None]:
     distributed = import_distributed()
     import dask.config
 
-    quiet: Any = None  # no dashboard; dask's own annotation leaves this out
     method = {}
     if "forkserver" in get_all_start_methods():
         method = {"distributed.worker.multiprocessing-method": "forkserver"}
@@ -108,7 +110,7 @@ def _cluster(workers: int | None) -> Iterator[Client | None]:
     with (
         dask.config.set(method),
         distributed.LocalCluster(
-            n_workers=workers, threads_per_worker=1, dashboard_address=quiet
+            n_workers=workers, threads_per_worker=1, dashboard_address=FREE_PORT
         ) as cluster,
         distributed.Client(cluster) as client,
     ):
