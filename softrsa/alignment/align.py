@@ -49,6 +49,7 @@ from softrsa.alignment.settings import (
 from softrsa.errors import DataError, StimulusError, unknown_name
 from softrsa.io import check_rdms
 from softrsa.io.axes import from_frame
+from softrsa.io.labelling import meaning
 from softrsa.measures import Measure, get
 from softrsa.measures.missing import check_leaves_out, lacks_pairs
 from softrsa.recordings import split_units
@@ -375,7 +376,8 @@ def named_parts(data: LabelledData, by: str, kind: str) -> dict[str, Data]:
         return {str(name): stack.sel({by: name}, drop=True) for name in stack[by].values}
     if by not in data.coords:
         present = [str(name) for name, coord in data.coords.items() if coord.dims == ("unit",)]
-        if set(present) - {"unit"}:  # bare unit ids are no labels
+        parts = [name for name in present if meaning(name) in ("layer", "region")]
+        if parts or by != kind:  # other labels of units, such as places in a volume, are no parts
             raise unknown_name(f"{kind} coordinate", by, present)
         return {kind: data}
     return dict(split_units(data, by))

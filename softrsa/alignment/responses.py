@@ -16,6 +16,7 @@ from torch import Tensor
 
 from softrsa._checks import check_floating
 from softrsa._processes import Ranks
+from softrsa._wording import listed
 from softrsa.errors import DataError, DTypeError, ShapeError, StimulusError
 from softrsa.io import check_rdms, check_recording
 from softrsa.io.axes import from_frame
@@ -333,6 +334,13 @@ def _from_stack(stack: xr.DataArray, name: str, subject: str, device: torch.devi
     """RDM or RSM stack -> one RSM per subject, the mean over sessions and other dimensions."""
     rsms = to_rsm(stack)
     others = [str(dim) for dim in rsms.dims if dim not in ("anchor", "neighbor", subject)]
+    several = [dim for dim in others if dim != "session" and rsms.sizes[dim] > 1]
+    if several:
+        raise DataError(
+            f"`{name}` has RDMs by {listed(several)}, and nothing says what to do with these: name "
+            "the one that holds layers or regions with `by` or `region` (`--by`, `--region`), or "
+            f'take one or the mean first: `stack.mean("{several[0]}")`.'
+        )
     rsms = rsms.mean(others) if others else rsms  # not-recorded sessions are NaN and left out
     if subject not in rsms.dims:
         rsms = rsms.expand_dims({subject: [""]})

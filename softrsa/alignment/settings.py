@@ -66,11 +66,11 @@ def stimulus_folds(n_stimuli: int, folds: int, *, seed: int) -> list[Split]:
         raise DataError(f"`folds` must be at least 2, got {folds}.")
     most = n_stimuli // SMALLEST_BLOCK
     if most < folds:
-        fewer = f"Use at most {most} folds" if most > 1 else "That is too few for folds"
+        fewer = f"Use at most {most} folds, or score" if most > 1 else "Score"
         raise DataError(
             f"{folds} folds of {n_stimuli} stimuli would test on {n_stimuli // folds} at a time; "
-            f"at least {SMALLEST_BLOCK} are needed. {fewer}; or score transforms without "
-            "parameters on all stimuli, with `folds=None` (`--folds none`)."
+            f"at least {SMALLEST_BLOCK} are needed. {fewer} transforms without parameters on all "
+            "stimuli, with `folds=None` (`--folds none`)."
         )
     order = torch.randperm(n_stimuli, generator=torch.Generator().manual_seed(seed))
     return [_split(order, test) for test in order.tensor_split(folds)]

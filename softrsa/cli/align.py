@@ -31,6 +31,7 @@ from softrsa.cli.common import (
     show,
 )
 from softrsa.errors import DataError, unknown_name
+from softrsa.io.labelling import meaning
 from softrsa.io.schema import labels_along
 from softrsa.measures import get
 from softrsa.recordings import select
@@ -178,8 +179,8 @@ def _check_labels(
     option, by = ("--by", arguments.by) if kind == "layer" else ("--region", arguments.region)
     stack = "anchor" in data.dims
     found = [str(dim) for dim in data.dims[:-2]] if stack else [*labels_along(data, "unit")]
-    if {*found} <= {"unit"} and by == kind:
-        return  # a plain table
+    if not stack and by == kind and not any(meaning(name) in ("layer", "region") for name in found):
+        return  # a plain table, or units with other labels
     if by not in found and (by != kind or (found and not stack)):
         if ({"layer", "region"} - {kind}) & {*found} and len(arguments.files) == 2:
             raise DataError(

@@ -16,7 +16,7 @@ import xarray as xr
 from softrsa import datasets
 from softrsa._wording import counted
 from softrsa.cli.parser import say
-from softrsa.errors import DataError
+from softrsa.errors import DataError, SoftRSAError
 from softrsa.io import atomic_path, load
 from softrsa.io.load import takes
 from softrsa.io.tables import plain_ids
@@ -89,7 +89,16 @@ def read(arguments: argparse.Namespace, place: int = 0) -> xr.DataArray:
     What it was taken for is said with the results.
     """
     path = arguments.files[place]
-    array = load(path, **_reading(arguments, place))
+    options, alone = _reading(arguments, place)
+    try:
+        array = load(path, **options)
+    except SoftRSAError as error:
+        if not alone:
+            raise
+        hint = f"--{alone[0]} {FILES_OF[1 - place]}:{getattr(arguments, alone[0])[0]}"
+        raise type(error)(
+            f"{error} An option about the other file only is written {hint}."
+        ) from error
     sizes = " x ".join(f"{n} {dim}" for dim, n in array.sizes.items())
     told = "; ".join([sizes, *([array.attrs["read_as"]] if "read_as" in array.attrs else [])])
     taken = f"{path}: {array.attrs.get('source_format', 'netCDF')}, {told}."
@@ -97,17 +106,19 @@ def read(arguments: argparse.Namespace, place: int = 0) -> xr.DataArray:
     return average_trials(array) if "trial" in array.dims else array
 
 
-def _reading(arguments: argparse.Namespace, place: int) -> dict[str, Any]:
-    """Find the options of `load` that are about one of the files."""
+def _reading(arguments: argparse.Namespace, place: int) -> tuple[dict[str, Any], list[str]]:
+    """Find the options of `load` that are about one of the files, and which do not name it."""
     files = arguments.files
     taken = [takes(path) for path in files]
     found: dict[str, Any] = {}
+    alone = []
+    names = [{FILES_OF[i], path.name, path.stem} for i, path in enumerate(files[:2])]
     for name in ("stimuli", "kind", "dims", "variable", "halves", "trials"):
         texts = [t for t in getattr(arguments, name, None) or () if isinstance(t, str)]
         for text in texts:  # identify has numbers of stimuli
             about, colon, value = text.partition(":")
-            if len(files) > 1 and colon and about in FILES_OF:
-                if FILES_OF.index(about) != place:
+            if len(files) > 1 and colon and about in names[0] | names[1]:
+                if about not in names[place]:
                     continue
             elif len(files) > 1 and name not in taken[place]:
                 if not any(name in each for each in taken):
@@ -115,10 +126,13 @@ def _reading(arguments: argparse.Namespace, place: int) -> dict[str, Any]:
                 continue
             else:
                 value = text
+                alone += [name] if len(files) > 1 else []
+            if name in found:
+                raise DataError(f"--{name} is given twice for {files[place]}.")
             found[name] = _value(name, value.strip())
     if arguments.drop_missing_units:
         found["drop_missing_units"] = True
-    return found
+    return found, alone
 
 
 def _value(name: str, text: str) -> Any:

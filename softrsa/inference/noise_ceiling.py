@@ -83,9 +83,9 @@ def noise_ceiling(
         raise unknown_name("pooling", pool, ("normalized", "raw"))
     if isinstance(rsms, xr.DataArray):
         rsms = unlabeled(rsms)
-    check_floating(rsms=rsms)
-    if entry.takes != "matrices":
+    if entry.takes != "matrices" or rsms.ndim > 2:
         rsms = as_stack(rsms)
+    check_floating(rsms=rsms)
     if rsms.ndim < 2 or (entry.takes == "matrices" and rsms.ndim < 3):
         raise ShapeError(
             f"`rsms` must have a dimension of subjects before that of pairs, and {entry.name!r} "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +16,7 @@ from softrsa._checks import check_floating
 from softrsa._ranks import is_rounding, rounding_of, run_starts, tied
 from softrsa.errors import DataError, ShapeError, StimulusError
 from softrsa.io.matrices import ROUNDING
+from softrsa.io.schema import ReadingWarning
 from softrsa.measures import Embedding, Measure, get
 from softrsa.pairs import expand
 from softrsa.transforms.center import as_double
@@ -182,13 +184,30 @@ def unlabeled(rsms: xr.DataArray) -> Tensor:
     return torch.as_tensor(np.ascontiguousarray(check_rdms(rsms, name="rsms").values))
 
 
-def as_stack(rsms: Tensor) -> Tensor:
-    """Make a stack of one of a symmetric square, which is never rows of condensed RSMs."""
-    if rsms.ndim != 2 or rsms.shape[0] != rsms.shape[1]:
+def as_stack(rsms: Tensor | np.ndarray) -> Tensor:
+    """Make a tensor; of one square a stack of one, of half a matrix the whole.
+
+    A square that is symmetric, or of which one half is empty, is never rows of condensed RSMs.
+    """
+    if isinstance(rsms, np.ndarray):
+        rsms = torch.from_numpy(np.ascontiguousarray(rsms))
+    if rsms.ndim not in (2, 3) or rsms.shape[-1] != rsms.shape[-2] or rsms.shape[-1] < 2:
         return rsms
-    same = rsms.detach().double().nan_to_num()
-    tolerance = ROUNDING * float(same.abs().max()) if same.numel() else 0.0
-    return rsms[None] if torch.allclose(same, same.mT, rtol=0.0, atol=tolerance) else rsms
+    plain = rsms.detach().nan_to_num()
+    upper, lower = plain.triu(1), plain.tril(-1)
+    tolerance = ROUNDING * float(plain.abs().max())
+    symmetric = torch.allclose(upper.mT, lower, rtol=0.0, atol=tolerance)
+    above, below = ((half != 0).flatten(-2).any(-1) for half in (upper, lower))
+    halved = above ^ below
+    if bool(halved.any()):
+        which = f" of {int(halved.sum())} RSMs" if rsms.ndim > 2 else ""
+        message = f"One half{which} is empty (0 or NaN): the other is mirrored."
+        warnings.warn(message, ReadingWarning, stacklevel=4)
+        whole = torch.where(above[..., None, None], rsms.triu(1), rsms.tril(-1))
+        whole = whole + whole.mT + torch.diag_embed(rsms.diagonal(dim1=-2, dim2=-1))
+        rsms = torch.where(halved[..., None, None], whole, rsms)
+    alone = rsms.ndim == 2 and (symmetric or bool(halved.all()))
+    return rsms[None] if alone else rsms
 
 
 def _check_stack(name: str, rsms: Tensor) -> None:

@@ -21,14 +21,17 @@ from softrsa._wording import ON_COMMAND_LINE, listed
 from softrsa.errors import DataError, DTypeError, FileFormatError, StimulusError, unknown_name
 from softrsa.io.axes import (
     checked,
+    in_rows,
     label_array,
     label_participants,
+    label_rdms,
     label_recording,
     of_participants,
     to_float,
 )
-from softrsa.io.labelling import Options, ids_of, labels_beside, meaning
+from softrsa.io.labelling import Options, ids_of, labels_beside
 from softrsa.io.looking import ALL, FORMATS, NAMED, PLAIN, Format
+from softrsa.io.matrices import looks_square
 from softrsa.io.schema import plain_labels
 
 WAY_OUT = (
@@ -166,8 +169,24 @@ def read_torch(path: Path, options: Options) -> xr.DataArray:
     if named or options.variable or len(arrays) < 2 or len({len(a) for a in arrays.values()}) > 1:
         return _from_arrays(arrays | texts, [], options, path)
     name = f"tensors in {path}"
+    if options.dims is not None:
+        raise DataError(
+            f"{path} holds {len(arrays)} arrays, and `dims` is about one: name it with "
+            f"`variable={next(iter(arrays))!r}`. {ON_COMMAND_LINE}"
+        )
+    shapes = {value.shape for value in arrays.values()}
+    square = len(shapes) == 1 and all(map(_is_matrix, arrays.values()))
+    if options.kind in ("rdm", "rsm") or (options.kind is None and square):
+        stack = np.stack([to_float(value, name, options) for value in arrays.values()])
+        return label_rdms(stack, replace(options, beside=texts), name, {"layer": [*arrays]})
     ids = ids_of(replace(options, beside=texts), len(next(iter(arrays.values()))), name)
     return join_layers(arrays, ids, name, options)
+
+
+def _is_matrix(values: np.ndarray) -> bool:
+    """Tell a square that is symmetric within rounding."""
+    flat = values.ndim == 2 and values.shape[0] == values.shape[1] > 1
+    return flat and values.dtype.kind in "biuf" and looks_square(values.astype(float))
 
 
 def _texts(value: Any) -> bool:
@@ -224,12 +243,9 @@ def _from_arrays(
         return checked(_rebuilt(arrays, key, options, path), options, name)
     if "stimulus" in pickled and options.stimuli is None:
         raise pickled_in(f"The array 'stimulus' in {path}")
-    orders = [v for k, v in arrays.items() if meaning(k) == "stimulus" and v.ndim == 2]
-    if orders and arrays[key].shape == (*orders[0].shape, orders[0].shape[1]):
-        return label_participants(
-            dict(enumerate(zip(arrays[key], orders[0], strict=True), start=1)),
-            options, name,
-        )  # fmt: skip
+    people = in_rows(arrays, key)
+    if people:
+        return label_participants(people, options, name)
     if "stimulus" in arrays:
         if options.stimuli is not None:
             raise StimulusError(f"{path} holds its own stimulus ids: leave out `stimuli`.")
@@ -238,6 +254,12 @@ def _from_arrays(
     beside = labels_beside(arrays, key)
     flat = values.ndim == 2 and options.dims is None
     if flat and any(k in beside and len(beside[k]) == values.shape[1] for k in LABELS):
+        if options.kind is None and _is_matrix(values):
+            raise DataError(
+                f"The {name} is a symmetric square beside labels of units: an RDM or RSM "
+                '(`kind="rdm"`, `kind="rsm"`), or as many units as stimuli (`kind="recording"`)? '
+                "On the command line: `--kind`."
+            )
         kind = options.kind or "recording"  # RDMs have no units to label
         options = replace(options, kind=kind)
     called = path.stem if key in ("data", "features", "arr_0") else key
@@ -258,7 +280,7 @@ def _data_key(
         key for key, value in arrays.items() if value.ndim and value.dtype.kind in "biuf"
     ]
     found = [key for key in found if key not in labels_beside(arrays, "")] or found
-    if len(found) == 1 or (found and found[0] in DATA):
+    if len(found) == 1:
         return found[0]
     if found:
         shapes = ", ".join(f"{key!r} {arrays[key].shape}" for key in found[:10])

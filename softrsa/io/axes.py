@@ -13,7 +13,16 @@ import xarray as xr
 
 from softrsa._wording import counted, listed
 from softrsa.errors import DataError, DTypeError, ShapeError, StimulusError
-from softrsa.io.labelling import Options, Sides, check_ids, find_sides, ids_of, is_distinct, meaning
+from softrsa.io.labelling import (
+    Options,
+    Sides,
+    check_ids,
+    find_sides,
+    ids_of,
+    is_distinct,
+    labels_beside,
+    meaning,
+)
 from softrsa.io.matrices import (
     expand_rows,
     has_even_diagonal,
@@ -60,6 +69,11 @@ def label_array(values: np.ndarray, options: Options, name: str) -> xr.DataArray
             values = values.reshape(len(values), -1)
         _check_two_axes(values, name)
         return _label_found(values, options, name)
+    beside = {w: row for k, row in options.beside.items() if (w := axis_meaning(k)) in LEADING}
+    rows = {word: row for word, row in beside.items() if len(row) == len(matrices)}
+    if matrices.ndim == 3 and rows and (len(rows) > 1 or not is_distinct(*rows.values())):
+        grid, leading, _ = stack_rows(matrices, rows, name)
+        return label_rdms(grid, options, name, leading)
     leading = _leading_by_length(matrices.shape, options, name)
     return label_rdms(matrices, options, name, leading)
 
@@ -215,7 +229,7 @@ def _labels_of(dim: str, n: int, options: Options) -> np.ndarray:
     for key, row in options.beside.items():
         if axis_meaning(key) == dim and len(row) == n and is_distinct(row):
             return row
-    return np.arange(1, n + 1)
+    return np.arange(n) if dim == "time" else np.arange(1, n + 1)
 
 
 def _recording_of(array: xr.DataArray, options: Options, name: str) -> xr.DataArray:
@@ -294,6 +308,30 @@ def of_participants(arrays: Mapping[str, Any]) -> dict[str, tuple[np.ndarray, np
     return {tag: (matrix, orders[tag]) for tag, matrix in matrices.items()}
 
 
+def in_rows(arrays: Mapping[str, Any], key: str) -> dict[Any, tuple[np.ndarray, np.ndarray]]:
+    """Find the matrices of several subjects where a table of texts has a row of ids for each."""
+    values = arrays[key]
+    beside = labels_beside(arrays, key)
+    for other, table in arrays.items():
+        texts = isinstance(table, np.ndarray) and table.ndim == 2 and table.dtype.kind in "UO"
+        if other == key or not texts or not isinstance(values, np.ndarray):
+            continue
+        for orders in (table, table.T):
+            k, n = orders.shape
+            fitting = {
+                (k, n, n): values, (n, n, k): np.moveaxis(values, -1, 0),
+                (k, n * (n - 1) // 2): values,
+            }.get(values.shape)  # fmt: skip
+            rows = [np.array([str(each) for each in row]) for row in orders]
+            if fitting is None or min(k, n) < 2 or not all(map(is_distinct, rows)):
+                continue
+            named = [row for word, row in beside.items() if meaning(word) == "subject"]
+            named = [row for row in named if len(row) == k and is_distinct(row)]
+            labels = named[0].tolist() if named else range(1, k + 1)
+            return dict(zip(labels, zip(fitting, rows, strict=True), strict=True))
+    return {}
+
+
 def label_participants(
     found: Mapping[Any, tuple[np.ndarray, np.ndarray]], options: Options, name: str
 ) -> xr.DataArray:
@@ -301,6 +339,12 @@ def label_participants(
     if options.stimuli is not None or options.ids_in is not None:
         raise StimulusError(
             f"The {name} holds the stimulus ids of each subject: leave out `stimuli`."
+        )
+    if options.dims is not None or options.kind == "recording":
+        given = "dims" if options.dims is not None else "kind"
+        raise DataError(
+            f"The {name} are matrices of several subjects, each with ids of its own: leave out "
+            f"`{given}`."
         )
     squares = []
     for matrix, _ in found.values():
@@ -329,6 +373,8 @@ def label_recording(
     trials: bool = False,
 ) -> xr.DataArray:
     """Label (row, unit[, time]); rows are trials where they are said to be or ids repeat."""
+    if options.halves is not None:
+        raise DataError(f"The {name} is a recording, which has no `halves`: leave that out.")
     ids = check_ids(stimuli, len(values), name, values.shape)
     repeated = not is_distinct(ids)
     if repeated and not trials:

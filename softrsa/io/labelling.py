@@ -21,6 +21,7 @@ SYNONYMS = {
     "layer": ("layer", "module"),
     "subject": ("subject", "subj", "sub", "participant"),
     "session": ("session", "ses"),
+    "time": ("time", "timepoint"),
     "dissimilarity": ("dissimilarity", "distance"),
     "similarity": ("similarity",),
 }
@@ -184,6 +185,8 @@ def _row(name: str, value: Any) -> np.ndarray | None:
         return np.array(texts) if all(isinstance(each, str) for each in texts) else None
     if row.dtype.kind == "U":
         return row
+    if row.dtype.kind in "iuf" and meaning(name) == "time":
+        return row
     if row.dtype.kind not in "iuf" or _role(name) == "other":
         return None
     whole = np.isfinite(row).all() and (row == np.round(row)).all()
@@ -193,7 +196,9 @@ def _row(name: str, value: Any) -> np.ndarray | None:
 def _role(name: str) -> str:
     """Tell what a variable labels, by its name."""
     word = meaning(name) or name.lower()
-    return "stimulus" if word == "stimulus" else "unit" if word in OF_UNITS else "other"
+    if word in ("stimulus", "time"):
+        return word
+    return "unit" if word in OF_UNITS else "other"
 
 
 def ids_of(options: Options, n: int, name: str) -> np.ndarray:
@@ -306,8 +311,8 @@ def _with_labels(sides: Sides, beside: Mapping[str, np.ndarray], rows: int, colu
         sides.coords[renamed.get(key, key)] = ("unit", beside[key])
     taken = {*sides.coords, sides.source, "stimulus", "trial", "unit", *own}
     for key, row in beside.items():
-        if key not in taken and _role(key) != "unit" and len(row) == n != units:
-            sides.coords[key] = ("stimulus", row)
+        if key not in taken and _role(key) != "time" and len(row) == n != units:
+            sides.coords[renamings([key]).get(key, key)] = ("stimulus", row)
     return sides
 
 

@@ -153,6 +153,9 @@ def load(
             )
         return open_in_chunks(path, chunks)
     array = _read(format_, path, options)
+    if "anchor" in array.dims and (options.trials or options.drop_missing_units):
+        given = "trials" if options.trials else "drop_missing_units"
+        raise DataError(f"{path} holds RDMs or RSMs, for which `{given}` has no meaning.")
     if options.trials == "mean" and "trial" in array.dims:
         n_trials = array.sizes["trial"]
         array = mean_by_stimulus(array)

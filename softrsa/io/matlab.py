@@ -13,6 +13,7 @@ import xarray as xr
 from softrsa._wording import ON_COMMAND_LINE, listed
 from softrsa.errors import FileFormatError, ShapeError, StimulusError, unknown_name
 from softrsa.io.axes import (
+    in_rows,
     label_array,
     label_participants,
     label_rdms,
@@ -138,6 +139,9 @@ def _convert(content: Content, options: Options, path: Path) -> xr.DataArray:
         return label_participants(people, options, f"RDMs in {path}")
     name = _choose(content, options.variable, path)
     value, title = content[name], f"variable {name!r} of {path}"
+    people = in_rows(content, name)
+    if people:
+        return label_participants(people, _as_rdm(options), title)
     options = replace(options, beside=labels_beside(content, name), called=name)
     try:
         return _label(value, options, title)

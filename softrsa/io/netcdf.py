@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import zlib
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from pickle import UnpicklingError
@@ -23,13 +24,14 @@ from softrsa.errors import (
     FileMissingError,
     ShapeError,
     SoftRSAError,
+    StimulusError,
     unknown_name,
 )  # fmt: skip
-from softrsa.io.axes import axis_meaning, checked, to_float
-from softrsa.io.labelling import Options, meaning
-from softrsa.io.looking import FORMATS, ZARR_FILES, Format, Look
+from softrsa.io.axes import axis_meaning, checked, label_array, to_float
+from softrsa.io.labelling import Options, ids_of, meaning
+from softrsa.io.looking import FORMATS, NAMED, ZARR_FILES, Format, Look
 from softrsa.io.matrices import settle_halves
-from softrsa.io.schema import VARIABLE, check_labelled, check_labels, plain_labels
+from softrsa.io.schema import LEADING, VARIABLE, check_labelled, check_labels, plain_labels
 
 START = b"GCOL\x01\0\0\0"  # of a collection, version 1
 SCHEMA = "1"
@@ -83,6 +85,11 @@ def read_netcdf(path: Path, options: Options) -> xr.DataArray:
     name = f"array in {path}"
     array = array.copy(data=to_float(array.values, name, options))
     array = _with_dims(array, options, name)
+    if options.dims is not None and not _of_schema(array):
+        beside = {str(k): c.values for k, c in array.coords.items() if c.ndim == 1}
+        own = replace(options, beside={k: row for k, row in beside.items() if k not in array.dims})
+        return label_array(array.values, own, name)
+    array = _with_ids(array, options, name)
     if options.kind is not None:
         matrices = "anchor" in array.dims
         if matrices == (options.kind == "recording"):
@@ -96,6 +103,31 @@ def read_netcdf(path: Path, options: Options) -> xr.DataArray:
         options.facts.extend(facts)
         array = array.copy(data=values)
     return checked(array, options, name)
+
+
+def _of_schema(array: xr.DataArray) -> bool:
+    """Tell dimensions that are those of softrsa, so that none is laid beside another."""
+    dims = {*array.dims}
+    square = {"anchor", "neighbor"} <= dims <= {"anchor", "neighbor", *LEADING}
+    return square or dims - {"time"} in ({"stimulus", "unit"}, {"trial", "unit"})
+
+
+def _with_ids(array: xr.DataArray, options: Options, name: str) -> xr.DataArray:
+    """Give stimuli the caller's ids, where the file has none."""
+    if options.stimuli is None and options.ids_in is None:
+        return array
+    row = next((dim for dim in ("anchor", "stimulus", "trial") if dim in array.dims), None)
+    coordinate = "stimulus" if row == "trial" else row
+    if row is None or coordinate in array.coords:
+        raise StimulusError(
+            f"The {name} holds its own stimulus ids: leave out `stimuli`, and rename ids with "
+            "`array.assign_coords` where needed."
+        )
+    beside = {str(k): c.values for k, c in array.coords.items() if c.dims == (row,)}
+    ids = ids_of(replace(options, beside=beside), array.sizes[row], name)
+    if row == "anchor":
+        return array.assign_coords(anchor=ids, neighbor=ids)
+    return array.assign_coords(stimulus=(row, ids))
 
 
 def _with_dims(array: xr.DataArray, options: Options, name: str) -> xr.DataArray:
@@ -277,7 +309,7 @@ def write_compressed(array: xr.DataArray, path: Path) -> None:
 FORMATS.add(
     Format(
         name="netcdf", title="netCDF or zarr", general=True, read=read_netcdf, suffix=".nc",
-        write=write_netcdf, takes=frozenset({"variable", "kind", "dims", "halves"}),
+        write=write_netcdf, takes=NAMED,
         recognizes=holds_netcdf,
     )
 )  # fmt: skip

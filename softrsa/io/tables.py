@@ -28,6 +28,7 @@ from softrsa._wording import counted, listed
 from softrsa.errors import DataError, DTypeError, FileFormatError, StimulusError
 from softrsa.io.axes import (
     MATRIX_NAME,
+    axis_meaning,
     checked,
     distinct,
     label_rdms,
@@ -81,7 +82,7 @@ def is_number(text: str) -> bool:
         float(text)
     except ValueError:
         return False
-    return True
+    return text.isascii() and "_" not in text
 
 
 VALUES = {"dissimilarity": "rdm", "similarity": "rsm"}
@@ -218,7 +219,7 @@ def _check_once(place: tuple, a: np.ndarray, b: np.ndarray, path: Path) -> None:
     if len(doubled):
         i = doubled[0]
         raise DataError(
-            f"{path} has more than one value for {a[i].item()!r} and {b[i].item()!r} (row "
+            f"{path} has more than one value for {str(a[i])!r} and {str(b[i])!r} (row "
             f"{i + 2}): average them, or add a column that tells them apart."
         )
 
@@ -229,7 +230,7 @@ SEPARATORS = (",", "\t", ";")
 
 def read_table(path: Path, options: Options) -> xr.DataArray:
     """Read a table: a row per number or pair, or a grid of numbers."""
-    cells = read_cells(path)
+    cells = read_cells(path, options)
     header = cells[0]
     if not any(map(is_number, header)) and len(cells) > 1 and len(header) == len(cells[1]):
         named = renamings(header)
@@ -241,6 +242,12 @@ def read_table(path: Path, options: Options) -> xr.DataArray:
             return from_pairs(table().rename(columns=distances), options, path)
         if {*LONG} <= columns:
             _check_of_grids(options, path)
+            if options.kind in ("rdm", "rsm") or options.variable is not None:
+                given = "kind" if options.kind in ("rdm", "rsm") else "variable"
+                raise DataError(
+                    f"{path} is a long table of responses, for which `{given}` has no meaning: "
+                    "leave it out."
+                )
             wanted = {name: word for name, word in named.items() if word not in VALUES}
             return from_long(table().rename(columns=wanted), options, path)
     return read_grid(cells, options, path)
@@ -270,7 +277,7 @@ def _check_of_grids(options: Options, path: Path) -> None:
             )
 
 
-def read_cells(path: Path) -> list[list[str]]:
+def read_cells(path: Path, options: Options) -> list[list[str]]:
     """Read all cells of a text as texts; rows are of one length, but for a shorter first one."""
     with path.open(encoding="utf-8-sig", newline="") as file:
         lines = [*islice((line for line in file if line.strip()), FIRST_LINES)]
@@ -278,10 +285,12 @@ def read_cells(path: Path) -> list[list[str]]:
         file.seek(0)
         try:
             if separator is None:
-                cells = [line.split() for line in file.read().splitlines() if line.strip()]
+                plain = (line.replace("\t", " ").strip() for line in file)
+                reader = csv.reader(plain, delimiter=" ", skipinitialspace=True)
+                cells = [row for row in reader if row]
             else:
                 reader = csv.reader(file, delimiter=separator, strict=True)
-                cells = [row for row in reader if row]
+                cells = [row for row in reader if row and not _names_separator(row)]
         except csv.Error as error:
             raise FileFormatError(f"{path} is no table: {error}.") from error
     if separator is None and min(map(len, cells), default=0) < 2:
@@ -290,6 +299,7 @@ def read_cells(path: Path) -> list[list[str]]:
             f"{lines[0].rstrip()[:60] if lines else ''!r}."
         )
     if comma:
+        options.facts.append(f"decimals of {path} have a comma")
         cells = [[DECIMAL_COMMA.sub(r"\1.\2", cell.strip()) for cell in row] for row in cells]
     width = len(cells[1]) if len(cells) > 1 else len(cells[0])
     wrong = [i for i, row in enumerate(cells[1:], start=2) if len(row) != width]
@@ -302,6 +312,11 @@ def read_cells(path: Path) -> list[list[str]]:
     if len(cells) < 2:
         raise DataError(f"{path} has a header, but no rows.")
     return cells
+
+
+def _names_separator(row: list[str]) -> bool:
+    """Tell the line `sep=;` that Excel writes first."""
+    return row[0].lower() == "sep=" and not any(row[1:])
 
 
 FIRST_LINES = 100  # that tell how cells are separated
@@ -321,7 +336,7 @@ def _separator(lines: list[str]) -> tuple[str | None, bool]:
     return (separator, False) if first.count(separator) else (None, False)
 
 
-MISSING = ("", "na", "n/a", "nan", "null", "none", ".")
+MISSING = ("", "na", "n/a", "#n/a", "nan", "null", "none", ".", "-")
 GENERIC = re.compile(r"(v|x|var|col|column|c|unnamed:)[ _.]?\d+", re.IGNORECASE)
 
 
@@ -347,6 +362,8 @@ class Grid:
 def read_grid(cells: list[list[str]], options: Options, path: Path) -> xr.DataArray:
     """Read a grid: a square RDM or RSM, or a recording with a unit per column."""
     name = f"table {path}"
+    if options.variable is not None:
+        raise DataError(f"{path} is one table, for which `variable` has no meaning: leave it out.")
     for row in cells:  # in place: a copy takes as much again
         row[:] = [cell.strip() for cell in row]
     square = None if options.kind == "recording" else _square(cells, options, path)
@@ -366,8 +383,26 @@ def read_grid(cells: list[list[str]], options: Options, path: Path) -> xr.DataAr
         stimuli = check_ids(ids_of(options, len(grid.values), name), len(grid.values), name)
     else:
         stimuli = None if ids is None else plain_ids(ids)
-    coords = None if grid.columns is None else {"unit": ("unit", np.array(grid.columns))}
-    return label_recording(grid.values, stimuli, name, coords, options)
+    values, columns = grid.values, grid.columns
+    coords: dict[str, tuple[str, np.ndarray]] = {}
+    if columns is not None:
+        labels = [axis_meaning(column) in OF_ROWS for column in columns]
+        for j in np.flatnonzero(labels):
+            row = values[:, j]
+            whole = bool((row == np.round(row)).all())
+            key = axis_meaning(columns[j])
+            coords[key if key != "trial" else columns[j]] = (
+                "stimulus", row.astype(np.int64) if whole else row,
+            )  # fmt: skip
+        kept = ~np.array(labels)
+        values, columns = (
+            values[:, kept],
+            [c for c, unit in zip(columns, kept, strict=True) if unit],
+        )
+        if coords:
+            options.facts.append(f"columns of {path} that label its rows: {', '.join(coords)}")
+        coords["unit"] = ("unit", np.array(columns))
+    return label_recording(values, stimuli, name, coords, options)
 
 
 def _check_nameless(names: list[str] | None, path: Path) -> None:
@@ -377,6 +412,9 @@ def _check_nameless(names: list[str] | None, path: Path) -> None:
             f"{path} holds its own stimulus ids ({listed(names or [], 3)}): leave out `stimuli`, "
             "and rename ids with `array.assign_coords` where needed."
         )
+
+
+OF_ROWS = ("region", "layer", "subject", "session", "trial", "time")  # columns that are no units
 
 
 def plain_ids(texts: list[str]) -> np.ndarray:
@@ -510,18 +548,27 @@ def _recording(cells: list[list[str]], options: Options, path: Path) -> Grid:
     if (given is not None or options.ids_in is not None) and not texts and len(body) == given:
         called = meaning(first[0]) == "stimulus" or not first[0]
         return _complete(cells, options, path, header=header, named=header and called)
-    if not texts and not whole:
+    if not texts and not (whole and (short or not first[0] or _called_ids(first[0]))):
         raise StimulusError(
-            f"The first column of {path} holds numbers such as {body[0][0]!r}, no stimulus ids: "
-            f"give the ids of its {len(body)} rows with `stimuli=[...]` (`--stimuli FILE`, "
-            "`--stimuli numbered`), or write them into the first column."
+            f"The first column of {path}, {first[0]!r}, holds numbers such as {body[0][0]!r}: are "
+            f"these stimulus ids, or values? Call it `stimulus` if they are ids; else give the ids "
+            f"of its {len(body)} rows with `stimuli=[...]` (`--stimuli FILE`, `--stimuli "
+            "numbered`)."
         )
     return _complete(cells, options, path, header=header, named=True)
 
 
+def _called_ids(name: str) -> bool:
+    """Tell the name of a column of stimulus ids."""
+    return meaning(name) == "stimulus" or name.lower() in ID_COLUMNS
+
+
+ID_COLUMNS = ("id", "ids", "index", "name", "names", "row", "rownames", "unnamed: 0", "label")
+
+
 def _heads_ids(first: list[str], path: Path) -> bool:
     """Tell a first row of numbers that are names of units from one of values."""
-    if meaning(first[0]) == "stimulus" or first[0].lower() in ("id", "ids", "index", "name"):
+    if _called_ids(first[0]):
         return True
     if _is_numbering(first[1:]):
         return True
