@@ -251,6 +251,9 @@ READING = (  # what `softrsa.load` is told; of two files, with "layers:" or "rec
     option("--halves", "of a square whose halves differ: mean, lower, upper or both", **EACH),
     option("--trials", "keep single trials, or their mean (the mean)", **EACH),
     flag("--drop-missing-units", "leave out units that have NaN"),
+    option(
+        "--limit", "memory that a file may take, in GB (what there is)", type=float, metavar="GB"
+    ),
 )
 STIMULI = option(
     "--stimuli", "ids of the stimuli: a file with one a line, a variable, or numbered", **EACH
