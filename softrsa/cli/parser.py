@@ -9,6 +9,7 @@ import argparse
 import math
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -207,8 +208,9 @@ def one_line(message: object) -> str:
 
 
 def say(line: str) -> None:
-    """Write a line to stderr."""
-    sys.stderr.write(f"{line}\n")
+    """Write a line to stderr, if anything can be written there."""
+    with suppress(OSError):
+        sys.stderr.write(f"{line}\n")
 
 
 def option(name: str, text: str, *, names_in_help: GiveNames | None = None, **how: Any) -> Option:
