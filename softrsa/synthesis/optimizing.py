@@ -122,10 +122,11 @@ def resumed_track(
     recorded = zip(data["recorded_step"].values.tolist(), result.recorded, strict=True)
     records = {step: features.clone() for step, features in recorded}
     last = int(taken.max())
-    if data.attrs["last_is_extra"]:
+    extra = bool(data.attrs["last_is_extra"])
+    if extra:
         records.pop(last)
     recorder.goal = float(data.attrs["record_goal"])
-    recorder.replay(held[:last].mean(1).tolist())
+    recorder.replay(held[: last if extra else last + 1].mean(1).tolist())
     y = data["recorded"].isel(recorded_step=-1)
     parts = (y, data["first_moment"], data["second_moment"])
     now = Moving(*(torch.tensor(part.values, device=device) for part in parts))

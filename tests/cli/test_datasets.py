@@ -173,6 +173,8 @@ def test_help_has_a_worked_example(command, capsys):
 def test_stdout_that_cannot_be_written_to_is_one_line():
     command = [sys.executable, "-m", "softrsa.cli", "datasets", "list"]
     with open("/dev/full", "w") as full:
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+        done = subprocess.run(  # noqa: S603
+            command, stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert done.stderr.startswith("softrsa: error: ")
