@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import math
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -126,8 +131,42 @@ def _left_in(folder: Path, limit: str, used: str, cache: str) -> float | None:
     return float(max(0, most - now + cached))
 
 
-def check_room(what: str, bytes_: float) -> None:
+LARGEST_RATIO, OF_BYTES = 2000, 2**30  # of what is unpacked to what is on disk, where it matters
+
+
+@dataclass
+class _Limit:
+    """What may be read, and what of it was."""
+
+    most: float
+    taken: float = 0.0
+
+
+_LIMIT: ContextVar[_Limit | None] = ContextVar("limit", default=None)
+
+
+@contextmanager
+def reading_at_most(limit: float | None) -> Iterator[None]:
+    """Set how many bytes may be read in all, by default as much as can be had at each time.
+
+    Examples
+    --------
+    >>> with reading_at_most(1e9):
+    ...     check_room("rdm.npy", 2e9)
+    Traceback (most recent call last):
+    softrsa.errors.MemoryLimitError: rdm.npy takes 2.0 GB of memory, and the limit is 1.0 GB...
+    """
+    before = _LIMIT.set(None if limit is None else _Limit(limit))
+    try:
+        yield
+    finally:
+        _LIMIT.reset(before)
+
+
+def check_room(what: str, bytes_: float, on_disk: float | None = None) -> None:
     """Refuse to read what would not fit into memory, before memory is taken.
+
+    What takes a lot where there is next to nothing on disk is refused too: its header is damaged.
 
     Examples
     --------
@@ -135,13 +174,41 @@ def check_room(what: str, bytes_: float) -> None:
     Traceback (most recent call last):
     softrsa.errors.MemoryLimitError: rdm.npy takes 60000.0 GB of memory, and there are ...
     """
-    left = available_memory()
-    if left is not None and bytes_ > left:
+    limit = _LIMIT.get()
+    if limit is not None:
+        limit.taken += bytes_
+        most, said, bytes_ = limit.most, "the limit is {}", limit.taken
+    else:
+        most, said = available_memory(), "there are {} left"
+        if on_disk is not None and bytes_ > max(OF_BYTES, LARGEST_RATIO * on_disk):
+            most, said = on_disk, "only {} of it are on disk"
+    if most is not None and bytes_ > most:
         raise MemoryLimitError(
-            f"{what} takes {gigabytes(bytes_)} of memory, and there are {gigabytes(left)} left. If "
-            "that is right, read it on a larger machine, or in parts: netCDF and zarr with "
-            "`chunks`. Else its header is damaged."
+            f"{what} takes {gigabytes(bytes_)} of memory, and {said.format(gigabytes(most))}. If "
+            "that is right, allow for more with `limit=` in bytes (`--limit` in GB), read it on a "
+            "larger machine, or in parts: netCDF and zarr with `chunks`. Else its header is "
+            "damaged."
         )
+
+
+def check_dataset(what: str, node: Any) -> None:
+    """Refuse an array of HDF5 that promises too much, itself or by its chunks.
+
+    Examples
+    --------
+    >>> import h5py
+    >>> with h5py.File("rdm.h5", "w", driver="core", backing_store=False) as file:
+    ...     node = file.create_dataset("rdm", (4000000, 4000000), "f4", chunks=(1, 100))
+    ...     check_dataset("rdm in rdm.h5", node)
+    Traceback (most recent call last):
+    softrsa.errors.MemoryLimitError: rdm in rdm.h5, of shape (4000000, 4000000), takes 64000.0 GB...
+    """
+    if node.shape is None:
+        return
+    chunk = math.prod(node.chunks or ()) * node.dtype.itemsize
+    whole = math.prod(node.shape) * node.dtype.itemsize
+    stored = None if node.is_virtual or node.external else node.id.get_storage_size()
+    check_room(f"{what}, of shape {node.shape},", max(whole, chunk), stored)
 
 
 def gigabytes(bytes_: float) -> str:

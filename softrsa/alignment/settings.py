@@ -364,6 +364,8 @@ def arguments_of(attrs: Mapping[str, Any]) -> dict[str, Any]:
         found[name] = int(found[name])
     if attrs.get("all_stimuli_scored"):
         found["folds"] = None
+    if found.get("ids") == "exact":
+        del found["ids"]
     return found | {
         "transforms": found["transforms"].split(","),
         "permute": bool(found["permute"]),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
+from typing import Any
 
 from softrsa.cli.parser import build_parser, one_line, say
 from softrsa.errors import SoftRSAError
@@ -17,7 +19,15 @@ __all__ = ["main"]
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; a user's mistake is one line on stderr and exit code 2."""
     given = sys.argv[1:] if argv is None else list(argv)
-    arguments = build_parser(given).parse_args(given, argparse.Namespace(argv=given))
+    try:
+        arguments = build_parser(given).parse_args(given, argparse.Namespace(argv=given))
+    except SystemExit as stop:  # after --help too
+        raise SystemExit(_written(stop.code)) from None
+    return _written(_run(arguments))
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    """Run a command; what it returns is the exit code."""
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", UserWarning)
@@ -31,3 +41,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(f"softrsa: stopped; {str(stop) or 'nothing was written.'}")
         return 130
     return 0
+
+
+def _written(code: Any) -> Any:
+    """Write what stdout holds back; where it cannot be, such as in a pipe that is closed, say so.
+
+    Python would try again at its end, and print a traceback.
+    """
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not code:
+            say(f"softrsa: error: cannot write to stdout ({error.strerror}).")
+        return code or 2
+    return code

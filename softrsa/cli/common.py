@@ -132,6 +132,8 @@ def _reading(arguments: argparse.Namespace, place: int) -> tuple[dict[str, Any],
             found[name] = _value(name, value.strip())
     if arguments.drop_missing_units:
         found["drop_missing_units"] = True
+    if arguments.limit is not None:
+        found["limit"] = 1e9 * arguments.limit
     return found, alone
 
 

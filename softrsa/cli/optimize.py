@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace) -> None:
 def _optimize_all(
     x: xr.DataArray, measures: Sequence[str], arguments: argparse.Namespace
 ) -> dict[str, SynthesisResult]:
-    """Optimize to each measure; on Ctrl-C, keep what there is for `--resume`."""
+    """Optimize to each measure; every few seconds, keep what there is for `--resume`."""
     results: dict[str, SynthesisResult] = {}
     for measure in measures:
         earlier = arguments.out / f"{measure}.nc"
@@ -70,7 +70,8 @@ def _optimize_all(
                 x, measure, target=arguments.target, similarity=arguments.similarity,
                 average=arguments.average,
                 lr=arguments.lr, max_steps=arguments.max_steps, record=arguments.record,
-                device=arguments.device, progress=not arguments.quiet, **begin,
+                device=arguments.device, progress=not arguments.quiet,
+                keep=lambda part, path=earlier: part.to_netcdf(path), **begin,
             )  # fmt: skip
         except OptimizationInterrupted as stop:
             results[measure] = stop.result

@@ -9,6 +9,7 @@ import argparse
 import math
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -207,8 +208,9 @@ def one_line(message: object) -> str:
 
 
 def say(line: str) -> None:
-    """Write a line to stderr."""
-    sys.stderr.write(f"{line}\n")
+    """Write a line to stderr, if anything can be written there."""
+    with suppress(OSError):
+        sys.stderr.write(f"{line}\n")
 
 
 def option(name: str, text: str, *, names_in_help: GiveNames | None = None, **how: Any) -> Option:
@@ -251,6 +253,9 @@ READING = (  # what `softrsa.load` is told; of two files, with "layers:" or "rec
     option("--halves", "of a square whose halves differ: mean, lower, upper or both", **EACH),
     option("--trials", "keep single trials, or their mean (the mean)", **EACH),
     flag("--drop-missing-units", "leave out units that have NaN"),
+    option(
+        "--limit", "memory that a file may take, in GB (what there is)", type=float, metavar="GB"
+    ),
 )
 STIMULI = option(
     "--stimuli", "ids of the stimuli: a file with one a line, a variable, or numbered", **EACH

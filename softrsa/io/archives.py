@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
+from zipfile import ZipFile, is_zipfile
 
 import numpy as np
 import xarray as xr
 
+from softrsa._memory import check_dataset, check_room
 from softrsa._wording import ON_COMMAND_LINE, listed
 from softrsa.errors import DataError, DTypeError, FileFormatError, StimulusError, unknown_name
 from softrsa.io.axes import (
@@ -29,7 +32,7 @@ from softrsa.io.axes import (
     of_participants,
     to_float,
 )
-from softrsa.io.labelling import Options, ids_of, labels_beside
+from softrsa.io.labelling import Options, ids_of, labels_beside, may_label, meaning
 from softrsa.io.looking import ALL, FORMATS, NAMED, PLAIN, Format
 from softrsa.io.matrices import looks_square
 from softrsa.io.schema import plain_labels
@@ -54,41 +57,72 @@ def pickled_in(what: str) -> FileFormatError:
 def open_npy(path: Path) -> np.ndarray:
     """Read a .npy file of numbers."""
     with path.open("rb") as file:
-        if _holds_objects(file):
-            raise pickled_in(f"The array in {path}")
+        promised = _promised(file)
+    if promised.dtype.hasobject:
+        raise pickled_in(f"The array in {path}")
+    check_room(f"{path}, of shape {promised.shape},", promised.nbytes)
     return np.load(path, allow_pickle=False)
 
 
 def open_npz(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
     """Read the arrays of a .npz file; those that are pickled are only named."""
-    arrays, pickled = {}, []
+    with _opened_npz(path) as (promised, pickled, read):
+        return {key: read(key) for key in promised}, pickled
+
+
+Read = Callable[[str], np.ndarray]
+
+
+@contextmanager
+def _opened_npz(path: Path) -> Iterator[tuple[dict[str, np.ndarray], list[str], Read]]:
+    """Give what the headers of a .npz file promise, the keys that are pickled, and what reads."""
     with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-        for key in archive.files:
-            if _is_pickled(archive, key):
-                pickled.append(key)
-            else:
-                arrays[key] = plain_labels(archive[key])
-    return arrays, pickled
+        promised = {key: _of_member(archive, key) for key in archive.files}
+        pickled = [key for key, array in promised.items() if array.dtype.hasobject]
+
+        def read(key: str) -> np.ndarray:
+            array = promised[key]
+            check_room(f"The array {key!r} in {path}, of shape {array.shape},", array.nbytes)
+            return plain_labels(archive[key])
+
+        yield {key: array for key, array in promised.items() if key not in pickled}, pickled, read
 
 
-def _is_pickled(archive: Any, key: str) -> bool:
+def _of_member(archive: Any, key: str) -> np.ndarray:
     member = f"{key}.npy"
     with archive.zip.open(member if member in archive.zip.namelist() else key) as stream:
-        return _holds_objects(stream)
+        return _promised(stream)
 
 
-def _holds_objects(stream: Any) -> bool:
-    """Tell from an array's header whether it holds Python objects."""
+def _promised(stream: Any) -> np.ndarray:
+    """Read an array's header: an array of that shape and type, which takes no memory."""
     lib = np.lib.format
     first = lib.read_magic(stream)[0] == 1
     read_header = lib.read_array_header_1_0 if first else lib.read_array_header_2_0
-    return read_header(stream)[2].hasobject
+    shape, _, dtype = read_header(stream)
+    return np.broadcast_to(np.empty((), dtype), shape)
+
+
+def _is_needed(
+    key: str, array: np.ndarray, promised: Mapping[str, np.ndarray], options: Options
+) -> bool:
+    """Tell whether an array is read even if its numbers are not asked for: it may be labels."""
+    return (
+        array.dtype.kind not in "biufc"
+        or key == options.ids_in
+        or meaning(key.partition("_")[0]) == "stimulus"
+        or f"{DIMS}.{key}" in promised
+        or may_label(key, array)
+    )
 
 
 def open_torch(path: Path) -> Any:
     """Read a file of `torch.save` that holds tensors and plain containers, and nothing else."""
     import torch
 
+    if is_zipfile(path):  # else it is not packed, and as large as it is on disk
+        with ZipFile(path) as archive:
+            check_room(str(path), sum(member.file_size for member in archive.infolist()))
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
@@ -109,6 +143,7 @@ def _to_numpy(content: Any, path: Path) -> Any:
     if isinstance(content, torch.Tensor):
         if content.is_complex() or content.is_sparse or content.is_quantized:
             raise DTypeError(f"{path} holds a {content.layout} tensor of {content.dtype}.")
+        check_room(f"A tensor of {path}", content.numel() * content.element_size())
         half = content.dtype == torch.bfloat16  # NumPy has none
         return (content.float() if half else content).detach().cpu().numpy()
     if isinstance(content, dict):
@@ -120,10 +155,13 @@ def open_hdf5(path: Path) -> dict[str, np.ndarray]:
     """Read the top-level arrays of an HDF5 file."""
     import h5py
 
+    arrays = {}
     with h5py.File(path) as file:
-        found = {key: node for key, node in file.items() if isinstance(node, h5py.Dataset)}
-        arrays = {key: np.asarray(node[()]) for key, node in found.items() if node.shape}
-    return {key: _decoded(values) for key, values in arrays.items()}
+        for key, node in file.items():
+            if isinstance(node, h5py.Dataset) and node.shape:
+                check_dataset(f"{path}: {key!r}", node)
+                arrays[key] = _decoded(np.asarray(node[()]))
+    return arrays
 
 
 def _decoded(values: np.ndarray) -> np.ndarray:
@@ -145,7 +183,14 @@ def read_npy(path: Path, options: Options) -> xr.DataArray:
 
 def read_npz(path: Path, options: Options) -> xr.DataArray:
     """Read an archive of NumPy."""
-    arrays, pickled = open_npz(path)
+    with _opened_npz(path) as (promised, pickled, read):
+        arrays = {
+            key: read(key) if _is_needed(key, array, promised, options) else array
+            for key, array in promised.items()
+        }
+        people = {} if options.variable else of_participants(arrays)
+        data = arrays if people else [_data_key(arrays, pickled, options, path)]
+        arrays |= {key: read(key) for key in data if arrays[key] is promised[key]}
     return _from_arrays(arrays, pickled, options, path)
 
 

@@ -176,6 +176,12 @@ def labels_beside(content: Mapping[str, Any], key: str) -> dict[str, np.ndarray]
     return {name: row for name, row in found.items() if row is not None}
 
 
+def may_label(name: str, array: np.ndarray) -> bool:
+    """Tell by name, shape and type whether an array of numbers could be a row of labels."""
+    in_row = 1 < array.size == max(array.shape)
+    return in_row and array.dtype.kind in "iuf" and _role(name) != "other"
+
+
 def _row(name: str, value: Any) -> np.ndarray | None:
     if not isinstance(value, np.ndarray) or not 1 < value.size == max(value.shape):
         return None
@@ -185,10 +191,10 @@ def _row(name: str, value: Any) -> np.ndarray | None:
         return np.array(texts) if all(isinstance(each, str) for each in texts) else None
     if row.dtype.kind == "U":
         return row
-    if row.dtype.kind in "iuf" and meaning(name) == "time":
-        return row
-    if row.dtype.kind not in "iuf" or _role(name) == "other":
+    if not may_label(name, row):
         return None
+    if meaning(name) == "time":
+        return row
     whole = np.isfinite(row).all() and (row == np.round(row)).all()
     return row.astype(np.int64) if whole else None
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import numbers
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
 import xarray as xr
 
+from softrsa._memory import reading_at_most
 from softrsa._wording import first_line, listed
 from softrsa.errors import (
     DataError,
@@ -34,6 +36,7 @@ def load(
     halves: Halves | None = None,
     trials: Trials | None = None,
     drop_missing_units: bool = False,
+    limit: float | None = None,
 ) -> xr.DataArray:
     """Read a file or folder into a checked labelled array, whatever format it is in.
 
@@ -93,6 +96,9 @@ def load(
         assemblies are averaged.
     drop_missing_units : bool
         Leave out units that have NaN anywhere, such as voxels outside the brain.
+    limit : float, optional
+        Bytes of memory that what is read may take, told from the headers before any are taken. By
+        default as many as can be had; more is allowed where memory can be swapped.
 
     Returns
     -------
@@ -112,6 +118,8 @@ def load(
         If there is no such file, or dask or zarr is needed and not installed.
     FileFormatError
         If it is in no format softrsa knows, damaged, or a pickle, which could run any code.
+    MemoryLimitError
+        If it takes more than ``limit`` or than there is, as damaged headers promise.
     StimulusError
         If it holds no stimulus ids and none are given, or ids are not as many as the rows.
     ShapeError, DTypeError, DataError, UnknownNameError
@@ -132,6 +140,8 @@ def load(
     softrsa.errors.FileMissingError: There is no file nowhere.nc.
     """
     path = Path(path)
+    if limit is not None and not (isinstance(limit, numbers.Real) and limit > 0):
+        raise DataError(f"`limit` must be a number of bytes above 0, got {limit!r}.")
     options = check_options(
         stimuli,
         variable,
@@ -152,7 +162,8 @@ def load(
                 "`chunks`, save it with `softrsa.io.save` as netCDF, and load that in chunks."
             )
         return open_in_chunks(path, chunks)
-    array = _read(format_, path, options)
+    with reading_at_most(limit):
+        array = _read(format_, path, options)
     if "anchor" in array.dims and (options.trials or options.drop_missing_units):
         given = "trials" if options.trials else "drop_missing_units"
         raise DataError(f"{path} holds RDMs or RSMs, for which `{given}` has no meaning.")

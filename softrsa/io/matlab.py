@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from softrsa._memory import check_dataset, check_room
 from softrsa._wording import ON_COMMAND_LINE, listed
 from softrsa.errors import FileFormatError, ShapeError, StimulusError, unknown_name
 from softrsa.io.axes import (
@@ -26,6 +28,7 @@ from softrsa.io.looking import FORMATS, NAMED, Format
 from softrsa.io.matrices import expand_rows, n_stimuli
 
 Content = dict[str, Any]
+SIZES = {"double": 8, "single": 4, "int64": 8, "uint64": 8, "int32": 4, "uint32": 4}  # at least
 
 
 @dataclass(frozen=True)
@@ -37,9 +40,11 @@ class Opaque:
 
 def open_matlab(path: Path) -> Content:
     """Read all variables of a file before 7.3."""
-    from scipy.io import loadmat
+    from scipy.io import loadmat, whosmat
     from scipy.io.matlab import MatlabOpaque
 
+    for name, shape, kind in whosmat(path):
+        check_room(f"{path}: {name!r}, of shape {shape},", math.prod(shape) * SIZES.get(kind, 1))
     found = loadmat(path, chars_as_strings=True)
     content: Content = {}
     for name, value in found.items():
@@ -89,6 +94,7 @@ def _node(node: Any, file: Any) -> Any:
         return Opaque(kind)
     if node.attrs.get("MATLAB_empty"):
         return "" if kind == "char" else np.zeros(0)
+    check_dataset(f"{node.file.filename}: {node.name}", node)
     values = np.asarray(node[()])
     if h5py.check_ref_dtype(node.dtype) is h5py.Reference:
         cells = np.empty(values.shape, dtype=object)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import mmap
 import zlib
 from collections.abc import Mapping
@@ -120,8 +121,8 @@ def _with_ids(array: xr.DataArray, options: Options, name: str) -> xr.DataArray:
     coordinate = "stimulus" if row == "trial" else row
     if row is None or coordinate in array.coords:
         raise StimulusError(
-            f"The {name} holds its own stimulus ids: leave out `stimuli`, and rename ids with "
-            "`array.assign_coords` where needed."
+            f"{name.removeprefix('array in ')} is netCDF or zarr, which holds its own stimulus "
+            "ids: leave out `stimuli`, and rename ids with `array.assign_coords` where needed."
         )
     beside = {str(k): c.values for k, c in array.coords.items() if c.dims == (row,)}
     ids = ids_of(replace(options, beside=beside), array.sizes[row], name)
@@ -208,6 +209,8 @@ def open_array(
         raise _unreadable(path, error) from error
     try:
         array = _pick_variable(dataset, path, variable)
+        if chunks is None:
+            _check_size(array, path)
         labels = {
             name: (coord.dims, plain_labels(coord.values)) for name, coord in array.coords.items()
         }
@@ -217,12 +220,20 @@ def open_array(
     except UNREADABLE as error:
         dataset.close()
         raise _unreadable(path, error) from error
-    if chunks is None:
-        check_room(f"{path}, of shape {array.shape},", array.nbytes)
     array = array.assign_coords(labels).rename(None)
     array.attrs.pop("softrsa_schema", None)
     array.set_close(dataset.close)
     return array
+
+
+def _check_size(array: xr.DataArray, path: Path) -> None:
+    """Refuse what would not fit into memory, labels and single chunks included."""
+    files = path.rglob("*") if path.is_dir() else [path]
+    on_disk = sum(file.stat().st_size for file in files)
+    for one in (array, *array.coords.values()):
+        chunk = one.encoding.get("chunks") or one.encoding.get("chunksizes") or ()
+        bytes_ = max(one.nbytes, math.prod(chunk) * one.dtype.itemsize)
+        check_room(f"{path}: {one.name!r}, of shape {one.shape},", bytes_, on_disk)
 
 
 def _check_no_halves(path: Path) -> None:

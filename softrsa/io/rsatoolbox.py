@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from softrsa._memory import check_dataset
 from softrsa._wording import first_line, listed
 from softrsa.errors import (
     DataError,
@@ -295,6 +296,8 @@ def _read_group(group: Any) -> dict[str, Any]:
             row = bool(inner) and all(name.isdecimal() for name in inner)
             content[key] = [inner[name] for name in sorted(inner, key=int)] if row else inner
         else:
+            if node is not None:
+                check_dataset(f"{node.file.filename}: {node.name}", node)
             content[key] = (
                 None if node is None or node.shape is None else _plain(np.asarray(node[()]))
             )

@@ -24,6 +24,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from softrsa._memory import check_room, gigabytes
 from softrsa._wording import counted, listed
 from softrsa.errors import DataError, DTypeError, FileFormatError, StimulusError
 from softrsa.io.axes import (
@@ -45,7 +46,7 @@ from softrsa.io.labelling import (
     meaning,
     renamings,
 )
-from softrsa.io.looking import FORMATS, Format
+from softrsa.io.looking import FORMATS, SAMPLE, Format
 from softrsa.io.matrices import has_even_diagonal, looks_square
 from softrsa.io.schema import check_rdms, plain_labels
 
@@ -279,6 +280,7 @@ def _check_of_grids(options: Options, path: Path) -> None:
 
 def read_cells(path: Path, options: Options) -> list[list[str]]:
     """Read all cells of a text as texts; rows are of one length, but for a shorter first one."""
+    _check_size(path)
     with path.open(encoding="utf-8-sig", newline="") as file:
         lines = [*islice((line for line in file if line.strip()), FIRST_LINES)]
         separator, comma = _separator(lines)
@@ -319,6 +321,16 @@ def _names_separator(row: list[str]) -> bool:
     return row[0].lower() == "sep=" and not any(row[1:])
 
 
+def _check_size(path: Path) -> None:
+    """Refuse a text whose cells would not fit into memory, by how many there are at its start."""
+    with path.open("rb") as file:
+        start = file.read(SAMPLE)
+    cells = max(start.count(mark) for mark in (b",", b"\t", b";", b" ")) / max(1, len(start))
+    size = path.stat().st_size
+    check_room(f"{path}, a text of {gigabytes(size)},", size * (1 + BYTES_OF_CELL * cells))
+
+
+BYTES_OF_CELL = 80  # as text and as number
 FIRST_LINES = 100  # that tell how cells are separated
 DECIMAL_COMMA = re.compile(r"^([+-]?\d*),(\d+(?:[eE][+-]?\d+)?)$")
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from typing import Literal
 
@@ -39,6 +40,8 @@ from softrsa.synthesis.objective import (
 from softrsa.synthesis.result import SynthesisResult
 
 FEATURES = ("restart", "stimulus", "synthetic_unit")
+Keep = Callable[[SynthesisResult], object]
+FIRST_KEPT, KEPT_EVERY = 1.0, 5.0  # seconds
 
 
 def new_track(y: Tensor, max_steps: int) -> Track:
@@ -119,10 +122,11 @@ def resumed_track(
     recorded = zip(data["recorded_step"].values.tolist(), result.recorded, strict=True)
     records = {step: features.clone() for step, features in recorded}
     last = int(taken.max())
-    if data.attrs["last_is_extra"]:
+    extra = bool(data.attrs["last_is_extra"])
+    if extra:
         records.pop(last)
     recorder.goal = float(data.attrs["record_goal"])
-    recorder.replay(held[:last].mean(1).tolist())
+    recorder.replay(held[: last if extra else last + 1].mean(1).tolist())
     y = data["recorded"].isel(recorded_step=-1)
     parts = (y, data["first_moment"], data["second_moment"])
     now = Moving(*(torch.tensor(part.values, device=device) for part in parts))
@@ -157,6 +161,7 @@ def optimize_to_score(
     device: str | torch.device = "auto",
     resume: SynthesisResult | None = None,
     progress: bool = False,
+    keep: Keep | None = None,
 ) -> SynthesisResult:
     r"""Change synthetic features until their score against ``x`` meets a target.
 
@@ -205,6 +210,9 @@ def optimize_to_score(
         on; ``init``, ``n_restarts``, ``n_units`` and ``seed`` are then left out.
     progress : bool
         Whether to show a progress bar.
+    keep : callable, optional
+        Given what there is after a second and then about every five, as a result that can be saved
+        and resumed, so that little is lost if the process is killed.
 
     Returns
     -------
@@ -281,7 +289,7 @@ def optimize_to_score(
         track = resumed_track(resume, recorder, goal, tensor.device)
     return _run(
         track, objective=objective, goal=goal, recorder=recorder, x=labelled, settings=settings,
-        progress=progress,
+        progress=progress, keep=keep,
     )  # fmt: skip
 
 
@@ -294,12 +302,21 @@ def _run(
     x: xr.DataArray,
     settings: dict[str, str | float],
     progress: bool,
+    keep: Keep | None,
 ) -> SynthesisResult:
     """Take the steps, with a progress bar, and hand back what there is, also on Ctrl-C."""
     settings = {**settings, "record_goal": float(recorder.goal)}
     bar = tqdm(total=goal.max_steps, desc=objective.name, unit="step", disable=not progress)
 
+    due = time.monotonic() + FIRST_KEPT
+
     def on_step(step: int, scores: np.ndarray) -> None:
+        nonlocal due
+        begun = time.monotonic()
+        if keep is not None and begun >= due:
+            keep(make_result(track, goal, x, settings))
+            now = time.monotonic()
+            due = now + max(KEPT_EVERY, 20 * (now - begun))
         if progress:
             bar.set_postfix_str(f"score {np.nanmean(scores):.4f}", refresh=False)
             bar.update(step - bar.n)

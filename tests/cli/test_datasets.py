@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -164,3 +167,14 @@ def test_help_has_a_worked_example(command, capsys):
     with pytest.raises(SystemExit):
         main(["datasets", *command, "--help"])
     assert "softrsa datasets fetch kriegeskorte92" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has this device")
+def test_stdout_that_cannot_be_written_to_is_one_line():
+    command = [sys.executable, "-m", "softrsa.cli", "datasets", "list"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(  # noqa: S603
+            command, stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.startswith("softrsa: error: ")

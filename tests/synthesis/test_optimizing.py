@@ -32,6 +32,7 @@ from softrsa.synthesis import (
     OptimizationInterrupted,
     SynthesisResult,
     optimize_to_score,
+    optimizing,
 )
 
 DIFFERENTIABLE = [name for name, entry in available().items() if entry.differentiable]
@@ -431,3 +432,11 @@ def test_where_gradients_are_off(x):
     expected = optimize_to_score(x, "nbs", target=0.8)
     with torch.no_grad():
         assert torch.equal(optimize_to_score(x, "nbs", target=0.8).scores, expected.scores)
+
+
+def test_what_is_kept_on_the_way_is_resumed_to_the_same_end(x, monkeypatch):
+    monkeypatch.setattr(optimizing, "FIRST_KEPT", 0.0)
+    kept = []
+    whole = quick(x, "linear_cka", keep=kept.append)
+    assert len(kept[0].scores) < len(whole.scores)
+    assert_same(quick(x, "linear_cka", resume=kept[0]), whole)
