@@ -5,11 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import scipy.io
+import torch
 import xarray as xr
 from scipy.spatial.distance import pdist, squareform
+from scipy.stats import spearmanr
 
+import softrsa
 from softrsa import io
-from softrsa.errors import DataError, ShapeError, StimulusError
+from softrsa.errors import DataError, FileFormatError, ShapeError, StimulusError
+from softrsa.inference import evaluate
 
 RNG = np.random.default_rng(0)
 N = 8
@@ -247,3 +251,82 @@ def test_half_of_a_labelled_matrix_is_mirrored_too():
     )
     with pytest.warns(io.ReadingWarning, match="upper half .* is empty"):
         np.testing.assert_array_equal(io.check_rdms(array), RDM)
+
+
+def test_own_orders_of_upper_triangles_and_of_matlab_stacks(tmp_path):
+    orders = [RNG.permutation(N) for _ in range(3)]
+    squares = np.stack([(k + 1) * RDM[np.ix_(o, o)] for k, o in enumerate(orders)])
+    ids = np.array([np.array(IDS)[o] for o in orders])
+    triangles = np.stack([squareform(square, checks=False) for square in squares])
+    np.savez(tmp_path / "a.npz", rdms=triangles, order=ids, subject=[7, 5, 9])
+    np.savez(tmp_path / "b.npz", rdms=np.moveaxis(squares, 0, -1), stimuli=ids, subject=[7, 5, 9])
+    content = {"RDMs": np.moveaxis(squares, 0, -1), "stimuli": ids.astype(object).T}
+    scipy.io.savemat(tmp_path / "c.mat", content | {"subject": [7, 5, 9]})
+    for file in ("a.npz", "b.npz", "c.mat"):
+        found = io.load(tmp_path / file).sel(anchor=IDS, neighbor=IDS)
+        assert found["subject"].values.tolist() == [7, 5, 9]
+        np.testing.assert_allclose(found.sel(subject=9), 3 * RDM, rtol=1e-15)
+    with pytest.raises(StimulusError, match="leave out `stimuli`"):
+        io.load(tmp_path / "a.npz", stimuli=IDS, kind="rdm")
+
+
+def test_labels_of_a_stack_are_used_even_where_they_repeat(tmp_path):
+    stack = np.stack([RDM * k for k in (1, 2, 3, 4)])
+    labels = {"subject": [1, 2, 1, 2], "session": [1, 1, 2, 2]}
+    np.savez(tmp_path / "a.npz", rdms=stack, stimulus=IDS, **labels)
+    found = io.load(tmp_path / "a.npz")
+    np.testing.assert_allclose(found.sel(subject=2, session=2), 4 * RDM, rtol=1e-15)
+    np.savez(tmp_path / "b.npz", rdms=stack, stimulus=IDS, subject=[5, 5, 6, 6])
+    with pytest.raises(DataError, match=r"2 RDMs of subject 5\. Average them"):
+        io.load(tmp_path / "b.npz")
+    np.savez(tmp_path / "c.npz", rdms=stack, stimulus=IDS, time=[0.1, 0.2, 0.3, 0.4])
+    assert io.load(tmp_path / "c.npz")["time"].values.tolist() == [0.1, 0.2, 0.3, 0.4]
+
+
+def test_rdms_by_layer_in_one_dictionary(tmp_path):
+    content = {"V1": torch.from_numpy(RDM), "V4": torch.from_numpy(2 * RDM), "stimulus": IDS}
+    torch.save(content, tmp_path / "a.pt")
+    found = io.load(tmp_path / "a.pt")
+    assert found.dims == ("layer", "anchor", "neighbor")
+    np.testing.assert_array_equal(found.sel(layer="V4"), 2 * RDM)
+    with pytest.raises(DataError, match=r"`dims` is about one: name it with `variable='V1'`"):
+        io.load(tmp_path / "a.pt", dims=("stimulus", "unit"))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"rdm": RDM, "rdms": RDM, "stimulus": IDS}, r"2 arrays .*`variable='rdm'`"),
+        ({"rdm": RDM, "stimulus": IDS, "region": ["V1"] * N}, r"beside labels of units.*--kind"),
+    ],
+)
+def test_two_readings_of_an_archive_are_refused(tmp_path, content, message):
+    np.savez(tmp_path / "a.npz", **content)
+    with pytest.raises((DataError, FileFormatError), match=message):
+        io.load(tmp_path / "a.npz")
+
+
+def test_half_of_a_tensor_is_mirrored_in_inference():
+    rng = np.random.default_rng(1)
+    whole = [np.corrcoef(rng.normal(size=(28, 6))) for _ in range(3)]
+    pairs = np.triu_indices(28, 1)
+    expected = [spearmanr(whole[0][pairs], one[pairs]).statistic for one in whole[1:]]
+    subjects = torch.tensor(np.stack(whole[1:]))
+    with pytest.warns(io.ReadingWarning, match="One half is empty"):
+        found = evaluate(torch.tensor(np.tril(whole[0])), subjects, "spearman")
+    np.testing.assert_allclose(found.data["score"][0], expected)
+    with pytest.warns(io.ReadingWarning, match="One half of 2 RSMs is empty"):
+        found = evaluate(whole[0], subjects.tril(), "spearman")  # NumPy's are taken too
+    np.testing.assert_allclose(found.data["score"][0], expected)
+
+
+def test_times_of_a_stack_are_not_averaged_unasked():
+    array = xr.DataArray(
+        np.stack([RDM, 2 * RDM]), dims=("time", "anchor", "neighbor"),
+        coords={"time": [0.1, 0.2], "anchor": IDS, "neighbor": IDS},
+    )  # fmt: skip
+    model = xr.DataArray(UNITS, dims=("stimulus", "unit"), coords={"stimulus": IDS})
+    with pytest.raises(DataError, match=r"RDMs by 'time'.*`--region`"):
+        softrsa.align(model, array, folds=None)
+    table = softrsa.align(model, array, region="time", folds=None, n_resamples=0).table
+    assert table["region"].unique().tolist() == ["0.1", "0.2"]

@@ -8,7 +8,7 @@ import pytest
 import xarray as xr
 
 from softrsa import io
-from softrsa.errors import DataError, ShapeError
+from softrsa.errors import DataError, ShapeError, StimulusError
 from softrsa.recordings import average_trials, time_windows
 
 RNG = np.random.default_rng(0)
@@ -160,3 +160,64 @@ def test_sums_of_small_integers_do_not_overflow():
     array = xr.DataArray(np.full((1, 10), 50, np.uint8), dims=("unit", "time"))
     found = time_windows(array, width=10, reduce="sum")
     assert (found.dtype, found.item()) == (np.float64, 500)
+
+
+@pytest.mark.parametrize("header", ["a,b", "face,house"])
+def test_first_columns_of_whole_numbers_are_no_ids_unasked(tmp_path, header):
+    path = tmp_path / "a.csv"
+    path.write_text(f"{header}\n1,2\n3,4\n5,7\n")
+    with pytest.raises(StimulusError, match=r"ids, or values\? Call it `stimulus`.*--stimuli"):
+        io.load(path)
+    found = io.load(path, stimuli=["x", "y", "z"])
+    assert found.values.tolist() == [[1, 2], [3, 4], [5, 7]]
+    path.write_text("stimulus,b\n1,2\n3,4\n5,7\n")
+    assert io.load(path)["stimulus"].values.tolist() == [1, 3, 5]
+
+
+def test_columns_that_label_rows_are_no_units(tmp_path):
+    (tmp_path / "a.csv").write_text("stimulus,session,v1,v2\na,1,.5,1\nb,2,1.5,2\n")
+    found = io.load(tmp_path / "a.csv")
+    assert found["unit"].values.tolist() == ["v1", "v2"]
+    assert found["session"].dims == ("stimulus",)
+    np.savez(tmp_path / "a.npz", data=np.eye(4)[:, :3], stimulus=IDS, session=[1, 1, 2, 2])
+    assert io.load(tmp_path / "a.npz")["session"].values.tolist() == [1, 1, 2, 2]
+
+
+def test_quotes_among_blanks(tmp_path):
+    (tmp_path / "a.txt").write_text('"v 1" "v2"\n"a face" 1 2\n"b" 3 4\n')  # R's write.table
+    found = io.load(tmp_path / "a.txt")
+    assert found["stimulus"].values.tolist() == ["a face", "b"]
+    assert found["unit"].values.tolist() == ["v 1", "v2"]
+
+
+def test_times_of_recordings_keep_their_labels(tmp_path):
+    times = [100, 200, 300]
+    np.savez(tmp_path / "a.npz", rates=RNG.normal(size=(4, 5, 3)), time=times, stimulus=IDS)
+    found = io.load(tmp_path / "a.npz", dims=("stimulus", "unit", "time"), variable="rates")
+    assert found["time"].values.tolist() == times
+
+
+def test_netcdf_takes_ids_and_dims(tmp_path):
+    values = RNG.normal(size=(2, 3, 4))
+    xr.DataArray(values, dims=("x", "y", "trial"), name="data").to_dataset().to_netcdf(
+        tmp_path / "a.nc"
+    )
+    found = io.load(tmp_path / "a.nc", stimuli=["a", "b", "a", "b"], dims=("x", "y", "trial"))
+    np.testing.assert_array_equal(found, values.reshape(6, 4).T)
+    flat = xr.DataArray(values[0], dims=("unit", "stimulus"), name="data")
+    flat.to_dataset().to_netcdf(tmp_path / "b.nc")
+    found = io.load(tmp_path / "b.nc", stimuli=IDS)
+    np.testing.assert_array_equal(found.sel(stimulus="b"), values[0][:, 1])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"variable": "x"}, "`variable` has no meaning"),
+        ({"halves": "lower"}, "has no `halves`"),
+    ],
+)
+def test_options_are_never_ignored(tmp_path, options, message):
+    (tmp_path / "a.csv").write_text("stimulus,b\na,2\nb,4\n")
+    with pytest.raises(DataError, match=message):
+        io.load(tmp_path / "a.csv", **options)
