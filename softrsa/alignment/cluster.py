@@ -216,6 +216,7 @@ def _held_by(thing: object) -> dict[str, object]:
 RUN_FILE = "run.json"
 # netCDF-C bears one thread at a time, and xarray closes files without taking its own lock
 ONE_AT_A_TIME = Lock()
+WORTH_PACKING = 2**16  # bytes of an array; packing small ones takes longer than all else
 
 
 @dataclass(frozen=True)
@@ -301,7 +302,11 @@ class Store:
         """Keep the part of a piece."""
         part = part.assign_attrs(run=self.run, piece=piece, digest=_digest(part))
         packed = {"zlib": True, "complevel": 1}
-        encoding = {key: packed for key, one in part.data_vars.items() if one.dtype.kind in "fi"}
+        encoding = {
+            key: packed
+            for key, one in part.data_vars.items()
+            if one.dtype.kind in "fi" and one.nbytes >= WORTH_PACKING
+        }
         path = self.path(piece)
         with atomic_path(path) as temporary:
             try:
@@ -376,12 +381,15 @@ def score_in_pieces(
     computed.
     """
     held: dict[str, xr.Dataset] = {}
+    held_bytes = 0
     with _opened(store, fingerprint) as kept:
 
         def keep(run: Run, part: xr.Dataset) -> None:
-            small = sum(one.nbytes for one in held.values()) + part.nbytes <= HELD_BYTES
+            nonlocal held_bytes
+            small = held_bytes + part.nbytes <= HELD_BYTES
             if small:
                 held[run.name] = part
+                held_bytes += part.nbytes
             if store is not None or not small:
                 kept.write(run.name, part)
 

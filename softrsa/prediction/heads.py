@@ -123,6 +123,12 @@ class LinearHead(nn.Module):
         """Predict labels (m,) or (m, n_targets) of queries (m, d); nothing else is read."""
         del neighbors, labels, exclude
         check_floating(queries=queries)
+        width = self.linear.in_features
+        if queries.ndim == 0 or queries.shape[-1] != width:
+            raise ShapeError(
+                f"`queries` must have shape (m, {width}), as this head has {width} features, got "
+                f"{tuple(queries.shape)}."
+            )
         with _in_own_type(queries):
             result = self.linear(queries)
         return result.squeeze(-1) if self.n_targets is None else result

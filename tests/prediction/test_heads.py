@@ -345,3 +345,8 @@ def test_second_family_gradient_is_finite_for_distant_embeddings(seed):
     head(x, x, torch.rand(60, generator=rng), exclude=torch.arange(60)).square().sum().backward()
     assert x.grad.isfinite().all()
     assert all(parameter.grad.isfinite().all() for parameter in head.parameters())
+
+
+def test_a_linear_head_refuses_another_width():
+    with pytest.raises(ShapeError, match=r"shape \(m, 4\), .* 4 features, got \(3, 2\)"):
+        LinearHead(4)(torch.zeros(3, 2))
