@@ -60,7 +60,7 @@ def label_array(values: np.ndarray, options: Options, name: str) -> xr.DataArray
     values = to_float(values, name, options)
     if options.dims is not None:
         return _label_named(values, options.dims, options, name)
-    if values.ndim > 2:
+    if values.ndim > 2 and not _squares(values):
         values = values.reshape([n for n in values.shape if n > 1] or [1])
     matrices = None if options.kind == "recording" else _as_matrices(values, options, name)
     if matrices is None:
@@ -143,7 +143,7 @@ def _leading_by_length(shape: Sequence[int], options: Options, name: str) -> dic
         return {word: found[word] for word, found in zip(words, fitting, strict=True)}
     if len(sizes) > 1:
         raise _two_readings(shape, name)
-    if sizes:
+    if sizes and sizes[0] > 1:
         options.notes.append(
             f"the axis of {sizes[0]} of the {name} is taken for subjects; say otherwise with "
             '`dims`, such as `dims=("time", "anchor", "neighbor")`'

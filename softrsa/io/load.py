@@ -95,7 +95,7 @@ def load(
         Whether single trials are kept or averaged by stimulus. By default as the file has them;
         assemblies are averaged.
     drop_missing_units : bool
-        Leave out units that have NaN anywhere, such as voxels outside the brain.
+        Leave out units that have NaN anywhere, such as voxels outside the brain; RDMs have none.
     limit : float, optional
         Bytes of memory that what is read may take, told from the headers before any are taken. By
         default as many as can be had; more is allowed where memory can be swapped.
@@ -164,9 +164,8 @@ def load(
         return open_in_chunks(path, chunks)
     with reading_at_most(limit):
         array = _read(format_, path, options)
-    if "anchor" in array.dims and (options.trials or options.drop_missing_units):
-        given = "trials" if options.trials else "drop_missing_units"
-        raise DataError(f"{path} holds RDMs or RSMs, for which `{given}` has no meaning.")
+    if "anchor" in array.dims and options.trials:
+        raise DataError(f"{path} holds RDMs or RSMs, for which `trials` has no meaning.")
     if options.trials == "mean" and "trial" in array.dims:
         n_trials = array.sizes["trial"]
         array = mean_by_stimulus(array)
