@@ -141,9 +141,16 @@ def _value(name: str, text: str) -> Any:
     """Make of an option's text what `load` takes."""
     if name == "dims":
         return tuple(dim.strip() for dim in text.split(","))
-    if name != "stimuli" or not Path(text).is_file():
+    if name != "stimuli":
         return text
-    ids = [line.strip() for line in Path(text).read_text(encoding="utf-8-sig").splitlines()]
+    file = Path(text)
+    if file.is_file():
+        listed = file.read_text(encoding="utf-8-sig").splitlines()
+    elif "," in text:
+        listed = text.split(",")
+    else:
+        return text
+    ids = [line.strip() for line in listed]
     return plain_ids([line for line in ids if line])
 
 

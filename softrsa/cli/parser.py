@@ -258,7 +258,9 @@ READING = (  # what `softrsa.load` is told; of two files, with "layers:" or "rec
     ),
 )
 STIMULI = option(
-    "--stimuli", "ids of the stimuli: a file with one a line, a variable, or numbered", **EACH
+    "--stimuli",
+    "ids of the stimuli: a file with one a line, A,B,..., a variable, or numbered",
+    **EACH,
 )
 
 OPTIONS: dict[str, tuple[Option, ...]] = {
