@@ -121,7 +121,7 @@ class AlignmentResult(StoredResult):
         )
         frame = frame.drop(columns=["side", "parameter"], errors="ignore").reset_index()
         frame = frame[[*_COLUMNS, *[c for c in frame.columns if c not in _COLUMNS]]]
-        kept = {name: data.attrs[name] for name in ("titles", "baselines") if name in data.attrs}
+        kept = {name: data.attrs[name] for name in KEPT if name in data.attrs}
         frame.attrs.update(kept)
         return frame
 
@@ -267,6 +267,7 @@ class AlignmentResult(StoredResult):
         write_page(path, self.data, self.table, repeat=repeat, title=title, images=images)
 
 
+KEPT = ("titles", "baselines", "pairs_missing")  # attributes of tables
 _CEILING = ["ceiling_lower", "ceiling_upper"]
 _COLUMNS = [
     "layer", "region", "transform", "score", "score_se", "train_score", "rsa_score",

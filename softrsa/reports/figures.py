@@ -461,8 +461,9 @@ def format_table(table: pd.DataFrame) -> str:
     str
         One line per row, with a header.
     """
-    columns = [name for name in SHOWN if name in table.columns]
-    shown = table[columns].dropna(axis="columns", how="all").rename(columns=SHOWN)
+    named = SHOWN | ({"n_pairs": "pairs"} if table.attrs.get("pairs_missing") else {})
+    columns = [name for name in named if name in table.columns]
+    shown = table[columns].dropna(axis="columns", how="all").rename(columns=named)
     return shown.to_string(index=False, float_format=lambda x: f"{x:.3f}", na_rep="-")
 
 
