@@ -54,8 +54,8 @@ CALLS = [
     (soft_step_s2, (S, 0.8, torch.tensor([[0.5], [2.0]])), DataError, r"got 0\.5 to 2"),
     (log_soft_step_s2, (S, -0.5, 0.5), DataError, r"`upper` must be in \[0, 1\], got -0\.5"),
     (SoftStep(GlobalGate()).step, (RDM, [S + 1, S, S]), DataError, "lower=1 and upper=0"),
-    (geo_topological, (torch.rand(5), 0.1, 0.9), ShapeError, "got 5; 3 stimuli have 3"),
-    (geo_topological, (torch.rand(4, 5), 0.1, 0.9), ShapeError, r"\(4, 5\)"),
+    (geo_topological, (S[:5], 0.1, 0.9), ShapeError, "got 5; 3 stimuli have 3"),
+    (geo_topological, (X[:4], 0.1, 0.9), ShapeError, r"\(4, 5\)"),
     (geo_topological, (asymmetric(), 0.1, 0.9), DataError, r"differ by up to 0\.1"),
     (geo_topological, (infinite(), 0.1, 0.9), DataError, "1 infinite"),
     (geo_topological, (RDM, S, 0.5), DataError, "`lower` must not exceed"),
@@ -74,7 +74,7 @@ CALLS = [
 ]
 
 
-@pytest.mark.parametrize("call", CALLS, ids=str)
+@pytest.mark.parametrize("call", CALLS, ids=range(len(CALLS)))
 def test_refused_with_what_was_found(call):
     function, arguments, error, match = call
     with pytest.raises(error, match=match):
@@ -108,7 +108,7 @@ FIGURES = [
 ]
 
 
-@pytest.mark.parametrize("figure", FIGURES, ids=str)
+@pytest.mark.parametrize("figure", FIGURES, ids=range(len(FIGURES)))
 def test_figures_of_something_else_are_refused(figure):
     draw, given, error, match = figure
     options = {"measure": "pearson"} if draw is reports.plot_alignment else {}
