@@ -44,11 +44,14 @@ def tied(x: Tensor, dtype: torch.dtype | None = None, size: Tensor | None = None
     """
     values, order = ascending(x.detach())
     starts = run_starts(values, dtype, size)
-    least = true_places(starts)
-    if len(least) == x.numel():
-        return x
-    length = least.diff(append=least.new_tensor([x.numel()]))
-    least = values.reshape(-1)[least].repeat_interleave(length, output_size=x.numel())
+    if x.device.type == "cpu":
+        least = true_places(starts)
+        if len(least) == x.numel():
+            return x
+        length = least.diff(append=least.new_tensor([x.numel()]))
+        least = values.reshape(-1)[least].repeat_interleave(length, output_size=x.numel())
+    else:  # what follows is not waited for
+        least = values.gather(-1, _ends_of_runs(starts)[0])
     least = torch.empty_like(values).scatter_(-1, order, least.view(x.shape))
     return least + (x - x.detach()) if x.requires_grad else least
 
@@ -62,17 +65,22 @@ def run_starts(
     differ = torch.ne(before, after, out=starts[..., 1:])
     if not ascending.is_floating_point() or not ascending.numel():
         return starts
+    on_host = ascending.device.type == "cpu"
     rounding = rounding_of(ascending[..., :1], ascending[..., -1:], dtype)
-    if not bool(rounding.isfinite().all()):
+    if not on_host or not bool(rounding.isfinite().all()):
         finite = ascending.masked_fill(~ascending.isfinite(), 0.0)
         rounding = rounding_of(*torch.aminmax(finite, dim=-1, keepdim=True), dtype)
     if size is not None:
         rounding = torch.maximum(rounding, rounding_of(size, size, dtype))
     close = (after <= before + rounding) & differ
-    if not bool(close.any()):
+    if on_host and not bool(close.any()):
         return starts
     exact = starts.clone()
     differ.masked_fill_(close, False)
+    if not on_host:
+        first, last = _ends_of_runs(starts)
+        width = ascending.gather(-1, last) - ascending.gather(-1, first)
+        return starts | (exact & (width > rounding))
     first = true_places(starts)
     ends = torch.cat([first[1:], first.new_tensor([starts.numel()])])
     flat = ascending.reshape(-1)
@@ -137,10 +145,15 @@ def true_places(mask: Tensor) -> Tensor:
 
 def tied_places(values: Tensor) -> tuple[Tensor, Tensor]:
     """First and last place, from 0, of the run of equal values that each ascending value is in."""
-    m = values.shape[-1]
-    position = torch.arange(m, device=values.device).expand_as(values)
     starts = torch.ones_like(values, dtype=torch.bool)
     starts[..., 1:] = values[..., 1:] != values[..., :-1]
+    return _ends_of_runs(starts)
+
+
+def _ends_of_runs(starts: Tensor) -> tuple[Tensor, Tensor]:
+    """First and last place, from 0, of the run that each entry is in, by where runs start."""
+    m = starts.shape[-1]
+    position = torch.arange(m, device=starts.device).expand_as(starts)
     ends = starts.roll(-1, dims=-1)  # the entry before a start ends its run; the last one ends too
     first = torch.where(starts, position, 0).cummax(-1).values
     last = torch.where(ends, position, m - 1).flip(-1).cummin(-1).values.flip(-1)

@@ -41,12 +41,12 @@ def rbf_from_distances(
         sigma: float | Tensor = float(bandwidth)
     else:
         sigma = median_distance(negative, dims, n_self)
-        if not bool(negative.any()):
-            raise DataError(
-                "All stimuli have the same responses, and the median distance between stimuli is "
-                "0: `rbf` has no scale, and RBF CKA is undefined."
-            )
         if bool((sigma == 0).any()):
+            if not bool(negative.any()):
+                raise DataError(
+                    "All stimuli have the same responses, and the median distance between stimuli "
+                    "is 0: `rbf` has no scale, and RBF CKA is undefined."
+                )
             raise DataError(
                 "The median distance between stimuli is 0, so it cannot be the `bandwidth` of "
                 "'rbf': most responses are equal. Give `bandwidth` as a number."
