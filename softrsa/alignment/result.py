@@ -267,7 +267,7 @@ class AlignmentResult(StoredResult):
         write_page(path, self.data, self.table, repeat=repeat, title=title, images=images)
 
 
-KEPT = ("titles", "baselines", "pairs_missing")  # attributes of tables
+KEPT = ("titles", "baselines", "pairs_missing", "all_stimuli_scored")  # attributes of tables
 _CEILING = ["ceiling_lower", "ceiling_upper"]
 _COLUMNS = [
     "layer", "region", "transform", "score", "score_se", "train_score", "rsa_score",

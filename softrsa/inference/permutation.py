@@ -120,7 +120,7 @@ def permutation_test(
 def _permuted_scores(stack: Stack, orders: Tensor) -> Tensor:
     """Mean scores over subjects (r, models), the models permuted."""
     if stack.whole is not None:
-        return torch.stack([_permuted_held(stack, order) for order in orders])
+        return torch.stack([_permuted_held(stack, stack.whole, order) for order in orders])
     if stack.entry.embed is None:
         return torch.cat(list(_scores_of_permuted(stack, orders)))
     models, subjects = unit_squares(stack).split([stack.n_models, stack.n_subjects])
@@ -129,9 +129,8 @@ def _permuted_scores(stack: Stack, orders: Tensor) -> Tensor:
     return torch.cat(list(scores), 1)
 
 
-def _permuted_held(stack: Stack, order: Tensor) -> Tensor:
+def _permuted_held(stack: Stack, whole: Tensor, order: Tensor) -> Tensor:
     """Mean scores (models,) of models whose stimuli, and the pairs they lack, are permuted."""
-    whole = stack.squares(stack.values) if stack.whole is None else stack.whole
     models, subjects = whole.split([stack.n_models, stack.n_subjects])
     mixed = models[:, order][:, :, order]
     return on_held_pairs(stack.entry).between(mixed[:, None], subjects[None]).mean(-1)

@@ -39,7 +39,7 @@ AXES = {  # words for axes that are no words for labels
     "time": "time", "timepoint": "time", "timebin": "time", "neuroid": "unit",
 }  # fmt: skip
 MATRIX_NAME = re.compile(r"(^|[^a-z])(rdms?|rsms?|dsms?)([^a-z]|$)|dissimilarit|similarit|distance")
-
+SIMILARITIES = re.compile(r"(^|[^a-z])rsms?([^a-z]|$)|(?<!dis)similarit")
 FEATURES = re.compile(r"features?|activations?|embeddings?")  # of a network: units in any shape
 
 
@@ -84,12 +84,7 @@ def _as_matrices(values: np.ndarray, options: Options, name: str) -> np.ndarray 
     called = bool(MATRIX_NAME.search(options.called.lower()))
     diagonal = 1.0 if options.kind == "rsm" else 0.0
     if values.ndim == 1 and n_stimuli(values.size) is not None:
-        if not told:
-            options.facts.append(
-                f"the {name} is one row of {values.size} numbers, taken for the upper triangle of "
-                "an RDM"
-            )
-        return expand_rows(values, name, diagonal)
+        return _from_triangle(values, options, name)
     squares = _squares(values)
     if len(squares) > 1:
         squares = [square for square in squares if looks_square(square)] or squares
@@ -115,6 +110,21 @@ def _as_matrices(values: np.ndarray, options: Options, name: str) -> np.ndarray 
             '(`kind="recording"`)?'
         )
     return None
+
+
+def _from_triangle(values: np.ndarray, options: Options, name: str) -> np.ndarray:
+    """Expand a row of pairs, which has no diagonal to tell similarities from dissimilarities."""
+    if options.kind is None and SIMILARITIES.search(options.called.lower()):
+        raise ShapeError(
+            f"The {name} is one row of {values.size} numbers, the upper triangle of an RDM or of "
+            'an RSM: say `kind="rsm"` or `kind="rdm"` (`--kind rsm`).'
+        )
+    if options.kind is None:
+        options.facts.append(
+            f"the {name} is one row of {values.size} numbers, taken for the upper triangle of an "
+            "RDM"
+        )
+    return expand_rows(values, name, 1.0 if options.kind == "rsm" else 0.0)
 
 
 def _squares(values: np.ndarray) -> list[np.ndarray]:
@@ -302,7 +312,9 @@ def of_participants(arrays: Mapping[str, Any]) -> dict[str, tuple[np.ndarray, np
             if meaning(head) == "stimulus":
                 orders[tag] = value.ravel()
             elif head.lower().startswith(("rdm", "rsm")):
-                matrices[tag] = value
+                one = np.squeeze(value)
+                of_similarities = head.lower().startswith("rsm") and one.ndim == 1
+                matrices[tag] = expand_rows(one, key, 1.0) if of_similarities else value
     if len(matrices) < 2 or {*matrices} != {*orders}:
         return {}
     return {tag: (matrix, orders[tag]) for tag, matrix in matrices.items()}
@@ -349,7 +361,8 @@ def label_participants(
     squares = []
     for matrix, _ in found.values():
         values = np.squeeze(to_float(matrix, name, options))
-        values = expand_rows(values, name) if values.ndim == 1 else values
+        diagonal = 1.0 if options.kind == "rsm" else 0.0
+        values = expand_rows(values, name, diagonal) if values.ndim == 1 else values
         values, notes, facts = settle_halves(values, name, options.halves)
         options.notes.extend(notes)
         options.facts.extend(facts)
@@ -359,7 +372,7 @@ def label_participants(
     options.facts.append(f"each of {len(squares)} subjects by stimulus ids of its own")
     tags = [str(tag) for tag in found]
     subjects = np.array([int(t) for t in tags] if all(map(str.isdecimal, tags)) else tags)
-    own = replace(options, stimuli=ids, beside={}, kind=options.kind or "rdm")
+    own = replace(options, stimuli=ids, beside={})
     return label_rdms(stack, own, name, {"subject": subjects})
 
 

@@ -147,7 +147,7 @@ def _convert(content: Content, options: Options, path: Path) -> xr.DataArray:
     value, title = content[name], f"variable {name!r} of {path}"
     people = in_rows(content, name)
     if people:
-        return label_participants(people, _as_rdm(options), title)
+        return label_participants(people, options, title)
     options = replace(options, beside=labels_beside(content, name), called=name)
     try:
         return _label(value, options, title)

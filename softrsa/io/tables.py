@@ -37,6 +37,7 @@ from softrsa.io.axes import (
     places_of,
 )
 from softrsa.io.labelling import (
+    NUMBERED,
     STIMULUS,
     WORDS,
     Options,
@@ -479,6 +480,8 @@ def _grid(cells: list[list[str]], *, header: bool, named: bool) -> Grid | None:
 def _fill(place: np.ndarray, row: list[str]) -> bool:
     """Write a row of texts as numbers, if all are."""
     try:
+        if any("_" in cell or not cell.isascii() for cell in row):
+            raise ValueError
         place[:] = row
     except ValueError:
         if not all(map(_is_value, row)):
@@ -557,7 +560,8 @@ def _recording(cells: list[list[str]], options: Options, path: Path) -> Grid:
     body = cells[header:]
     texts = short or not all(_is_value(row[0]) for row in body)
     whole = all(re.fullmatch(r"-?\d+", row[0]) for row in body)
-    if (given is not None or options.ids_in is not None) and not texts and len(body) == given:
+    given = len(body) if options.ids_in == NUMBERED else given
+    if not texts and len(body) == given:
         called = meaning(first[0]) == "stimulus" or not first[0]
         return _complete(cells, options, path, header=header, named=header and called)
     if not texts and not (whole and (short or not first[0] or _called_ids(first[0]))):

@@ -114,7 +114,7 @@ def plot_alignment(table: pd.DataFrame, *, measure: str) -> Figure:
         for ax in axes[: len(transforms)]:
             ax.axhline(0, color="0.6", linewidth=0.8, zorder=0)
     name = measure.replace("_", " ").title()
-    figure.supylabel(f"{name}, held-out stimuli\n({_bars(table)})", fontsize=9)
+    figure.supylabel(f"{name}, {_scored(table)} stimuli\n({_bars(table)})", fontsize=9)
     figure.supxlabel("layer", fontsize=9)
     _legend(figure, axes[0], ceiling=bool(np.isfinite(table["ceiling_lower"]).any()))
     return figure
@@ -161,7 +161,7 @@ def plot_profile(
     part = table[table["transform"] == transform]
     layers, regions = (list(dict.fromkeys(part[name])) for name in ("layer", "region"))
     _draw_profiles(ax, table, transform, layers, regions)
-    name_axes(ax, "layer", f"held-out score ({_bars(table)})")
+    name_axes(ax, "layer", f"score of {_scored(table)} stimuli ({_bars(table)})")
     _name_layers(ax, layers, 2)
     ax.legend(fontsize=7, frameon=False)
     return ax
@@ -201,6 +201,11 @@ def _draw_profile(ax: Axes, part: pd.DataFrame, region: str, i: int, count: int)
 def has_intervals(table: pd.DataFrame) -> bool:
     """Tell whether scores were resampled."""
     return "score_low" in table and bool(table["score_low"].notna().any())
+
+
+def _scored(table: pd.DataFrame) -> str:
+    """Say which stimuli scores are of: without folds none is held out."""
+    return "all" if table.attrs.get("all_stimuli_scored") else "held-out"
 
 
 def _bars(table: pd.DataFrame) -> str:

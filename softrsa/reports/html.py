@@ -119,9 +119,14 @@ def _definitions(named: Mapping[str, str]) -> str:
     return "\n".join(f"    <dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in named.items())
 
 
+def _of_which(data: xr.Dataset) -> str:
+    whole = data.attrs.get("all_stimuli_scored")
+    return "of all stimuli, without folds" if whole else "mean over folds of held-out stimuli"
+
+
 def _rows_note(data: xr.Dataset) -> str:
     said = (
-        "score: mean over folds of held-out stimuli. Pearson RSA: Pearson of the RSMs as they are, "
+        f"score: {_of_which(data)}. Pearson RSA: Pearson of the RSMs as they are, "
         "whatever the measure. best fixed: the best transform with nothing learned by gradient, "
         "under the same measure; gain is over it. row offset: share of what is common to both RSMs "
         "that is one number per stimulus."

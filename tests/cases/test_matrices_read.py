@@ -330,3 +330,20 @@ def test_times_of_a_stack_are_not_averaged_unasked():
         softrsa.align(model, array, folds=None)
     table = softrsa.align(model, array, region="time", folds=None, n_resamples=0).table
     assert table["region"].unique().tolist() == ["0.1", "0.2"]
+
+
+def test_similarities_of_participants_stay_similarities(tmp_path):
+    for form in ("square", "condensed"):
+        content = {}
+        for name in ("anna", "ben"):
+            rsm = 1 - RDM
+            content[f"rsm_{name}"] = rsm if form == "square" else rsm[np.triu_indices(N, 1)]
+            content[f"stimuli_{name}"] = IDS
+        np.savez(tmp_path / "a.npz", **content)
+        found = io.load(tmp_path / "a.npz")
+        assert found.attrs["kind"] == "rsm"
+        np.testing.assert_allclose(found.sel(subject="ben"), 1 - RDM, rtol=1e-15)
+    np.save(tmp_path / "rsm.npy", (1 - RDM)[np.triu_indices(N, 1)])
+    with pytest.raises(ShapeError, match=r'`kind="rsm"` or `kind="rdm"` \(`--kind rsm`\)'):
+        io.load(tmp_path / "rsm.npy", stimuli=IDS)
+    assert io.load(tmp_path / "rsm.npy", stimuli=IDS, kind="rsm").attrs["kind"] == "rsm"

@@ -8,7 +8,7 @@ import pytest
 import xarray as xr
 
 from softrsa import io
-from softrsa.errors import DataError, ShapeError, StimulusError
+from softrsa.errors import DataError, DTypeError, ShapeError, StimulusError
 from softrsa.recordings import average_trials, time_windows
 
 RNG = np.random.default_rng(0)
@@ -221,3 +221,12 @@ def test_options_are_never_ignored(tmp_path, options, message):
     (tmp_path / "a.csv").write_text("stimulus,b\na,2\nb,4\n")
     with pytest.raises(DataError, match=message):
         io.load(tmp_path / "a.csv", **options)
+
+
+def test_tables_without_ids_can_be_numbered_and_digits_are_those_of_numbers(tmp_path):
+    (tmp_path / "a.csv").write_text("u1,u2\n.5,1\n1.5,2\n2.5,3\n")
+    found = io.load(tmp_path / "a.csv", stimuli="numbered")
+    assert found.values.tolist() == [[0.5, 1], [1.5, 2], [2.5, 3]]
+    (tmp_path / "b.csv").write_text("stimulus,u1\na,1_000\nb,2\n")
+    with pytest.raises(DTypeError, match="'1_000', which is no number"):
+        io.load(tmp_path / "b.csv")
