@@ -29,7 +29,8 @@ class Stack:
     """What a resampling computation needs of its input; see `stack_rsms`.
 
     ``values`` (n_models + n_subjects, n_pairs), float64, holds the entries at (``first``,
-    ``second``): each pair of stimuli once if ``once``, else also its mirror image.
+    ``second``): each pair of stimuli once if ``once``, else also its mirror image. Of a measure on
+    kernels these are also the pairs of a stimulus with itself.
     """
 
     entry: Measure

@@ -1,5 +1,11 @@
 """Measures of how alike two RSMs or two sets of features are."""
 
+from softrsa.measures.anchors import (
+    first_rank_identification,
+    per_anchor_pearson,
+    stimulus_identification,
+)
+from softrsa.measures.balanced import balanced_pearson
 from softrsa.measures.cka import angular_cka, debiased_cka, linear_cka, minibatch_cka, rbf_cka
 from softrsa.measures.correlation import (
     Embedding,
@@ -9,6 +15,7 @@ from softrsa.measures.correlation import (
     row_offset_share,
     spearman,
 )
+from softrsa.measures.kernels import kernel_cka, kernel_nbs
 from softrsa.measures.predictivity import linear_predictivity, ridge_predictivity
 from softrsa.measures.rank import kendall_tau_a, kendall_tau_b, rho_a, soft_spearman
 from softrsa.measures.registry import MEASURES, Measure, available, get
@@ -22,18 +29,23 @@ __all__ = [
     "angular_cka",
     "angular_procrustes",
     "available",
+    "balanced_pearson",
     "cca",
     "centered_pearson",
     "cosine",
     "debiased_cka",
+    "first_rank_identification",
     "get",
     "kendall_tau_a",
     "kendall_tau_b",
+    "kernel_cka",
+    "kernel_nbs",
     "linear_cka",
     "linear_predictivity",
     "minibatch_cka",
     "nbs",
     "pearson",
+    "per_anchor_pearson",
     "procrustes_distance",
     "rbf_cka",
     "rho_a",
@@ -41,6 +53,7 @@ __all__ = [
     "row_offset_share",
     "soft_spearman",
     "spearman",
+    "stimulus_identification",
     "svcca",
     "whitened_cosine",
     "whitened_pearson",

@@ -252,7 +252,7 @@ def centered_pearson(x: Tensor, y: Tensor) -> Tensor:
     >>> centered_pearson(x, x + torch.tensor([[5.0], [0], [9], [2]]))
     tensor(1.0000)
     """
-    _check_same_stimuli(x, y, at_least=4)
+    check_same_stimuli(x, y, at_least=4)
     return within(_CenteredCosine.apply(x, y))
 
 
@@ -287,7 +287,7 @@ def row_offset_share(x: Tensor, y: Tensor) -> Tensor:
     >>> row_offset_share(rows, 3 * rows)
     tensor(1.)
     """
-    _check_same_stimuli(x, y, at_least=3)
+    check_same_stimuli(x, y, at_least=3)
     x_rest, y_rest = double_center(x), double_center(y)
     total = (centered(off_diagonal(x)) * centered(off_diagonal(y))).sum(-1)
     geometry = (x_rest * y_rest).sum((-2, -1))
@@ -311,7 +311,8 @@ def check_pairs(**tensors: Tensor) -> None:
     check_broadcast(**tensors)
 
 
-def _check_same_stimuli(x: Tensor, y: Tensor, *, at_least: int) -> None:
+def check_same_stimuli(x: Tensor, y: Tensor, *, at_least: int) -> None:
+    """Check that two tensors are square RSMs (..., n, n) of the same stimuli."""
     check_floating(x=x, y=y)
     check_square(x=x, y=y)
     if x.shape[-1] != y.shape[-1] or x.shape[-1] < at_least:

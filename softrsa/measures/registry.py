@@ -15,6 +15,14 @@ from torch import Tensor
 from softrsa._ranks import average_ranks
 from softrsa._table import Table
 from softrsa.errors import DataError, DTypeError, unknown_name
+from softrsa.measures.anchors import (
+    per_anchor_pearson,
+    resampled_identification,
+    resampled_per_anchor_pearson,
+    stimulus_identification,
+    unit_rows,
+)
+from softrsa.measures.balanced import balanced_pearson, balanced_unit, resampled_balanced_pearson
 from softrsa.measures.cka import angular_cka, debiased_cka, linear_cka, rbf_cka
 from softrsa.measures.correlation import (
     Embedding,
@@ -22,6 +30,14 @@ from softrsa.measures.correlation import (
     cosine,
     pearson,
     spearman,
+)
+from softrsa.measures.kernels import (
+    kernel_cka,
+    kernel_nbs,
+    positive_kernel,
+    resampled_kernel_cka,
+    resampled_kernel_nbs,
+    unit_kernel,
 )
 from softrsa.measures.predictivity import (
     held_out_predictivity,
@@ -49,11 +65,11 @@ class Measure:
     ----------
     function : callable
         Takes two inputs of the kind ``takes`` and returns the score, shape (...).
-    takes : {"vectors", "pairs", "dissimilarities", "matrices", "features"}
+    takes : {"vectors", "pairs", "dissimilarities", "matrices", "kernels", "features"}
         Vectors of entries in any order (..., n_pairs); the same, each pair of stimuli once, because
         the mirror image of an entry would count as a tie or has no place; the same, dissimilarities
-        that are 0 of a stimulus to itself; square RSMs (..., n, n); or features (..., n, p) and
-        (..., n, q) of the same stimuli.
+        that are 0 of a stimulus to itself; square RSMs (..., n, n); the same, whose diagonal is
+        data; or features (..., n, p) and (..., n, q) of the same stimuli.
     range : tuple of float
         Smallest and largest value.
     symmetric : bool
@@ -68,8 +84,10 @@ class Measure:
     invariances : frozenset of str
         Changes of either input that leave the score as it is: "scale" (positive factor), "shift"
         (a constant added; to features, one number per unit), "monotone" (any increasing function),
-        "row_offset" (a number added per row of an RSM), "orthogonal" (rotation or reflection of
-        features), "linear" (any invertible linear map of features).
+        "row_offset" (a number added per row of an RSM), "row_scale" and "stimulus_scale" (a
+        positive factor per row of a double-centered RSM, or one per stimulus, for its row and its
+        column), "orthogonal" (rotation or reflection of features), "linear" (any invertible linear
+        map of features).
     smallest_n : int
         Fewest stimuli for which the score is defined.
     reference : str
@@ -81,6 +99,10 @@ class Measure:
     normalize : callable, optional
         Of a measure on RSMs: brings one input to the form whose mean over subjects is the pooled
         RSM of a noise ceiling; what the measure ignores is removed. That of ``embed``, if given.
+    resampled : callable, optional
+        Of a measure on square RSMs without ``embed``: the score (...) where stimuli are drawn with
+        replacement, given (x, y, counts), how often each occurs (n,). Without it, a bootstrap over
+        stimuli is refused.
     held_out : callable, optional
         Of a measure on features that fits one to the other: the score (...) of stimuli that were
         not fitted, given (x_train, y_train, x_test, y_test).
@@ -108,7 +130,7 @@ class Measure:
     """
 
     function: Callable[..., Tensor]
-    takes: Literal["vectors", "pairs", "dissimilarities", "matrices", "features"]
+    takes: Literal["vectors", "pairs", "dissimilarities", "matrices", "kernels", "features"]
     range: tuple[float, float]
     symmetric: bool = True
     metric: bool = False
@@ -119,6 +141,7 @@ class Measure:
     reference: str
     embed: Embedding | None = None
     normalize: Callable[[Tensor], Tensor] | None = field(default=None, compare=False)
+    resampled: Callable[..., Tensor] | None = field(default=None, compare=False)
     held_out: Callable[..., Tensor] | None = field(default=None, compare=False)
     unbiased: bool = False
     words: str = ""
@@ -134,6 +157,11 @@ class Measure:
         """The name of the function and of the entry."""
         return self.function.__name__
 
+    @property
+    def on_squares(self) -> bool:
+        """Whether it takes square RSMs, with or without their diagonal."""
+        return self.takes in ("matrices", "kernels")
+
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
         """Score two inputs of the kind the function takes."""
         return self.function(x, y)
@@ -147,7 +175,7 @@ class Measure:
         """
         if self.takes == "features":
             raise DataError(f"{self.name!r} compares features, not RSMs; give it (..., n, p).")
-        if self.takes == "matrices":
+        if self.on_squares:
             return rsms
         if self.takes == "vectors":
             return off_diagonal(rsms)
@@ -205,10 +233,18 @@ _POSITIVE = (0.0, 1.0)
 _RIGID = frozenset({"orthogonal", "shift"})
 _SIMILAR = _RIGID | {"scale"}
 _ORDER = frozenset({"scale", "shift", "monotone"})
+_CENTERED = frozenset({"scale", "shift", "row_offset"})
 _ROWS = (
     Measure(
+        function=balanced_pearson, takes="matrices", range=_UNIT, smallest_n=4,
+        invariances=_CENTERED | {"stimulus_scale"}, normalize=balanced_unit,
+        resampled=resampled_balanced_pearson, reference="softrsa: Pearson of balanced RSMs",
+        words=('the Pearson correlation of their off-diagonal entries after double-centering and '
+        'balancing, which removes row and column means and one positive factor per stimulus'),
+    ),
+    Measure(
         function=centered_pearson, takes="matrices", range=_UNIT, smallest_n=4,
-        invariances=frozenset({"scale", "shift", "row_offset"}),
+        invariances=_CENTERED,
         embed=Embedding(offsets="removed"), reference="softrsa: Pearson of double-centered RSMs",
         words=('the Pearson correlation of their off-diagonal entries after double-centering, '
         'which removes row and column means'),
@@ -260,6 +296,34 @@ _ROWS = (
         invariances=frozenset({"scale", "shift"}), embed=Embedding("deviations", "whitened"),
         reference=_WHITE,
         words="the whitened Pearson correlation of their dissimilarities",
+    ),
+    Measure(
+        function=per_anchor_pearson, takes="matrices", range=_UNIT, smallest_n=4,
+        invariances=_CENTERED | {"row_scale"}, normalize=unit_rows,
+        resampled=resampled_per_anchor_pearson,
+        reference="softrsa: mean Pearson of the rows of double-centered RSMs",
+        words=('the mean over stimuli of the Pearson correlation of their rows after '
+        'double-centering'),
+    ),
+    Measure(
+        function=stimulus_identification, takes="matrices", range=_POSITIVE, smallest_n=5,
+        differentiable=False, invariances=_CENTERED | {"row_scale"}, normalize=unit_rows,
+        resampled=resampled_identification,
+        reference="Kay et al. (2008), doi:10.1038/nature06713",
+        words=('how often the row of a stimulus in one double-centered RSM matches its own row in '
+        'the other better than that of another stimulus (chance is .5)'),
+    ),
+    Measure(
+        function=kernel_cka, takes="kernels", range=_UNIT, smallest_n=2,
+        invariances=_CENTERED, normalize=unit_kernel, resampled=resampled_kernel_cka,
+        reference="Cortes, Mohri & Rostamizadeh (2012), JMLR 13, 795-828",
+        words="centered kernel alignment of the RSMs as kernels",
+    ),
+    Measure(
+        function=kernel_nbs, takes="kernels", range=_POSITIVE, smallest_n=2,
+        invariances=_CENTERED, normalize=positive_kernel, resampled=resampled_kernel_nbs,
+        reference="Harvey, Larsen & Williams (2024), arXiv:2311.11436",
+        words="the normalized Bures similarity of the RSMs as kernels",
     ),
     Measure(
         function=linear_cka, takes="features", range=_POSITIVE, smallest_n=2, invariances=_SIMILAR,
@@ -321,7 +385,7 @@ for _row in _ROWS:
 def properties(measure: Measure) -> str:
     """Describe a measure as JSON, so that a result can be read where the measure is unknown."""
     plain = {f.name: getattr(measure, f.name) for f in fields(measure)}
-    for unsaid in ("function", "embed", "normalize", "held_out"):
+    for unsaid in ("function", "embed", "normalize", "resampled", "held_out"):
         del plain[unsaid]
     return json.dumps({**plain, "name": measure.name, "invariances": sorted(measure.invariances)})
 

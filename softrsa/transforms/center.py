@@ -91,6 +91,14 @@ def residual(matrix: Tensor) -> Residual:
     size = norm(matrix.mul_(scale))
     mean = matrix.sum(-1, keepdim=True).sum(-2, keepdim=True) / (n * (n - 1))
     _without_diagonal(matrix.sub_(mean))
+    without_offsets(matrix)
+    nothing = norm(matrix) <= rounding_of(size, size)
+    return Residual(matrix.masked_fill_(nothing, 0.0), size, scale)
+
+
+def without_offsets(matrix: Tensor) -> Tensor:
+    """Double-center in place what is 0 on the diagonal, whatever rounding is left of it."""
+    n = matrix.shape[-1]
     rows, columns = matrix.sum(-1), matrix.sum(-2)
     total = rows.sum(-1)[..., None] / ((n - 1) * (n - 2))
     # normal equations of M_ij ~ r_i + c_j over i != j, solved in closed form:
@@ -98,9 +106,7 @@ def residual(matrix: Tensor) -> Residual:
     row_offset = ((n - 1) * rows + columns) / (n * (n - 2)) - total
     column_offset = ((n - 1) * columns + rows) / (n * (n - 2))
     matrix.sub_(row_offset.unsqueeze(-1)).sub_(column_offset.unsqueeze(-2))
-    _without_diagonal(matrix)
-    nothing = norm(matrix) <= rounding_of(size, size)
-    return Residual(matrix.masked_fill_(nothing, 0.0), size, scale)
+    return _without_diagonal(matrix)
 
 
 TIED = 4096  # stimuli: of more, ties are not sought in an RSM that is only made float64
@@ -175,3 +181,24 @@ def center_held(rsms: Tensor, held: Tensor) -> Tensor:
     nothing = torch.linalg.vector_norm(left, dim=(-2, -1), keepdim=True) <= rounding * size
     left = torch.where(nothing, 0.0, left)
     return torch.where(held, left, torch.nan).to(rsms.dtype)
+
+
+def center_counted(rsms: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Remove row and column offsets where stimuli occur so often (n,); copies make no pair.
+
+    Returns the residual (..., m, m) of the m stimuli that occur, each once, in float64 with a
+    diagonal of zeros, and how often they do (m,). An exact 0 where nothing but rounding is left.
+    """
+    there = counts.nonzero().squeeze(1)
+    weights = counts[there].double()
+    values = zero_diagonal(rsms.double().index_select(-2, there).index_select(-1, there))
+    apart = 1 - torch.eye(len(there), dtype=values.dtype, device=values.device)
+    partners = torch.diag(apart @ weights)
+    rows, columns = values @ weights, values.mT @ weights
+    # the normal equations fall apart into those of the sums r + c and the differences r - c
+    both = (rows + columns) @ torch.linalg.pinv(partners + apart * weights).mT
+    apart_ = (rows - columns) @ torch.linalg.pinv(partners - apart * weights).mT
+    fitted = ((both + apart_) / 2).unsqueeze(-1) + ((both - apart_) / 2).unsqueeze(-2)
+    size = norm(values)
+    rest = zero_diagonal(values - fitted)
+    return rest.masked_fill_(norm(rest) <= rounding_of(size, size), 0.0), weights

@@ -19,6 +19,7 @@ NOT_MEASURES = {
     "MEASURES",
     "Measure",
     "available",
+    "first_rank_identification",
     "get",
     "minibatch_cka",
     "row_offset_share",
@@ -29,6 +30,11 @@ CHANGES = {
     "monotone": lambda x: (2 * x).exp(),
     "row_offset": lambda x: x + torch.arange(N, dtype=x.dtype)[:, None],
 }
+FACTORS = torch.linspace(0.4, 2.0, N, dtype=torch.float64)
+OF_CENTERED = {
+    "row_scale": lambda x: FACTORS[:, None] * x,
+    "stimulus_scale": lambda x: FACTORS[:, None] * x * FACTORS,
+}
 ON_RSMS = [entry for entry in available().values() if entry.takes != "features"]
 every_measure = pytest.mark.parametrize("entry", ON_RSMS, ids=lambda m: m.name)
 
@@ -38,6 +44,10 @@ SLACK = {"spearman": 1e-3, "rho_a": 1e-3, "soft_spearman": 1e-3, "kendall_tau_a"
     "kendall_tau_b": 2e-2,
     "whitened_cosine": 1e-2,
     "whitened_pearson": 2e-2,
+    "balanced_pearson": 1e-3,
+    "per_anchor_pearson": 1e-3,
+    "stimulus_identification": 2e-2,
+    "kernel_nbs": 1e-2,
 }
 
 
@@ -52,6 +62,17 @@ def arguments(entry, rng, *lead):
     if entry.takes in {"pairs", "dissimilarities"}:
         x = without_diagonal(x + x.mT)
     return x
+
+
+def centered_before_and_after(x):
+    """Matrices whose rows and columns sum to 0, with `FACTORS` as weights too."""
+    n, both = x.shape[-1], torch.stack([torch.ones_like(FACTORS), FACTORS])
+    apart = ~torch.eye(n, dtype=torch.bool)
+    places = torch.eye(n * n, dtype=x.dtype).view(-1, n, n)[apart.flatten()]
+    sums = torch.cat([(places @ both.T).flatten(1), (places.mT @ both.T).flatten(1)], 1)
+    entries = x[..., apart]
+    left = entries - entries @ sums @ torch.linalg.pinv(sums)
+    return (left @ places.flatten(1)).view(x.shape)
 
 
 def without_diagonal(x):
@@ -78,7 +99,7 @@ def test_the_table_cannot_be_changed_from_outside():
     [
         ("spaerman", "'spearman'"),
         ("centred_pearson", "'centered_pearson'"),
-        ("cka", "'angular_cka' or 'debiased_cka' or 'linear_cka' or 'rbf_cka'"),
+        ("cka", "'angular_cka' or 'debiased_cka' or 'kernel_cka'.*"),
     ],
 )
 def test_unknown_name_offers_the_nearest(name, nearest):
@@ -112,18 +133,25 @@ class TestEveryMeasure:
         x = rsms(rng)
         assert entry.metric == (not torch.isclose(entry.between(x, 2 * x), entry.between(x, x)))
 
-    @pytest.mark.parametrize("change", CHANGES)
+    @pytest.mark.parametrize("change", CHANGES | OF_CENTERED)
     def test_invariances_what_it_says_and_nothing_else(self, entry, change, rng):
         x, y = arguments(entry, rng, 2, 10)
-        moved = entry.between(without_diagonal(CHANGES[change](x)), y)
-        same = torch.allclose(moved, entry.between(x, y), rtol=0, atol=1e-12)
+        if change in OF_CENTERED:
+            x, y = centered_before_and_after(x), centered_before_and_after(y)
+        changed = (CHANGES | OF_CENTERED)[change]
+
+        def moved(z):
+            return changed(z) if entry.takes == "kernels" else without_diagonal(changed(z))
+
+        score = entry.between(x, y)
+        same = torch.allclose(entry.between(moved(x), y), score, rtol=0, atol=1e-12)
         assert same == (change in entry.invariances)
-        other_side = entry.between(x, without_diagonal(CHANGES[change](y)))
-        assert torch.allclose(other_side, entry.between(x, y), rtol=0, atol=1e-12) == same
-        assert entry.invariances <= set(CHANGES)
+        other_side = entry.between(x, moved(y))
+        assert torch.allclose(other_side, score, rtol=0, atol=1e-12) == same
+        assert entry.invariances <= {*CHANGES, *OF_CENTERED}
 
     def test_differentiable(self, entry, rng):
-        x, y = rsms(rng, 2, 2, n=4).requires_grad_().unbind(0)
+        x, y = rsms(rng, 2, 2, n=max(4, entry.smallest_n)).requires_grad_().unbind(0)
         if entry.differentiable:
             assert torch.autograd.gradcheck(entry.between, (x, y))
         else:
@@ -139,7 +167,8 @@ class TestEveryMeasure:
     def test_smallest_n(self, entry, rng):
         def symmetric(n):
             x = rsms(rng, 2, n=n)
-            return (x + x.mT)[0], (x + x.mT)[1]
+            x = x @ x.mT if entry.takes == "kernels" else x + x.mT
+            return x[0], x[1]
 
         assert entry.between(*symmetric(entry.smallest_n)).isfinite()
         if entry.smallest_n > 2:
@@ -183,7 +212,11 @@ class TestEveryMeasure:
         x, y = rsms(rng, 2)
         other = x.clone()
         other.fill_diagonal_(torch.inf)
-        if entry.takes == "dissimilarities":  # distance to itself: it says where 0 is
+        if entry.takes == "kernels":
+            assert not entry.between(other, y).isfinite()
+            other = x + torch.diag(x.diagonal())
+            assert (entry.between(other, y) - entry.between(x, y)).abs() > 1e-4
+        elif entry.takes == "dissimilarities":  # distance to itself: it says where 0 is
             assert not entry.between(other, y).isfinite()
             x.fill_diagonal_(1.0)
             other = x + torch.arange(N)[:, None] + torch.arange(N)  # of the same distances
@@ -207,6 +240,7 @@ class TestEveryMeasure:
         x, y = rsms(rng, 2).unbind(0)
         forms = {
             "matrices": lambda s: s,
+            "kernels": lambda s: s,
             "vectors": off_diagonal,
             "pairs": lambda s: condense((s + s.mT) / 2),
             "dissimilarities": lambda s: condense(1 - (s + s.mT) / 2),
@@ -219,7 +253,7 @@ class TestEveryMeasure:
     def test_symmetric_rsms_score_as_their_pairs(self, entry, rng):
         """Each entry being there twice changes nothing but the soft ranks, a little."""
         x, y = (s + s.mT for s in rsms(rng, 2, n=30))
-        if entry.takes != "matrices":
+        if not entry.on_squares:
             x.fill_diagonal_(2.0), y.fill_diagonal_(2.0)
             pairs = (condense(2 - s if entry.takes == "dissimilarities" else s) for s in (x, y))
             found = entry.function(*pairs)
