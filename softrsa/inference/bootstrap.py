@@ -14,7 +14,7 @@ from torch import Tensor
 
 from softrsa._checks import check_count
 from softrsa.errors import DataError, ShapeError, unknown_name
-from softrsa.inference.inner_products import chunks, score, score_once
+from softrsa.inference.inner_products import FEWEST_DIFFERENT, chunks, score, score_once
 from softrsa.inference.pair_table import Stack, stack_rsms
 from softrsa.inference.result import InferenceResult, describe, usable_resamples
 from softrsa.measures import Measure
@@ -120,7 +120,6 @@ def _corrected(variances: np.ndarray, n_subjects: int | None, n_stimuli: int | N
 
 
 KINDS = {"stimuli": ["stimuli"], "subjects": ["subjects"], "both": ["both", "subjects", "stimuli"]}
-FEWEST_DIFFERENT = 3
 
 
 def bootstrap(

@@ -258,7 +258,7 @@ def _ascended(models: Tensor, subjects: Tensor, entry: Measure) -> Tensor:
     """
     from scipy.optimize import minimize
 
-    if entry.takes == "matrices":
+    if entry.on_squares:
         models, subjects = condense(models), condense(subjects)
     scale = models.std(1, keepdim=True)
     scaled = models / scale.where(scale > 0, torch.inf)

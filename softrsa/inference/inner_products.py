@@ -22,6 +22,7 @@ from softrsa.measures.correlation import centered
 from softrsa.transforms import double_center
 
 PRODUCT_BYTES = 64e6  # of the table of products that is held at once
+FEWEST_DIFFERENT = 3  # stimuli of a resample that is scored
 ROUNDING = 1e-12  # a squared norm below this share of what it was before centering is none
 
 
@@ -334,52 +335,75 @@ def _middles(ascending: Tensor, weights: Tensor) -> Tensor:
     return middles.sub_(upto[..., -1:])
 
 
-def looped_scores(stack: Stack, counts: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """Scores (r, models, subjects), and of each resample what the measure takes of the subjects."""
-    scores, resampled = [], []
-    for times in stack.counts_of_pairs(counts).long():
-        whole = bool((times == 1).all())
-        values = stack.values if whole else stack.values.repeat_interleave(times, dim=1)
-        if stack.entry.takes == "matrices":
-            if not whole:
-                raise _not_resampled(stack, values)
-            values = stack.squares(values)
+Drawn = tuple[Callable[[Tensor, Tensor], Tensor], Tensor]
+
+
+def looped_scores(stack: Stack, counts: Tensor) -> tuple[Tensor, list[Drawn]]:
+    """Scores (r, models, subjects), and of each resample the measure and what it takes of subjects.
+
+    Measures on square RSMs are told how often stimuli occur (`Measure.resampled`); others are given
+    each pair as often as it occurs.
+    """
+    squares = stack.squares(stack.values) if stack.entry.on_squares else None
+    scores, drawn = [], []
+    for count in counts:
+        times = stack.counts_of_pairs(count[None])[0].long()
+        whole = bool((count == 1).all())
+        function = stack.entry.function if whole else _of_resample(stack, count, times)
+        if squares is not None:
+            values = squares
+        else:
+            values = stack.values if whole else stack.values.repeat_interleave(times, dim=1)
         models, subjects = values[: stack.n_models], values[stack.n_models :]
         try:
-            found = stack.entry.function(models[:, None], subjects)
+            found = function(models[:, None], subjects)
         except (RuntimeError, ValueError, IndexError) as error:
-            if whole:
+            if whole or squares is not None:
                 raise
-            raise _not_resampled(stack, values) from error
+            raise _not_resampled(stack, times) from error
         scores.append(found)
-        resampled.append(subjects)
-    return torch.stack(scores), resampled
+        drawn.append((function, subjects))
+    return torch.stack(scores), drawn
 
 
-def _not_resampled(stack: Stack, values: Tensor) -> DataError:
+def _of_resample(stack: Stack, counts: Tensor, times: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    """Give the measure for stimuli that occur so often (n,)."""
+    entry = stack.entry
+    if not entry.on_squares:
+        return entry.function
+    if entry.resampled is None:
+        raise _not_resampled(stack, times)
+    if int((counts > 0).sum()) < max(FEWEST_DIFFERENT, entry.smallest_n):
+        return lambda x, y: (x[..., 0, 0] + y[..., 0, 0]) * torch.nan
+    return partial(entry.resampled, counts=counts)
+
+
+def _not_resampled(stack: Stack, times: Tensor) -> DataError:
+    remedy = "Its function must take any number of pairs, with nothing of its own per pair"
+    if stack.entry.on_squares:
+        remedy = "Say how it scores stimuli that occur so often (`Measure.resampled`)"
     return DataError(
         f"{stack.entry.name!r} cannot score resampled stimuli: a stimulus drawn twice makes no "
-        f"pair with itself, so that {values.shape[1]} of {stack.values.shape[1]} pairs are left. "
-        "Its function must take vectors of any number of pairs, with nothing of its own per pair; "
+        f"pair with itself, so that {int(times.sum())} of {len(times)} pairs are left. {remedy}; "
         "or say what it is the cosine of (`Measure.embed`), or resample over='subjects'."
     )
 
 
 def looped_ceilings(
-    stack: Stack, resampled: list[Tensor], subject_counts: Tensor
+    stack: Stack, drawn: list[Drawn], subject_counts: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Lower and upper ceilings (r, n_subjects) where subjects occur so often (r, n_subjects)."""
     normalize = stack.entry.normalize or torch.clone
     lower, upper = [], []
-    given = resampled * len(subject_counts) if len(resampled) == 1 else resampled
-    for subjects, occurring in zip(given, subject_counts, strict=True):
+    given = drawn * len(subject_counts) if len(drawn) == 1 else drawn
+    for (function, subjects), occurring in zip(given, subject_counts, strict=True):
         normal = normalize(subjects)
         everyone = torch.tensordot(occurring, normal, 1)
         each = (-1, *[1] * (normal.ndim - 1))
         n_others = (occurring.sum() - occurring).clamp_min(1).view(each)
         others = (everyone - occurring.view(each) * normal) / n_others
-        lower.append(stack.entry.function(subjects, others))
-        upper.append(stack.entry.function(subjects, everyone / occurring.sum()))
+        lower.append(function(subjects, others))
+        upper.append(function(subjects, everyone / occurring.sum()))
     return torch.stack(lower), torch.stack(upper)
 
 

@@ -82,11 +82,11 @@ def noise_ceiling(
     if pool not in ("normalized", "raw"):
         raise unknown_name("pooling", pool, ("normalized", "raw"))
     if isinstance(rsms, xr.DataArray):
-        rsms = unlabeled(rsms)
-    if entry.takes != "matrices" or rsms.ndim > 2:
+        rsms = unlabeled(rsms, entry)
+    if not entry.on_squares or rsms.ndim > 2:
         rsms = as_stack(rsms)
     check_floating(rsms=rsms)
-    if rsms.ndim < 2 or (entry.takes == "matrices" and rsms.ndim < 3):
+    if rsms.ndim < 2 or (entry.on_squares and rsms.ndim < 3):
         raise ShapeError(
             f"`rsms` must have a dimension of subjects before that of pairs, and {entry.name!r} "
             f"takes {entry.takes}; got shape {tuple(rsms.shape)}."
@@ -96,7 +96,7 @@ def noise_ceiling(
     if square and not rsms.requires_grad:
         rsms = as_double(rsms)
     data = entry.pairs_of(rsms) if square else rsms
-    axis = -3 if entry.takes == "matrices" else -2
+    axis = -3 if entry.on_squares else -2
     n_subjects = data.shape[axis]
     if n_subjects < 2:
         undefined = data.new_full(data.shape[: data.ndim + axis + 1], torch.nan, dtype=dtype)

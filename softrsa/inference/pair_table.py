@@ -119,7 +119,7 @@ def stack_rsms(
     if entry.takes == "features":
         raise DataError(f"{entry.name!r} compares features, not RSMs; build RSMs for inference.")
     if isinstance(models, xr.DataArray) or isinstance(subjects_rsms, xr.DataArray):
-        models, subjects_rsms, found, subjects = _unlabel(models, subjects_rsms)
+        models, subjects_rsms, found, subjects = _unlabel(models, subjects_rsms, entry)
         names = names or found
     else:
         subjects = [f"subject {i + 1}" for i in range(len(as_stack(subjects_rsms)))]
@@ -141,7 +141,11 @@ def stack_rsms(
     held = apart & ~together.isnan().any(0)
     held = held & held.mT  # a pair goes with its mirror image
     _check_enough(together, held, [*names, *subjects])
-    first, second = (held.triu() if once else held).nonzero(as_tuple=True)
+    n_missing = int((apart & ~held).sum()) // 2
+    if entry.on_squares and entry.embed is None:
+        _check_whole(together, entry, n_missing)
+    used = held | ~apart if entry.takes == "kernels" else held
+    first, second = (used.triu() if once else used).nonzero(as_tuple=True)
     values = torch.cat(
         [
             settled(square[:, first, second], given.dtype, entry)
@@ -150,9 +154,9 @@ def stack_rsms(
     )
     return Stack(
         entry=entry, values=values, first=first, second=second, once=once,
-        n_models=len(models), n_stimuli=n, n_missing=int((apart & ~held).sum()) // 2,
+        n_models=len(models), n_stimuli=n, n_missing=n_missing,
         models=tuple(map(str, names)), subjects=tuple(map(str, subjects)),
-        model_dim=model_dim, whole=None if bool((held == apart).all()) else together,
+        model_dim=model_dim, whole=together if n_missing else None,
     )  # fmt: skip
 
 
@@ -178,11 +182,17 @@ def stack_subjects(
     return stack_rsms(rsms[:1], rsms, measure, ["subject 1"])  # which also stands in for a model
 
 
-def unlabeled(rsms: xr.DataArray) -> Tensor:
+def unlabeled(rsms: xr.DataArray, entry: Measure) -> Tensor:
     """Take the values of a checked stack of RDMs or RSMs."""
     from softrsa.io import check_rdms
 
-    return torch.as_tensor(np.ascontiguousarray(check_rdms(rsms, name="rsms").values))
+    return _values(check_rdms(rsms, name="rsms"), entry)
+
+
+def _values(rsms: xr.DataArray, entry: Measure) -> Tensor:
+    """Take the values; where the measure compares kernels, minus dissimilarities, which are one."""
+    values = torch.as_tensor(np.ascontiguousarray(rsms.values))
+    return -values if entry.takes == "kernels" and rsms.attrs["kind"] == "rdm" else values
 
 
 def as_stack(rsms: Tensor | np.ndarray) -> Tensor:
@@ -245,6 +255,11 @@ def _n_stimuli(rsms: Tensor) -> int:
 def _square(rsms: Tensor, entry: Measure) -> Tensor:
     """Squares (k, n, n) in float64 whose off-diagonal entries the measure compares."""
     rsms = rsms.detach()
+    if rsms.ndim == 2 and entry.takes == "kernels":
+        raise ShapeError(
+            f"{entry.name!r} compares self-similarities too, which condensed RSMs "
+            f"{tuple(rsms.shape)} do not hold: give square ones (k, n_stimuli, n_stimuli)."
+        )
     rsms = as_double(rsms) if rsms.ndim == 3 else as_double(expand(rsms))
     if entry.takes in ("pairs", "dissimilarities"):
         return expand(entry.pairs_of(rsms))
@@ -264,8 +279,19 @@ def _check_enough(together: Tensor, held: Tensor, names: Sequence[str]) -> None:
     )
 
 
+def _check_whole(together: Tensor, entry: Measure, n_missing: int) -> None:
+    """Refuse what a measure that needs all entries would take for a 0."""
+    if n_missing:
+        raise DataError(
+            f"{n_missing} pairs are missing (NaN), and {entry.name!r} needs all of them: leave out "
+            "the stimuli that lack pairs, or use a measure of pairs such as 'centered_pearson'."
+        )
+    if entry.takes == "kernels" and bool(together.isnan().any()):
+        raise DataError(f"Self-similarities are missing (NaN), and {entry.name!r} needs them.")
+
+
 def _unlabel(
-    models: Tensor | xr.DataArray, subjects: Tensor | xr.DataArray
+    models: Tensor | xr.DataArray, subjects: Tensor | xr.DataArray, entry: Measure
 ) -> tuple[Tensor, Tensor, list[str], list[str]]:
     """Tensors with stimuli in one order, and the names of models and subjects."""
     from softrsa.io import check_rdms
@@ -301,8 +327,8 @@ def _unlabel(
         )
     right = right.sel(anchor=ids, neighbor=ids)
     return (
-        torch.as_tensor(np.ascontiguousarray(left.values)),
-        torch.as_tensor(np.ascontiguousarray(right.values)),
+        _values(left, entry),
+        _values(right, entry),
         _leading_names(left),
         _leading_names(right),
     )

@@ -19,7 +19,7 @@ from softrsa.inference.inner_products import (
     score_once,
 )
 from softrsa.inference.matched import permuted_products, unit_squares
-from softrsa.inference.pair_table import Stack, stack_rsms, stack_subjects, unlabeled
+from softrsa.inference.pair_table import Stack, find_measure, stack_rsms, stack_subjects, unlabeled
 from softrsa.inference.result import InferenceResult, describe
 from softrsa.measures import Measure, cosine
 from softrsa.measures.missing import check_leaves_out, on_held_pairs
@@ -226,7 +226,9 @@ def noise_ceiling_test(
     0.01
     """
     check_count("n_permutations", n_permutations, 1)
-    stack = stack_subjects(unlabeled(rsms) if isinstance(rsms, xr.DataArray) else rsms, measure)
+    if isinstance(rsms, xr.DataArray):
+        rsms = unlabeled(rsms, find_measure(measure))
+    stack = stack_subjects(rsms, measure)
     if stack.n_missing or stack.n_subjects < 2:
         raise DataError(
             "Agreement above chance needs at least 2 subjects and all pairs, got "
@@ -272,15 +274,25 @@ def _lower_ceilings(stack: Stack) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         return ranks, lambda mixed: ranked_ceilings(
             stack, mixed[0], times.expand(mixed.shape[1], -1), torch.ones_like(mixed[0, ..., 0])
         )[0]
-    if entry.takes == "matrices":
+    if entry.on_squares:
         subjects = stack.squares(subjects)
     normal = (entry.normalize or torch.clone)(subjects)
-    if entry.takes == "matrices":
+    if entry.on_squares:
         normal = normal[:, stack.first, stack.second]
     if entry.embed and entry.embed.offsets != "whitened":  # a cosine of what is normalized
         return normal[None], lambda mixed: cosine(mixed[0], _others(mixed[0]))
     both = torch.stack([stack.of_subjects, normal])
-    return both, lambda mixed: entry.function(mixed[0], _others(mixed[1]))
+
+    def lower(mixed: Tensor) -> Tensor:
+        own, others = mixed[0], _others(mixed[1])
+        if entry.on_squares:
+            own, others = (
+                stack.squares(part.flatten(0, -2)).unflatten(0, part.shape[:-1])
+                for part in (own, others)
+            )
+        return entry.function(own, others)
+
+    return both, lower
 
 
 def _others(normal: Tensor) -> Tensor:

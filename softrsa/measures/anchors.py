@@ -57,16 +57,6 @@ def per_anchor_pearson(x: Tensor, y: Tensor) -> Tensor:
     return within(_RowCosines.apply(x, y))
 
 
-def unit_rows(x: Tensor) -> Tensor:
-    """Centered RSMs whose rows have equal norm, of norm 1 in all; NaN where a row is constant.
-
-    The inner product of two is `per_anchor_pearson`.
-    """
-    unit, norms = _unit_rows(x)
-    constant = norms.isinf().any(-2, keepdim=True)
-    return unit.div_(x.shape[-1] ** 0.5).masked_fill_(constant, torch.nan)
-
-
 def _unit_rows(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """Centered rows of norm 1, and their norms (..., n, 1), infinite where they are constant."""
     rest, size, scale = residual(matrix)

@@ -90,12 +90,6 @@ class Balanced(NamedTuple):
     factors: Tensor
 
 
-def balanced_unit(x: Tensor) -> Tensor:
-    """Balanced RSMs (..., n, n) less their mean, of norm 1; NaN where there is none."""
-    found = _balanced(x)
-    return found.unit.masked_fill(found.norm.isinf(), torch.nan)
-
-
 def _balanced(matrix: Tensor) -> Balanced:
     """Center, balance, and take off the mean."""
     n = matrix.shape[-1]

@@ -20,9 +20,8 @@ from softrsa.measures.anchors import (
     resampled_identification,
     resampled_per_anchor_pearson,
     stimulus_identification,
-    unit_rows,
 )
-from softrsa.measures.balanced import balanced_pearson, balanced_unit, resampled_balanced_pearson
+from softrsa.measures.balanced import balanced_pearson, resampled_balanced_pearson
 from softrsa.measures.cka import angular_cka, debiased_cka, linear_cka, rbf_cka
 from softrsa.measures.correlation import (
     Embedding,
@@ -233,11 +232,13 @@ _POSITIVE = (0.0, 1.0)
 _RIGID = frozenset({"orthogonal", "shift"})
 _SIMILAR = _RIGID | {"scale"}
 _ORDER = frozenset({"scale", "shift", "monotone"})
+# of those that center: their further scaling is of each RSM by itself, and would undo centering
+_CENTERED_UNIT = Embedding(offsets="removed").normalize
 _CENTERED = frozenset({"scale", "shift", "row_offset"})
 _ROWS = (
     Measure(
         function=balanced_pearson, takes="matrices", range=_UNIT, smallest_n=4,
-        invariances=_CENTERED | {"stimulus_scale"}, normalize=balanced_unit,
+        invariances=_CENTERED | {"stimulus_scale"}, normalize=_CENTERED_UNIT,
         resampled=resampled_balanced_pearson, reference="softrsa: Pearson of balanced RSMs",
         words=('the Pearson correlation of their off-diagonal entries after double-centering and '
         'balancing, which removes row and column means and one positive factor per stimulus'),
@@ -299,7 +300,7 @@ _ROWS = (
     ),
     Measure(
         function=per_anchor_pearson, takes="matrices", range=_UNIT, smallest_n=4,
-        invariances=_CENTERED | {"row_scale"}, normalize=unit_rows,
+        invariances=_CENTERED | {"row_scale"}, normalize=_CENTERED_UNIT,
         resampled=resampled_per_anchor_pearson,
         reference="softrsa: mean Pearson of the rows of double-centered RSMs",
         words=('the mean over stimuli of the Pearson correlation of their rows after '
@@ -307,7 +308,7 @@ _ROWS = (
     ),
     Measure(
         function=stimulus_identification, takes="matrices", range=_POSITIVE, smallest_n=5,
-        differentiable=False, invariances=_CENTERED | {"row_scale"}, normalize=unit_rows,
+        differentiable=False, invariances=_CENTERED | {"row_scale"}, normalize=_CENTERED_UNIT,
         resampled=resampled_identification,
         reference="Kay et al. (2008), doi:10.1038/nature06713",
         words=('how often the row of a stimulus in one double-centered RSM matches its own row in '

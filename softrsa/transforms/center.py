@@ -192,13 +192,13 @@ def center_counted(rsms: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
     there = counts.nonzero().squeeze(1)
     weights = counts[there].double()
     values = zero_diagonal(rsms.double().index_select(-2, there).index_select(-1, there))
-    apart = 1 - torch.eye(len(there), dtype=values.dtype, device=values.device)
-    partners = torch.diag(apart @ weights)
     rows, columns = values @ weights, values.mT @ weights
     # the normal equations fall apart into those of the sums r + c and the differences r - c
-    both = (rows + columns) @ torch.linalg.pinv(partners + apart * weights).mT
-    apart_ = (rows - columns) @ torch.linalg.pinv(partners - apart * weights).mT
-    fitted = ((both + apart_) / 2).unsqueeze(-1) + ((both - apart_) / 2).unsqueeze(-2)
-    size = norm(values)
-    rest = zero_diagonal(values - fitted)
+    total = weights.sum()
+    system = torch.diag(total - 2 * weights) + weights
+    both, failed = torch.linalg.solve_ex(system, (rows + columns).unsqueeze(-1))
+    both = both.masked_fill((failed != 0).view(1, 1), torch.nan).squeeze(-1)
+    apart = (rows - columns) / total
+    fitted = ((both + apart) / 2).unsqueeze(-1) + ((both - apart) / 2).unsqueeze(-2)
+    size, rest = norm(values), zero_diagonal(values - fitted)
     return rest.masked_fill_(norm(rest) <= rounding_of(size, size), 0.0), weights
