@@ -29,12 +29,14 @@ from softrsa.alignment.held_out import (
     make_runs,
     row_offset_warnings,
     stimulus_labels,
+    stimulus_scale_warnings,
     undefined_warnings,
 )
+from softrsa.alignment.maps import MAPS, is_learnable, place_points
 from softrsa.alignment.memory import check_memory, estimate_of_run
 from softrsa.alignment.responses import Data, Responses, as_responses, join_all, one_subject
 from softrsa.alignment.result import AlignmentResult
-from softrsa.alignment.scoring import example_rsms, score_together
+from softrsa.alignment.scoring import example_rsms, score_together, weights_of_units
 from softrsa.alignment.settings import (
     SMALLEST_BLOCK,
     UNFITTED,
@@ -207,15 +209,14 @@ def align(
     layer_sides, region_sides = _sides(parts, options, target)
     n_averaged = sum(len(side.subjects) > 1 for side in layer_sides.values())
     layer_sides = {name: one_subject(side) for name, side in layer_sides.items()}
-    if options.of_features:
-        check_feature_measure(options, {**layer_sides, **region_sides})
-    acting = [one.name for one in options.transforms if one.units is not None]
-    for name, side in layer_sides.items() if acting else ():
-        check_units(side, " and ".join(map(repr, acting)), f"layer {name!r}")
-    n_stimuli = _common_count([*layer_sides.items(), *region_sides.items()])
+    asked = transforms is not None
+    options = _with_allowed(options, layer_sides, region_sides, asked=asked)
+    _common_count([*layer_sides.items(), *region_sides.items()])
     options, layer_sides, region_sides, missing = _with_missing(
-        options, layer_sides, region_sides, asked=transforms is not None
+        options, layer_sides, region_sides, asked=asked
     )
+    if any(one.map for one in options.fitted):
+        layer_sides = {name: _with_points(side) for name, side in layer_sides.items()}
     n_stimuli = next(iter(layer_sides.values())).n_stimuli
     splits = split_stimuli(n_stimuli, folds, seed=seed)
     if permute:
@@ -236,6 +237,7 @@ def align(
         )  # fmt: skip
     shown = [one.name for one in options.transforms]
     data = data.merge(example_rsms(runs, data, shown), join="exact")
+    data = data.merge(weights_of_units(runs, options, parts[0]), join="exact")
     attributes = {
         **options.attributes(),
         **_counts(splits, options.settings),
@@ -246,6 +248,7 @@ def align(
     raised = {
         UndefinedScoreWarning: undefined_warnings(data, options),
         RowOffsetWarning: row_offset_warnings(data, options),
+        StimulusScaleWarning: stimulus_scale_warnings(data, options),
         DegenerateFitWarning: degenerate_warnings(data),
         FewStimuliWarning: few_stimuli_warnings(options, runs),
         MissingPairsWarning: missing,
@@ -263,6 +266,10 @@ class UndefinedScoreWarning(UserWarning):
 
 class RowOffsetWarning(UserWarning):
     """A score says more about one number per stimulus than about geometry."""
+
+
+class StimulusScaleWarning(UserWarning):
+    """A gain is one factor per stimulus that both sides agree on, not geometry."""
 
 
 class FewStimuliWarning(UserWarning):
@@ -344,19 +351,65 @@ def _with_missing(
     return options, layers, regions, messages
 
 
+def _with_allowed(
+    options: Options,
+    layers: Mapping[str, Responses],
+    regions: Mapping[str, Responses],
+    *,
+    asked: bool,
+) -> Options:
+    """Refuse what the data do not allow where it was asked for, and leave it out where not."""
+    if options.of_features:
+        check_feature_measure(options, {**layers, **regions})
+    acting = [one for one in options.transforms if one.units is not None]
+    of_units = [one.name for one in acting if not one.map]
+    for name, side in layers.items() if of_units else ():
+        check_units(side, " and ".join(map(repr, of_units)), f"layer {name!r}")
+    lacking = {
+        **{kind: _first(layers, lambda side: not is_learnable(side)) for kind in MAPS},
+    }
+    lacking["ridge"] = lacking["ridge"] or _first(regions, lambda side: side.units is None)
+    unavailable = tuple(kind for kind, name in lacking.items() if name)
+    refused = [one for one in acting if one.map in unavailable]
+    if refused and asked:
+        one = refused[0]
+        raise DataError(
+            f"{one.name!r} learns a similarity of units, and {lacking[one.map]!r} is given as RDMs "
+            "or RSMs that nothing says are correlations or cosines. Give activations or "
+            "recordings, or leave the transform out."
+        )
+    kept = tuple(one for one in options.transforms if one not in refused)
+    return replace(options, transforms=kept, unavailable=unavailable)
+
+
+def _first(
+    sides: Mapping[str, Responses], condition: Callable[[Responses], bool]
+) -> str | None:
+    """Name of the first side that a condition holds for."""
+    return next((name for name, side in sides.items() if condition(side)), None)
+
+
+def _with_points(side: Responses) -> Responses:
+    """Find the points that a similarity is learned of; a mean of subjects has no units of its own."""
+    source = None if side.averaged or side.source is None else side.source
+    return replace(side, points=place_points(side), source=source)
+
+
 def _sides(
     parts: tuple[dict[str, Data], dict[str, Data]], options: Options, device: torch.device
 ) -> tuple[dict[str, Responses], dict[str, Responses]]:
     """Read both sides; units are kept where anything reads them, in as few dimensions as it can."""
-    of_units = any(one.units is not None for one in options.transforms)
+    maps = {one.map for one in options.fitted}
+    own = any(one.units is not None and not one.map for one in options.transforms)
     # predictivity is of the brain's own units, so only the model's may be rotated
     keep = (compact, Tensor.detach) if options.of_features else (None, None)
-    if options.learns or of_units:  # what acts on units may depend on which is which
-        keep = (Tensor.detach if of_units else rotated, rotated)
-    layers, regions = (
-        _read(data, options, device, how) for data, how in zip(parts, keep, strict=True)
-    )
-    return layers, regions
+    if options.learns or own:  # what acts on units, or predicts them, may depend on which is which
+        keep = (
+            Tensor.detach if own else rotated,
+            Tensor.detach if "ridge" in maps or options.of_features else rotated,
+        )
+    layers = _read(parts[0], options, device, keep[0], source=maps != {""})
+    return layers, _read(parts[1], options, device, keep[1], source=False)
 
 
 def named_parts(data: LabelledData, by: str, kind: str) -> dict[str, Data]:
@@ -452,8 +505,10 @@ def _read(
     options: Options,
     device: torch.device,
     keep: Callable[[Tensor], Tensor] | None,
+    *,
+    source: bool,
 ) -> dict[str, Responses]:
-    """RSMs of every part, and its units as ``keep`` leaves them."""
+    """RSMs of every part, its units as ``keep`` leaves them, and as they are for a ``source``."""
     row = options.similarity
     sides = {}
     for name, data in parts.items():
@@ -462,5 +517,6 @@ def _read(
             subject=options.subject, device=device, units=keep is not None, missing=True,
         )  # fmt: skip
         units = tuple(keep(u) for u in side.units) if keep and side.units else None
-        sides[name] = replace(side, units=units)
+        whole = side.units[0] if source and side.units and len(side.units) == 1 else None
+        sides[name] = replace(side, units=units, source=whole)
     return sides

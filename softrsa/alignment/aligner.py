@@ -203,7 +203,9 @@ class Aligner:
             tiling = Tiling(self.batch_size, self.seed, join_ranks(sides[0].device))
             check_same_data(tiling.ranks, *sides)
             chains = [one for one in chains if one.rsms.tiled]
-        plan = replace(make_plan(measure, *sides, settings, self.seed), tiling=tiling)
+        plan = make_plan(measure, *sides, settings, self.seed)
+        if tiling is not None:
+            plan = replace(plan, tiling=tiling, gated=plan.fitted)
         task = Task(*sides, torch.arange(sides[0].n_stimuli))
         shown = progress and (tiling is None or tiling.ranks.rank == 0)
         with progress_bar(count_fit_steps([task], chains, settings), shown) as advance:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -33,7 +33,7 @@ from softrsa.transforms import (
     SoftStep,
     StepParameters,
 )
-from softrsa.transforms.on_rsms import SoftGate
+from softrsa.transforms.on_rsms import Identity, SoftGate
 
 # Entries of the brain-side RSMs of one batch. Below it the working set stays near the cores'
 # caches; a larger batch is slower per fit, a smaller one spends its time in Python.
@@ -65,20 +65,29 @@ class Tiling:
 
 @dataclass(frozen=True)
 class FitPlan:
-    """How to fit: a measure to score with, a differentiable one to fit with, scaling per side.
+    """How to fit: measures to score and to fit with, scaling per side.
 
-    With a ``tiling``, RSMs are never held whole.
+    Maps of units are fitted under ``fitted``, the differentiable measure nearest to the one that
+    scores; gates under ``gated``, which must not reward a factor per stimulus. With a ``tiling``,
+    RSMs are never held whole.
     """
 
     scored: Measure
     fitted: Measure
+    gated: Measure
     scaling: tuple[str, str]
     settings: FitSettings
     tiling: Tiling | None = None
     seed: int = 0
 
-    def soft_gate(self, gate: Gate, scaling: str | Scaling) -> SoftGate:
-        """Make a gate a transform of RSMs."""
+    def learns_side(self, side: int) -> bool:
+        """Whether gates are learned on the model's side (0), or the brain's (1)."""
+        return self.settings.sides in ("both", ("model", "brain")[side])
+
+    def soft_gate(self, gate: Gate | None, scaling: str | Scaling) -> SoftGate | Identity:
+        """Make a gate a transform of RSMs; without one, they stay as they are."""
+        if gate is None:
+            return Identity()
         return SoftGate(
             SoftStep(gate, family=self.settings.family), scaling, self.settings.symmetrize
         )
@@ -106,9 +115,9 @@ class Problem:
 class Block:
     """A batch of problems over stimuli of one role: scaled RSMs and anchors of both sides."""
 
-    model: Tensor  # (batch, 1, n, n)
+    model: Tensor  # (batch, 1 or n_subjects, n, n)
     brain: Tensor  # (batch, n_subjects, n, n)
-    model_anchors: Tensor | None  # (batch, 1, n, k)
+    model_anchors: Tensor | None  # (batch, 1 or n_subjects, n, k)
     brain_anchors: Tensor | None  # (batch, n_subjects or 1, n, k)
 
     def at(self, problems: Tensor) -> Block:
@@ -129,17 +138,19 @@ class Block:
 class FitTrace:
     """What became of one fit at each stopping point up to that where it ended.
 
-    ``gates`` holds (model, brain) gates per stopping point, ``embeddings`` what an embedding gate
-    reads, ``scalings`` what brings each side's similarities to [0, 1]. ``objective`` is the
-    training score under the measure fitted, ``validation`` the score under the measure in use,
+    ``gates`` holds (model, brain) gates per stopping point, None of a side that is left as it is,
+    ``embeddings`` what an embedding gate reads, ``scalings`` what brings each side's similarities
+    to [0, 1]. ``objective`` and ``validation`` are scores under the measure fitted, of training and
+    of validation stimuli, ``train`` and ``held_out`` under the measure in use; on validation stimuli
     -inf where the transform degenerated.
     """
 
     train: Tensor
     objective: Tensor
     validation: Tensor
+    held_out: Tensor
     degenerate: Tensor
-    gates: tuple[tuple[Gate, Gate], ...]
+    gates: tuple[tuple[Gate | None, Gate | None], ...]
     scalings: tuple[Scaling, Scaling]
     embeddings: tuple[Embedding, Embedding] | None
 
@@ -150,7 +161,95 @@ class Standing(NamedTuple):
     train: Tensor
     objective: Tensor
     validation: Tensor
+    held_out: Tensor
     degenerate: Tensor
+
+
+class Batch(Protocol):
+    """Problems that are fitted side by side: see `ascend`."""
+
+    problems: Sequence[Any]  # each with `last` and `group`
+    noisy: bool
+
+    @property
+    def learned(self) -> Sequence[nn.Module]:
+        """Modules whose parameters have a leading dimension of problems."""
+        ...
+
+    def objective(self) -> Tensor:
+        """What to raise, of each problem, at one step."""
+        ...
+
+    def whole_objective(self) -> Tensor:
+        """The same on all training stimuli."""
+        ...
+
+    def standing(self) -> Standing:
+        """How every problem stands now."""
+        ...
+
+    def snapshot(self, row: int) -> Any:
+        """What a problem has learned by now, copied."""
+        ...
+
+    def keep(self, at: Tensor) -> None:
+        """Go on with some problems only."""
+        ...
+
+
+def ascend(
+    batch: Batch, stops: Sequence[int], rate: float, on_step: Callable[[int], object]
+) -> list[tuple[list[Tensor], list[Any]]]:
+    """Ascend from stopping point to stopping point, leaving behind the fits that have ended.
+
+    Gives of every problem the columns of `Standing` and what was learned, by stopping point.
+    """
+    everyone = batch.problems
+    standings: list[list[tuple[Tensor, ...]]] = [[] for _ in everyone]
+    learned: list[list[Any]] = [[] for _ in everyone]
+    active = torch.arange(len(everyone))
+    ascent = Ascent(batch.learned, rate, noisy=batch.noisy)
+    for k, (before, stop) in enumerate(pairwise((0, *stops))):
+        for _ in range(stop - before):
+            ascent.step(batch.objective)
+            on_step(len(active))
+        ascent.settle(batch.whole_objective)
+        now = batch.standing()
+        if batch.noisy:  # many stimuli: large matrices have come and gone
+            give_back_freed()
+        for row, i in enumerate(active.tolist()):
+            standings[i].append(tuple(value[row].cpu() for value in now))
+            learned[i].append(batch.snapshot(row))
+        so_far = [standings[i] for i in active.tolist()]
+        going = _going_on(batch.problems, so_far, k, stops)
+        on_step(sum(stops[everyone[i].last] - stop for i in active[~going].tolist()))
+        if not going.any():
+            break
+        if not going.all():
+            batch.keep(going.nonzero().squeeze(1))
+            ascent = ascent.keep(going.nonzero().squeeze(1), batch.learned)
+            active = active[going]
+    columns = [[torch.stack(one) for one in zip(*each, strict=True)] for each in standings]
+    return list(zip(columns, learned, strict=True))
+
+
+def _going_on(
+    problems: Sequence[Any],
+    standings: Sequence[Sequence[tuple[Tensor, ...]]],
+    k: int,
+    stops: Sequence[int],
+) -> Tensor:
+    """Which problems go on after stopping point ``k``: groups whole."""
+    curves: dict[object, list[Tensor]] = {}
+    for problem, one in zip(problems, standings, strict=True):
+        validation = torch.stack([standing[2] for standing in one])
+        curves.setdefault(problem.group, []).append(validation)
+    given_up = {
+        group
+        for group, found in curves.items()
+        if group is not None and given_up_at(torch.stack(found).mean(0), stops) is not None
+    }
+    return torch.tensor([p.last > k and p.group not in given_up for p in problems])
 
 
 def fit_traces(
@@ -205,12 +304,18 @@ class _Batch:
             else None
         )
         device = first.brain.rsms.device
-        self._set_gates([self._gate(first.gate, side).double().to(device) for side in (0, 1)])
+        self._set_gates(
+            [
+                self._gate(first.gate, side).double().to(device) if plan.learns_side(side) else None
+                for side in (0, 1)
+            ]
+        )
         self.penalty = torch.tensor([p.penalty for p in problems], device=device).double()
         self.scalings: list[Scaling] = []
         self.train = self._block([p.train for p in problems], learn=True)
         validation = [p.validation for p in problems if p.validation is not None]
         self.validation = self._block(validation) if validation else None
+        self.noisy = self.train.model.shape[-1] > STEP_STIMULI
         # a stream of its own for each batch would depend on how problems are put together
         self.generator = torch.Generator().manual_seed(plan.seed)
 
@@ -235,16 +340,17 @@ class _Batch:
         scaled, anchors = [], []
         for k, (gate, how) in enumerate(zip(self.gates, self.plan.scaling, strict=True)):
             rsms = torch.stack([pair[k].rsms for pair in sides])
-            rsms = undefined_where_constant(rsms, how)
+            if gate is not None:
+                rsms = undefined_where_constant(rsms, how)
             if learn:
                 self.scalings.append(Scaling.fit(rsms, how))
-            scaled.append(self.scalings[k](rsms))
+            scaled.append(rsms if gate is None else self.scalings[k](rsms))
             profile = None
             if isinstance(gate, ProfileGate):
                 profile = gate.profile(scaled[-1])
                 if learn:
                     gate.standardize(profile.flatten(1, 2).unsqueeze(1))
-            elif self.embeddings is not None:
+            elif gate is not None and self.embeddings is not None:
                 profile = self._embedded([pair[k] for pair in sides], k)
             anchors.append(profile)
         return Block(scaled[0], scaled[1], anchors[0], anchors[1])
@@ -256,13 +362,18 @@ class _Batch:
         )
 
     def _transformed(self, block: Block) -> tuple[Tensor, Tensor]:
-        model, brain = self.transforms
-        return (
-            model.step_scaled(block.model, block.model_anchors),
-            brain.step_scaled(block.brain, block.brain_anchors),
+        model, brain = (
+            transform.step_scaled(rsms, anchors) if isinstance(transform, SoftGate) else rsms
+            for transform, rsms, anchors in zip(
+                self.transforms,
+                (block.model, block.brain),
+                (block.model_anchors, block.brain_anchors),
+                strict=True,
+            )
         )
+        return model, brain
 
-    def _set_gates(self, gates: Sequence[Gate]) -> None:
+    def _set_gates(self, gates: Sequence[Gate | None]) -> None:
         """Make transforms of both sides' gates."""
         self.gates = list(gates)
         self.transforms = [
@@ -271,97 +382,76 @@ class _Batch:
         ]
 
     def run(self, on_step: Callable[[int], object]) -> list[FitTrace]:
-        """Ascend from stopping point to stopping point, leaving behind the fits that have ended."""
-        stops = self.plan.settings.stops
-        everyone, embeddings = self.problems, self.embeddings
-        standings: list[list[tuple[Tensor, ...]]] = [[] for _ in everyone]
-        gates: list[list[tuple[Gate, Gate]]] = [[] for _ in everyone]
-        active = torch.arange(len(everyone))
-        noisy = self.train.model.shape[-1] > STEP_STIMULI
-        ascent = Ascent(self.gates, self.plan.settings.learning_rate, noisy=noisy)
-        for k, (before, stop) in enumerate(pairwise((0, *stops))):
-            for _ in range(stop - before):
-                ascent.step(self._objective)
-                on_step(len(active))
-            ascent.settle(self._whole_objective)
-            now = self._standing()
-            if noisy:  # many stimuli: large matrices have come and gone
-                give_back_freed()
-            for row, i in enumerate(active.tolist()):
-                standings[i].append(tuple(value[row].cpu() for value in now))
-                model, brain = (gate.select((row, 0)) for gate in self.gates)
-                gates[i].append((model, brain))
-            going = self._going_on([standings[i] for i in active.tolist()], k)
-            ended = sum(stops[everyone[i].last] - stop for i in active[~going].tolist())
-            on_step(ended)
-            if not going.any():
-                break
-            if not going.all():
-                self._keep(going.nonzero().squeeze(1))
-                ascent = ascent.keep(going.nonzero().squeeze(1), self.gates)
-                active = active[going]
-        columns = [zip(*one, strict=True) for one in standings]
-        pairs = embeddings or [None] * len(everyone)
+        """Fit all problems of the batch."""
+        settings, embeddings = self.plan.settings, self.embeddings
+        scalings = [(self.scalings[0][i], self.scalings[1][i]) for i in range(len(self.problems))]
+        pairs = embeddings or [None] * len(self.problems)
+        found = ascend(self, settings.stops, settings.learning_rate, on_step)
         return [
-            FitTrace(
-                *map(torch.stack, one), gates=tuple(kept), embeddings=pair,
-                scalings=(self.scalings[0][i], self.scalings[1][i]),
-            )  # type: ignore[arg-type]
-            for i, (one, kept, pair) in enumerate(zip(columns, gates, pairs, strict=True))
-        ]  # fmt: skip
+            FitTrace(*columns, gates=tuple(gates), embeddings=pair, scalings=scaling)  # type: ignore[arg-type]
+            for (columns, gates), pair, scaling in zip(found, pairs, scalings, strict=True)
+        ]
 
-    def _going_on(self, standings: Sequence[Sequence[tuple[Tensor, ...]]], k: int) -> Tensor:
-        """Which problems go on after stopping point ``k``: groups whole."""
-        curves: dict[object, list[Tensor]] = {}
-        for problem, one in zip(self.problems, standings, strict=True):
-            validation = torch.stack([standing[2] for standing in one])
-            curves.setdefault(problem.group, []).append(validation)
-        stops = self.plan.settings.stops
-        given_up = {
-            group
-            for group, found in curves.items()
-            if group is not None and given_up_at(torch.stack(found).mean(0), stops) is not None
-        }
-        return torch.tensor([p.last > k and p.group not in given_up for p in self.problems])
+    @property
+    def learned(self) -> list[Gate]:
+        """Gates of the sides that are learned."""
+        return [gate for gate in self.gates if gate is not None]
 
-    def _keep(self, at: Tensor) -> None:
+    def snapshot(self, row: int) -> tuple[Gate | None, Gate | None]:
+        """Gates of both sides of one problem."""
+        model, brain = (None if gate is None else gate.select((row, 0)) for gate in self.gates)
+        return model, brain
+
+    def keep(self, at: Tensor) -> None:
         """Go on with some problems only."""
         self.problems = [self.problems[i] for i in at.tolist()]
-        self._set_gates([gate.select(at).requires_grad_(True) for gate in self.gates])
+        self._set_gates(
+            [None if gate is None else gate.select(at).requires_grad_(True) for gate in self.gates]
+        )
         self.penalty, self.train = self.penalty[at], self.train.at(at)
         self.validation = None if self.validation is None else self.validation.at(at)
 
-    def _objective(self) -> Tensor:
+    def objective(self) -> Tensor:
         """Score to raise, less the penalty, of every problem; of many stimuli, of some."""
         n = self.train.model.shape[-1]
         if n <= STEP_STIMULI:
-            return self._whole_objective()
+            return self.whole_objective()
         drawn = torch.randperm(n, generator=self.generator)[:STEP_STIMULI]
         return self._objective_of(self.train.of_stimuli(drawn.to(self.train.model.device)))
 
-    def _whole_objective(self) -> Tensor:
+    def whole_objective(self) -> Tensor:
+        """Score to raise, less the penalty, on all training stimuli."""
         return self._objective_of(self.train)
 
     def _objective_of(self, block: Block) -> Tensor:
-        score = self.plan.fitted.between(*self._transformed(block)).mean(-1)
-        distance = sum(gate.penalty().squeeze(-1) for gate in self.gates)
+        score = self.plan.gated.between(*self._transformed(block)).mean(-1)
+        distance = sum(gate.penalty().squeeze(-1) for gate in self.learned)
         return score - self.penalty * distance
 
     @torch.no_grad()
-    def _standing(self) -> Standing:
+    def standing(self) -> Standing:
         """How every problem stands now."""
+        measures = self.plan.gated, self.plan.scored
         transformed = self._transformed(self.train)
-        train = self.plan.scored.between(*transformed).mean(-1)
-        same = self.plan.fitted is self.plan.scored
-        objective = train if same else self.plan.fitted.between(*transformed).mean(-1)
+        objective, train = mean_scores(measures, transformed)
         bad = train.isnan()
         for before, after in zip((self.train.model, self.train.brain), transformed, strict=True):
             bad = bad | is_degenerate(before, after).any(-1)
         if self.validation is None:
-            return Standing(train, objective, torch.full_like(train, torch.nan), bad)
-        score = self.plan.scored.between(*self._transformed(self.validation)).mean(-1)
-        held_out = score.nan_to_num(-torch.inf).masked_fill(bad, -torch.inf)
-        return Standing(train, objective, held_out, bad)
+            unknown = torch.full_like(train, torch.nan)
+            return Standing(train, objective, unknown, unknown, bad)
+        validation, held_out = (
+            score.nan_to_num(-torch.inf).masked_fill(bad, -torch.inf)
+            for score in mean_scores(measures, self._transformed(self.validation))
+        )
+        return Standing(train, objective, validation, held_out, bad)
+
+
+def mean_scores(measures: tuple[Measure, Measure], sides: tuple[Tensor, Tensor]) -> list[Tensor]:
+    """Score both sides under two measures, as means over subjects; once where they are the same."""
+    first = measures[0].between(*sides).mean(-1)
+    same = measures[0] is measures[1]
+    return [first, first if same else measures[1].between(*sides).mean(-1)]
 
 
 def given_up_at(validation: Tensor, stops: Sequence[int]) -> int | None:
@@ -452,7 +542,9 @@ class _TiledFit:
             else None
         )
         device = self.sides[0].device
-        gates = [self._gate(problem.gate, k).to(device) for k in (0, 1)]
+        gates = [
+            self._gate(problem.gate, k).to(device) if plan.learns_side(k) else None for k in (0, 1)
+        ]
         self.transforms = [
             plan.soft_gate(gate, how) for gate, how in zip(gates, plan.scaling, strict=True)
         ]
@@ -495,6 +587,8 @@ class _TiledFit:
         for transform, block in zip(
             self.transforms, (self.training[:1], self.training[1:]), strict=True
         ):
+            if not isinstance(transform, SoftGate):
+                continue
             if transform.scaling.how == "minmax":
                 ends = zip(*(placed.scale for placed in block if placed.scale), strict=True)
                 numbers = (torch.stack(one).unsqueeze(-1).detach() for one in ends)
@@ -505,25 +599,37 @@ class _TiledFit:
 
     def run(self, on_step: Callable[[int], object]) -> FitTrace:
         """Ascend from stopping point to stopping point."""
-        gates = [transform.step.gate for transform in self.transforms]
+        gates = self._gates()
         noisy = self.tiling.batch_size is not None
         ascent = Ascent(gates, self.plan.settings.learning_rate, batched=False, noisy=noisy)
         stops = self.plan.settings.stops[: self.problem.last + 1]
         standings: list[Standing] = []
-        kept: list[tuple[Gate, Gate]] = []
+        kept: list[tuple[Gate | None, Gate | None]] = []
         for before, stop in pairwise((0, *stops)):
             for _ in range(stop - before):
                 ascent.step(self._objective)
                 on_step(1)
             ascent.settle(self._whole_objective)
             standings.append(self._standing())
-            model, brain = (deepcopy(gate).requires_grad_(False) for gate in gates)
+            model, brain = (
+                deepcopy(transform.step.gate).requires_grad_(False)
+                if isinstance(transform, SoftGate)
+                else None
+                for transform in self.transforms
+            )
             kept.append((model, brain))
         columns = map(torch.stack, zip(*standings, strict=True))
-        model, brain = (transform.scaling for transform in self.transforms)
-        return FitTrace(
-            *columns, gates=tuple(kept), scalings=(model, brain), embeddings=self.embeddings
+        of_model, of_brain = (
+            transform.scaling if isinstance(transform, SoftGate) else Scaling(how)
+            for transform, how in zip(self.transforms, self.plan.scaling, strict=True)
         )
+        return FitTrace(
+            *columns, gates=tuple(kept), scalings=(of_model, of_brain), embeddings=self.embeddings
+        )
+
+    def _gates(self) -> list[Gate]:
+        """Gates of the sides that are learned."""
+        return [one.step.gate for one in self.transforms if isinstance(one, SoftGate)]
 
     def _objective(self) -> Tensor:
         return self._objective_of(self._batch())
@@ -532,9 +638,8 @@ class _TiledFit:
         return self._objective_of(self.training)
 
     def _objective_of(self, block: Sequence[Placed]) -> Tensor:
-        gates = [transform.step.gate for transform in self.transforms]
-        distance = torch.stack([gate.penalty() for gate in gates]).sum()
-        score = self._mean_score(block, self.plan.fitted.name)
+        distance = torch.stack([gate.penalty() for gate in self._gates()]).sum()
+        score = self._mean_score(block, self.plan.gated.name)
         return score - self.problem.penalty * distance
 
     def _batch(self) -> list[Placed]:
@@ -555,10 +660,11 @@ class _TiledFit:
         train = self._mean_score(self.training, self.plan.scored.name)
         bad = train.isnan() | self._degenerate()
         if self.validation is None:  # measures of tiles are all fitted under themselves
-            return Standing(train, train, torch.full_like(train, torch.nan), bad)
+            unknown = torch.full_like(train, torch.nan)
+            return Standing(train, train, unknown, unknown, bad)
         score = self._mean_score(self.validation, self.plan.scored.name)
         held_out = score.nan_to_num(-torch.inf).masked_fill(bad, -torch.inf)
-        return Standing(train, train, held_out, bad)
+        return Standing(train, train, held_out, held_out, bad)
 
     def _degenerate(self) -> Tensor:
         """As `softrsa.alignment.descent.is_degenerate`, of any RSM of the training stimuli."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,14 @@ from softrsa.alignment.descent import (
     score_tiled,
 )
 from softrsa.alignment.embedding import Embedding
+from softrsa.alignment.maps import (
+    Description,
+    Lesson,
+    Mapped,
+    count_map_steps,
+    learn_maps,
+    points_of,
+)
 from softrsa.alignment.responses import Responses
 from softrsa.alignment.settings import (
     SMALLEST_BLOCK,
@@ -33,10 +42,12 @@ from softrsa.alignment.settings import (
     with_choices,
 )
 from softrsa.errors import DataError, FitError
-from softrsa.measures import Measure, get
-from softrsa.transforms.on_rsms import Chain, SoftGate, Training, as_chain
+from softrsa.measures import Measure, balanced_pearson, get, stimulus_identification
+from softrsa.transforms.on_rsms import Chain, SoftGate, Training, Transform, as_chain
 
 SELECTED = as_chain("selected")
+GUARDS = (balanced_pearson, stimulus_identification)  # what `simplest` looks at beside the score
+TOLERANCE = 0.005  # by which these may be lower than those of the best fixed transform
 
 
 @dataclass(frozen=True)
@@ -74,9 +85,19 @@ class Fitted:
         Of a learned transform: the training score and the mean validation score over inner folds at
         every number of steps at which the fit may stop; NaN where it had collapsed or ended.
     units : Module, or None
-        What happens to the model's units (n, n_units) before they become an RSM.
+        What happens to the model's units (n, n_units) before they become an RSM; a `ModuleList` of
+        `LearnedSimilarity`, one or one per subject, where their similarity was learned. In `align`
+        these read points (`Responses.points`).
     subjects : tuple of str
         Those it was fitted on. The scales learned of their RSMs are not those of others.
+    inner_beside : Tensor, shape (2, inner_folds)
+        Balanced Pearson and stimulus identification on the inner folds.
+    map_size, map_penalty, map_steps
+        What was chosen for a learned similarity (0, NaN and 0 otherwise).
+    map_path : Tensor, shape (2, n_map_stops), or None
+        As ``path``, of the learned similarity.
+    description : Description, or None
+        What the learned map does to principal components.
     """
 
     name: str
@@ -94,6 +115,12 @@ class Fitted:
     path: Tensor | None = None
     units: nn.Module | None = None
     subjects: tuple[str, ...] = ()
+    inner_beside: Tensor | None = None
+    map_size: int = 0
+    map_penalty: float = float("nan")
+    map_steps: int = 0
+    map_path: Tensor | None = None
+    description: Description | None = None
 
     def side_anchors(self, side: Responses, which: str) -> Tensor | None:
         """Embeddings of the stimuli of the "model" or "brain", where its gate reads any."""
@@ -106,8 +133,14 @@ class Fitted:
         embedding = self.embeddings[0 if which == "model" else 1]
         return embedding.project(side.all_units()).to(side.rsms.dtype)
 
-    def model_side(self, model: Responses) -> Responses:
-        """Put the model's units through what was fitted to them."""
+    def model_side(self, model: Responses, brain: Responses | None = None) -> Responses:
+        """Put the model's units through what was fitted to them.
+
+        With a map per subject there is an RSM for each subject of the ``brain``.
+        """
+        if isinstance(self.units, nn.ModuleList):
+            wanted = self.subjects if brain is None else brain.subjects
+            return mapped(model, self.units, self.subjects, wanted)
         return model if self.units is None else with_units(model, self.units, self.name)
 
     def transformed(
@@ -117,7 +150,7 @@ class Fitted:
 
         The brain's embedding reads ``readers``, the subjects fitted on; ``brain`` by default.
         """
-        return self.stepped(self.model_side(model), brain, readers)
+        return self.stepped(self.model_side(model, brain), brain, readers)
 
     @torch.no_grad()
     def stepped(
@@ -169,6 +202,28 @@ def with_units(model: Responses, transform: nn.Module, name: str) -> Responses:
         return model.with_units(transform(units.double()), name)
 
 
+@torch.no_grad()
+def mapped(
+    model: Responses, maps: nn.ModuleList, fitted_on: Sequence[str], wanted: Sequence[str]
+) -> Responses:
+    """Put a layer through learned maps: one RSM, or one for each subject wanted.
+
+    A subject that no map was fitted to gets the mean over the maps' RSMs.
+    """
+    units = points_of(model)
+    features = tuple(one.features(units) for one in maps)  # type: ignore[operator]
+    rsms = torch.stack([one(units) for one in maps])
+    if len(maps) > 1:
+        places = {name: i for i, name in enumerate(fitted_on)}
+        mean = rsms.mean(0)
+        rsms = torch.stack([rsms[places[s]] if s in places else mean for s in wanted])
+    subjects = model.subjects if len(rsms) == 1 else tuple(wanted)
+    return replace(
+        model, held=rsms, units=features, subjects=subjects, points=None, source=None,
+        similarity=maps[0].similarity, bounded=maps[0].similarity.bounded,
+    )  # fmt: skip
+
+
 def fit_transforms(
     tasks: Sequence[Task],
     chains: Sequence[Chain],
@@ -178,11 +233,11 @@ def fit_transforms(
 ) -> list[dict[str, Fitted]]:
     """Fit the transforms for every task, all learned ones as batches."""
     wanted = candidates(chains)
-    needs_choice = SELECTED in chains or any(one.rsms.is_learned for one in wanted)
+    needs_choice = SELECTED in chains or any(one.is_learned for one in wanted)
     splits = [_inner_splits(task, plan) if needs_choice else [] for task in tasks]
     results: list[dict[str, Fitted]] = [{} for _ in tasks]
     for rows in {one.units: None for one in wanted}:
-        seen = _Seen(tasks, splits, plan, rows)
+        seen = _Seen(tasks, splits, plan, rows, on_step, guarded=SELECTED in chains)
         for one in (one for one in wanted if one.units is rows):
             fit = seen.learned if one.rsms.is_learned else seen.fixed
             for result, fitted in zip(results, fit(one, on_step), strict=True):
@@ -190,18 +245,43 @@ def fit_transforms(
     if SELECTED in chains:
         for result in results:
             among = [result[one.name] for one in wanted]
-            result[SELECTED.name] = replace(one_standard_error(among), name=SELECTED.name)
+            result[SELECTED.name] = replace(simplest(among), name=SELECTED.name)
     return [{one.name: result[one.name] for one in chains} for result in results]
 
 
 def count_fit_steps(tasks: Sequence[Task], chains: Sequence[Chain], settings: FitSettings) -> int:
     """How many single-fit steps `fit_transforms` may take, one of what is not learned."""
-    total = sum(len(tasks) for one in candidates(chains) if not one.rsms.is_learned)
-    for one in (one for one in candidates(chains) if one.rsms.is_learned):
+    wanted = candidates(chains)
+    total = sum(len(tasks) for one in wanted if not one.rsms.is_learned)
+    for row in {one.units for one in wanted if one.map}:
+        for task in tasks:
+            total += count_map_steps(row.map, _n_inner(task, settings), settings)
+    for one in (one for one in wanted if one.rsms.is_learned):
         for task in tasks:
             combinations = len(_gates(one, task, settings)) * len(settings.penalties)
             total += (combinations * _n_inner(task, settings) + 1) * settings.steps[-1]
     return total
+
+
+def simplest(fits: Sequence[Fitted]) -> Fitted:
+    """Choose by `one_standard_error` among the fits that tell stimuli apart as before.
+
+    Those are left out whose balanced score or identification on inner folds is below that of the
+    best fixed fit by more than `TOLERANCE`.
+    """
+    names = {one.name for one in baselines()}
+    fixed = [fit for fit in fits if fit.name in names]
+    best = max(fixed or fits, key=lambda fit: float(fit.inner_scores.mean()))
+    if best.inner_beside is None:
+        return one_standard_error(fits)
+    floor = best.inner_beside.mean(1) - TOLERANCE
+    kept = [
+        fit
+        for fit in fits
+        if fit is best
+        or (fit.inner_beside is not None and not bool((fit.inner_beside.mean(1) < floor).any()))
+    ]
+    return one_standard_error(kept)
 
 
 def one_standard_error(fits: Sequence[Fitted]) -> Fitted:
@@ -264,29 +344,62 @@ class _Seen:
     """
 
     def __init__(
-        self, tasks: Sequence[Task], splits: Sequence[Sequence[Split]], plan: FitPlan, units
+        self,
+        tasks: Sequence[Task],
+        splits: Sequence[Sequence[Split]],
+        plan: FitPlan,
+        units: Transform | None,
+        on_step: Callable[[int], object] = lambda _: None,
+        *,
+        guarded: bool = False,
     ):
         self.tasks, self.splits, self.plan, self.row = tasks, splits, plan, units
-        self.modules = [self._fit(task.model, task.brain, task.train) for task in tasks]
-        self.models = [
-            self._changed(task.model, module)
-            for task, module in zip(tasks, self.modules, strict=True)
-        ]
-        self.inner = [
-            [
-                self._changed(task.model, self._fit(task.model, task.brain, split.train))
-                for split in inner
+        self.guarded = guarded
+        self.maps = self._learned_maps(on_step) if units is not None and units.map else None
+        self.modules, self.models, self.inner = [], [], []
+        for i, (task, inner) in enumerate(zip(tasks, splits, strict=True)):
+            of_inner: Sequence[nn.Module | None]
+            if self.maps is not None:
+                module, of_inner = self.maps[i].maps, self.maps[i].inner
+            else:
+                module = self._fit(task.model, task.brain, task.train)
+                of_inner = [self._fit(task.model, task.brain, split.train) for split in inner]
+            self.modules.append(module)
+            self.models.append(self._changed(task, module))
+            self.inner.append([self._changed(task, one) for one in of_inner])
+
+    def _learned_maps(self, on_step: Callable[[int], object]) -> list[Mapped]:
+        """Learn the similarity of every task."""
+        lessons, plain = [], []
+        for task, inner in zip(self.tasks, self.splits, strict=True):
+            lessons.append(Lesson(task.model, task.brain, task.train, inner))
+            scores = [
+                score_sides(self.plan.scored, task.model, task.brain, split) for split in inner
             ]
-            for task, inner in zip(tasks, splits, strict=True)
-        ]
+            plain.append(torch.tensor(scores, dtype=torch.float64))
+        return learn_maps(self.row.map, lessons, plain, self.plan, on_step)
+
+    def _described(self, i: int) -> dict[str, Any]:
+        """What was chosen for the similarity of a task, as fields of `Fitted`."""
+        if self.maps is None or self.maps[i].maps is None:
+            return {"units": self.modules[i]}
+        one = self.maps[i]
+        return {
+            "units": one.maps, "map_size": one.size, "map_penalty": one.penalty,
+            "map_steps": one.n_steps, "map_path": one.path, "description": one.description,
+            "subjects": self.tasks[i].brain.subjects,
+        }  # fmt: skip
 
     def _fit(self, model: Responses, brain: Responses, train: Tensor) -> nn.Module | None:
         if self.row is None or self.row.fit is None:
             return None
         return self.row.fit(lambda: _training(model.take(train), brain.take(train), self.plan))
 
-    def _changed(self, model: Responses, module: nn.Module | None) -> Responses:
-        return model if module is None else with_units(model, module, self.row.name)
+    def _changed(self, task: Task, module: nn.Module | None) -> Responses:
+        if isinstance(module, nn.ModuleList):
+            subjects = task.brain.subjects
+            return mapped(task.model, module, subjects, subjects)
+        return task.model if module is None else with_units(task.model, module, self.row.name)
 
     def fixed(self, one: Chain, on_step: Callable[[int], object]) -> list[Fitted]:
         """Fit a transform of RSMs that is not learned by descent."""
@@ -303,33 +416,57 @@ class _Seen:
                 return fit_module(lambda: _training(part, brain, self.plan))
 
             transform = of(model, task.train)
-            scores = [
-                self._score(of(side, split.train), side, task.brain, split.test)
-                for side, split in zip(self.inner[i], self.splits[i], strict=True)
-            ]
-            train_score = self._score(transform, model, task.brain, task.train)
+            scores, beside = [], []
+            for side, split in zip(self.inner[i], self.splits[i], strict=True):
+                own = of(side, split.train)
+                scores.append(self._score(own, side, task.brain, split))
+                beside.append(self._beside(own, own, side, task.brain, split.test))
+            train_score = self._score(
+                transform, model, task.brain, Split(task.train, task.train)
+            )
             on_step(1)
             return Fitted(
                 one.name, one.name, transform, transform, None, train_score,
-                torch.tensor(scores, dtype=torch.float64), units=self.modules[i],
+                torch.tensor(scores, dtype=torch.float64), inner_beside=_columns(beside),
+                **self._described(i),
             )  # fmt: skip
 
         places = range(len(self.tasks))
         if self.plan.tiling is not None:  # whose tiles are shared among the cores
             return [fit(i) for i in places]
-        rsms = self.tasks[0].brain.rsms
-        return map_on_cores(fit, [*places], entries=rsms.numel(), device=rsms.device)
+        brain = self.tasks[0].brain
+        entries = len(brain.subjects) * brain.n_stimuli**2
+        return map_on_cores(fit, [*places], entries=entries, device=brain.device)
 
     @torch.no_grad()
     def _score(
-        self, transform: nn.Module, model: Responses, brain: Responses, stimuli: Tensor
+        self, transform: nn.Module, model: Responses, brain: Responses, split: Split
     ) -> float:
-        """Score some stimuli, both sides under one transform."""
-        model, brain, plan = model.take(stimuli), brain.take(stimuli), self.plan
+        """Score the test stimuli of a split, both sides under one transform."""
+        plan = self.plan
         if plan.tiling is not None:
+            sides = model.take(split.test), brain.take(split.test)
             both, ranks = (transform, transform), plan.tiling.ranks
-            return score_tiled(both, (model, brain), plan.scored.name, ranks=ranks)
-        return float(plan.scored.between(transform(model.rsms), transform(brain.rsms)).mean())
+            return score_tiled(both, sides, plan.scored.name, ranks=ranks)
+        return score_sides(plan.scored, model, brain, split, transform)
+
+    @torch.no_grad()
+    def _beside(
+        self,
+        of_model: nn.Module,
+        of_brain: nn.Module,
+        model: Responses,
+        brain: Responses,
+        stimuli: Tensor,
+        anchors: Callable[[Responses, Responses], tuple[Tensor | None, Tensor | None]] | None = None,
+    ) -> Tensor | None:
+        """Balanced score and identification of some stimuli, where a choice is to be made."""
+        if not self.guarded or self.plan.tiling is not None:
+            return None
+        model, brain = model.take(stimuli), brain.take(stimuli)
+        of_sides = (None, None) if anchors is None else anchors(model, brain)
+        pair = of_model(model.rsms, of_sides[0]), of_brain(brain.rsms, of_sides[1])
+        return torch.stack([measure(*pair).mean().double() for measure in GUARDS])
 
     def learned(self, one: Chain, on_step: Callable[[int], object]) -> list[Fitted]:
         """Choose gate, penalty and steps on inner folds; fit again on all training stimuli."""
@@ -353,19 +490,43 @@ class _Seen:
         ]
         on_step(sum(stops[-1] - stops[choice.stop] for choice in choices))  # steps not taken
         fits = fit(final, self.plan, on_step)
+        by_task: list[list[FitTrace]] = [[] for _ in self.tasks]
+        for (i, *chosen), trace in zip(keys, traces, strict=True):
+            if tuple(chosen) == (choices[i].gate, choices[i].penalty):
+                by_task[i].append(trace)
         return [
             self._standing_in(one, i, choice)
             if bool(trace.degenerate[0])
             else replace(
                 _chosen_fit(one.name, trace, choice, self.plan),
-                units=self.modules[i], subjects=self.tasks[i].brain.subjects,
+                **{"subjects": self.tasks[i].brain.subjects, **self._described(i)},
+                inner_beside=self._beside_inner(i, choice, by_task[i]),
             )
             for i, (trace, choice) in enumerate(zip(fits, choices, strict=True))
         ]  # fmt: skip
 
+    def _beside_inner(
+        self, i: int, choice: Choice, traces: Sequence[FitTrace]
+    ) -> Tensor | None:
+        """Balanced score and identification of the inner folds at the stop that was chosen."""
+        found = []
+        for trace, side, split in zip(traces, self.inner[i], self.splits[i], strict=True):
+            fit = _at_stop("", trace, choice, self.plan, min(choice.stop, len(trace.gates) - 1))
+
+            def anchors(model: Responses, brain: Responses, fit: Fitted = fit):
+                return fit.side_anchors(model, "model"), fit.side_anchors(brain, "brain")
+
+            brain = self.tasks[i].brain
+            found.append(self._beside(fit.model, fit.brain, side, brain, split.test, anchors))
+        return _columns(found)
+
     def _standing_in(self, one: Chain, i: int, choice: Choice) -> Fitted:
         """Give the best fixed transform, in place of a fit that cannot start."""
-        alone = _Seen(self.tasks[i : i + 1], self.splits[i : i + 1], self.plan, self.row)
+        alone = copy(self)
+        alone.tasks, alone.splits = self.tasks[i : i + 1], self.splits[i : i + 1]
+        alone.modules, alone.models = self.modules[i : i + 1], self.models[i : i + 1]
+        alone.inner = self.inner[i : i + 1]
+        alone.maps = None if self.maps is None else self.maps[i : i + 1]
         tiled = self.plan.tiling is not None
         fits = [
             alone.fixed(baseline, lambda _: None)[0]
@@ -391,8 +552,8 @@ class Choice(NamedTuple):
     gate: str
     penalty: float
     stop: int  # position in `FitSettings.stops`
-    inner_scores: Tensor  # (inner_folds,), at that stop
-    validation: Tensor  # means over inner folds, up to the stop where fits ended
+    inner_scores: Tensor  # (inner_folds,), at that stop, under the measure in use
+    validation: Tensor  # means over inner folds of what was chosen on, up to where fits ended
 
 
 def _best_choice(
@@ -402,18 +563,19 @@ def _best_choice(
     stops: Sequence[int],
 ) -> Choice:
     """Gate, penalty and stopping point with the best mean validation score."""
-    by_key: dict[tuple[str, float], list[Tensor]] = {}
+    by_key: dict[tuple[str, float], list[tuple[Tensor, Tensor]]] = {}
     for (i, gate, penalty), trace in zip(keys, traces, strict=True):
         if i == task:
-            by_key.setdefault((gate, penalty), []).append(trace.validation)
+            by_key.setdefault((gate, penalty), []).append((trace.validation, trace.held_out))
     best: Choice | None = None
     for (gate, penalty), scores in by_key.items():
-        table = torch.stack(scores)  # (inner_folds, stops)
+        table, held_out = (torch.stack(one) for one in zip(*scores, strict=True))  # (folds, stops)
         end = given_up_at(table.mean(0), stops)  # in tiles all stops are computed
         table = table if end is None else table[:, : end + 1]
         stop = first_best(table.mean(0))
-        if best is None or table[:, stop].mean() > best.inner_scores.mean() + TIE:
-            best = Choice(gate, penalty, stop, table[:, stop].double(), table.mean(0))
+        if best is None or table[:, stop].mean() > best.validation[best.stop] + TIE:
+            scores_there = held_out[:, stop].double()
+            best = Choice(gate, penalty, stop, scores_there, table.mean(0))
     if best is None:
         raise FitError("There was nothing to choose from: no gate, penalty or inner fold.")
     return best
@@ -425,7 +587,11 @@ def _chosen_fit(name: str, trace: FitTrace, choice: Choice, plan: FitPlan) -> Fi
     Sound is what has not collapsed and is not worse than the start, which is always a candidate.
     """
     better = trace.objective >= trace.objective[0] - TIE
-    used = int((better & ~trace.degenerate).nonzero()[-1])
+    return _at_stop(name, trace, choice, plan, int((better & ~trace.degenerate).nonzero()[-1]))
+
+
+def _at_stop(name: str, trace: FitTrace, choice: Choice, plan: FitPlan, used: int) -> Fitted:
+    """Take the fit at a stopping point."""
     model, brain = (
         plan.soft_gate(gate, scaling)
         for gate, scaling in zip(trace.gates[used], trace.scalings, strict=True)
@@ -441,9 +607,9 @@ def _chosen_fit(name: str, trace: FitTrace, choice: Choice, plan: FitPlan) -> Fi
         choice.gate,
         choice.penalty,
         plan.settings.stops[used],
-        bool(trace.degenerate[choice.stop]),
+        bool(trace.degenerate[min(choice.stop, len(trace.degenerate) - 1)]),
         "",
-        _curves(trace.train, choice.validation, len(plan.settings.stops)),
+        _curves(trace.objective, choice.validation, len(plan.settings.stops)),
     )
 
 
@@ -458,14 +624,70 @@ def _curves(train: Tensor, validation: Tensor, n_stops: int) -> Tensor:
 def make_plan(
     measure: Measure, model: Responses, brain: Responses, settings: FitSettings, seed: int
 ) -> FitPlan:
-    """Resolve what depends on the data: the measure to fit under and each side's scaling."""
+    """Resolve what depends on the data: the measures to fit under and each side's scaling."""
     fitted = measure if measure.differentiable else get("centered_pearson")
+    gated = fitted if settings.gate_measure is None else get(settings.gate_measure)
     how = settings.scaling
     scaling = [
         ("affine" if side.bounded else "minmax") if how == "auto" else how
         for side in (model, brain)
     ]
-    return FitPlan(measure, fitted, (scaling[0], scaling[1]), settings, seed=seed)
+    return FitPlan(measure, fitted, gated, (scaling[0], scaling[1]), settings, seed=seed)
+
+
+@torch.no_grad()
+def score_sides(
+    measure: Measure,
+    model: Responses,
+    brain: Responses,
+    split: Split,
+    transform: nn.Module | None = None,
+) -> float:
+    """Mean score over subjects of the test stimuli of a split, both sides under one transform.
+
+    Of a measure on features, what it fits is fitted to the training stimuli.
+    """
+    test = model.take(split.test), brain.take(split.test)
+    if measure.takes == "features":
+        train = model.take(split.train), brain.take(split.train)
+        return score_features(measure, train, test, range(len(brain.subjects)))
+    sides = [side.rsms if transform is None else transform(side.rsms) for side in test]
+    return float(measure.between(*sides).mean())
+
+
+def score_features(
+    measure: Measure,
+    train: tuple[Responses, Responses],
+    test: tuple[Responses, Responses],
+    subjects: Sequence[int],
+) -> float:
+    """Mean score over some subjects of a measure on features; larger is more similar."""
+    scores = []
+    for subject in subjects:
+        x, y = _features(train, subject)
+        x_test, y_test = _features(test, subject)
+        fitted = measure.held_out
+        score = measure(x_test, y_test) if fitted is None else fitted(x, y, x_test, y_test)
+        # a distance with its sign changed, so that larger is more similar in every table
+        scores.append(score if measure.larger_is_more_similar else -score)
+    return float(torch.stack(scores).mean())
+
+
+def _features(sides: tuple[Responses, Responses], subject: int) -> tuple[Tensor, Tensor]:
+    model, brain = sides
+    of_model = model.units or ()
+    # where a map was learned for each subject, so are its features
+    own = of_model[model.subjects.index(brain.subjects[subject]) if len(of_model) > 1 else 0]
+    theirs = (brain.units or ())[subject]
+    # of two precisions the lower: beyond it, one side holds rounding
+    dtype = min(own.dtype, theirs.dtype, key=lambda kind: torch.finfo(kind).bits)
+    return own.to(dtype), theirs.to(dtype)
+
+
+def _columns(found: Sequence[Tensor | None]) -> Tensor | None:
+    """Put numbers of inner folds side by side, where there are any."""
+    there = [one for one in found if one is not None]
+    return torch.stack(there, 1) if there else None
 
 
 @contextmanager

@@ -13,20 +13,36 @@ from torch import Tensor
 
 from softrsa.alignment.descent import FitPlan
 from softrsa.alignment.fitting import (
+    SELECTED,
     Fitted,
     Task,
     count_fit_steps,
     fit_transforms,
     make_plan,
     progress_bar,
+    score_features,
 )
 from softrsa.alignment.resampling import Draws, resample_scores
 from softrsa.alignment.responses import Responses
-from softrsa.alignment.settings import UNFITTED, Options, Split
+from softrsa.alignment.settings import (
+    UNFITTED,
+    Options,
+    Split,
+    acts_on_units_only,
+    with_choices,
+)
 from softrsa.errors import DataError
 from softrsa.inference import noise_ceiling
 from softrsa.inference.noise_ceiling import NoiseCeiling
-from softrsa.measures import Measure, get, pearson, row_offset_share
+from softrsa.measures import (
+    Measure,
+    balanced_pearson,
+    get,
+    pearson,
+    per_anchor_pearson,
+    row_offset_share,
+    stimulus_identification,
+)
 from softrsa.measures.missing import FEWEST_PAIRS, lacks_pairs, on_held_pairs
 from softrsa.measures.shape import coordinates
 from softrsa.pairs import off_diagonal
@@ -46,9 +62,15 @@ PARAMETERS = ("lower", "upper", "transition")
 SIDES = ("model", "brain")
 CURVE_GRID = torch.linspace(0, 1, 41, dtype=torch.float64)
 CURVE_QUANTILES = (0.1, 0.5, 0.9)  # over anchors
+BESIDE_SCORE = {  # what every score stands beside, and the measure that gives it
+    "per_anchor_score": per_anchor_pearson,
+    "balanced_score": balanced_pearson,
+    "identification": stimulus_identification,
+}
+OF_MAP = ("map_size", "map_penalty", "map_steps", "effective_dimension", "distance_from_identity")
 NUMBERS = (
-    "score", "n_pairs", "train_score", "row_offset_share", "ceiling_lower", "ceiling_upper",
-    "penalty", "n_steps", "degenerate",
+    "score", "n_pairs", "train_score", "row_offset_share", *BESIDE_SCORE, "ceiling_lower",
+    "ceiling_upper", "penalty", "n_steps", "degenerate", *OF_MAP,
 )  # fmt: skip
 NAMES = ("chosen", "gate", "fallback")
 ROLES = ("train", "inner")  # scores along a fit: on its stimuli, and on inner folds
@@ -149,13 +171,15 @@ def evaluate(
     """Score every transform of a run on its test stimuli, each pair of stimuli transformed once."""
     model, brain = run.test()
     readers, chosen, measure = run.readers(brain), list(run.score), options.scoring
-    sides = {name: fitted.model_side(model) for name, fitted in run.fitted.items()}
+    sides = {name: fitted.model_side(model, brain) for name, fitted in run.fitted.items()}
     pairs = {name: run.fitted[name].stepped(side, brain, readers) for name, side in sides.items()}
-    models = torch.cat([left for left, _ in pairs.values()])
+    models = [left if len(left) == 1 else left[chosen] for left, _ in pairs.values()]
     brains = torch.stack([right[chosen] for _, right in pairs.values()])
     resampled = resample_scores(run, measure, models, brains, draws, on_step=on_step)
-    scores = measure.between(models[:, None], brains).mean(-1)
-    shares = row_offset_share(models[:, None], brains).mean(-1)
+    scored = [*zip(models, brains, strict=True)]
+    scores = [measure.between(*both).mean() for both in scored]
+    shares = [row_offset_share(*both).mean() for both in scored]
+    beside = [scores_beside(*both) for both in scored]
     # a measure that does not say how it normalizes: the mean RSM as it is
     pool = "normalized" if options.measure.normalize else "raw"
     n_pairs = int(held_pairs(model.rsms, brain.rsms).sum()) // 2
@@ -166,6 +190,7 @@ def evaluate(
             "score": float(scores[k]),
             "n_pairs": n_pairs,
             "row_offset_share": float(shares[k]),
+            **beside[k],
             "ceiling_lower": float(ceiling.lower[chosen].mean()),
             "ceiling_upper": float(ceiling.upper[chosen].mean()),
             "train_score": fitted.train_score,
@@ -176,6 +201,7 @@ def evaluate(
             "chosen": fitted.chosen,
             "gate": fitted.gate,
             "path": fitted.path,
+            **_of_map(fitted),
             "influence": resampled.influence[k],
             "steps": (
                 _describe(fitted, sides[name], sides[name], "model"),
@@ -184,6 +210,39 @@ def evaluate(
         }
     records["identity"]["rsa_score"] = plain_rsa(model, brain, chosen)
     return Judged(records, resampled.sums)
+
+
+MOST_IDENTIFIED = 1000  # stimuli: of more, evenly drawn ones are told apart
+
+
+def scores_beside(model: Tensor, brain: Tensor) -> dict[str, float]:
+    """Scores (`BESIDE_SCORE`) that no number or factor per stimulus can raise, means over subjects.
+
+    NaN where pairs are missing.
+    """
+    if lacks_pairs(model, brain):
+        return dict.fromkeys(BESIDE_SCORE, torch.nan)
+    n = model.shape[-1]
+    some = torch.linspace(0, n - 1, min(n, MOST_IDENTIFIED), dtype=torch.float64).round().long()
+    few = [rsms[..., some, :][..., some] for rsms in (model, brain)] if n > len(some) else None
+    return {
+        name: float(measure(*(few if few and name == "identification" else (model, brain))).mean())
+        for name, measure in BESIDE_SCORE.items()
+    }
+
+
+def _of_map(fitted: Fitted) -> dict[str, Any]:
+    """What is kept of a learned similarity."""
+    found = fitted.description
+    return {
+        "map_size": fitted.map_size,
+        "map_penalty": fitted.map_penalty,
+        "map_steps": fitted.map_steps,
+        "effective_dimension": torch.nan if found is None else found.effective_dimension,
+        "distance_from_identity": torch.nan if found is None else found.distance,
+        "component_weight": None if found is None else found.weights,
+        "map_path": fitted.map_path,
+    }
 
 
 def _ceiling(rsms: Tensor, measure: Measure, pool: Literal["normalized", "raw"]) -> NoiseCeiling:
@@ -227,6 +286,8 @@ BESIDE = {  # numbers of each transform in each fold, and their further dimensio
     "fit_path": ("role", "stop"),
     "stimulus_influence": ("stimulus",),
 }
+BESIDE_MAPS = {"component_weight": ("component",), "map_path": ("role", "map_stop")}
+SHOWN_COMPONENTS = 50  # of a learned map, the largest first
 
 
 def collect(
@@ -250,9 +311,14 @@ def collect(
         "similarity": CURVE_GRID.numpy(), "role": list(ROLES), "stop": list(options.settings.stops),
         "stimulus": stimulus_labels(runs[0].model, runs[0].brain),
     }  # fmt: skip
+    beside = dict(BESIDE)
+    if any(one.map for one in options.fitted):
+        beside |= BESIDE_MAPS
+        coordinates["component"] = range(SHOWN_COMPONENTS)
+        coordinates["map_stop"] = list(options.settings.map_stops)
     n = {dim: len(labels) for dim, labels in coordinates.items()}
     data: dict[str, tuple[tuple[str, ...], np.ndarray]] = {
-        key: ((*DIMS, *dims), _missing(n, *DIMS, *dims)) for key, dims in BESIDE.items()
+        key: ((*DIMS, *dims), _missing(n, *DIMS, *dims)) for key, dims in beside.items()
     }
     data |= {key: (DIMS, np.full([n[dim] for dim in DIMS], "", dtype=object)) for key in NAMES}
     data["rsa_score"] = (dims := ("layer", "region", "fold")), _missing(n, *dims)
@@ -284,6 +350,11 @@ def _put(arrays: Mapping[str, np.ndarray], at: tuple[int, ...], record: Mapping[
         arrays[key][at] = record[key]
     if record["path"] is not None:
         arrays["fit_path"][at] = record["path"]
+    if record["map_path"] is not None:
+        arrays["map_path"][at] = record["map_path"]
+    if record["component_weight"] is not None:
+        first = record["component_weight"][:SHOWN_COMPONENTS]
+        arrays["component_weight"][at][: len(first)] = first
     for side, described in enumerate(record["steps"]):
         if described is not None:
             for key, values in zip(("step_mean", "step_sd", "curve"), described, strict=True):
@@ -299,8 +370,8 @@ def _over_all(
     """Scores over all stimuli, without held-out ones (n_layers, n_regions, n_transforms)."""
 
     def score(name: str, layer: Responses, region: Responses) -> float:
-        if options.of_features:
-            return score_features(layer, region, options)
+        if options.of_features and name == "identity":
+            return score_features_of_all(layer, region, options)
         return score_all_stimuli(name, layer, region, options)
 
     return np.array(
@@ -336,6 +407,36 @@ def row_offset_warnings(data: xr.Dataset, options: Options) -> list[str]:
         f"scores under {measure.name!r} (most: {high.max():.2f} for "
         f"{' / '.join(map(str, worst))}). "
         "Such a score says little about geometry; use measure='centered_pearson'."
+    ]
+
+
+LEAST_GAIN = 0.01  # under the measure in use, from which on it is looked at what it is
+LEAST_SHARE = 0.25  # of the gain that the balanced score must have too
+MOST_LOST = 0.01  # of identification
+
+
+def stimulus_scale_warnings(data: xr.Dataset, options: Options) -> list[str]:
+    """Name the gains that are one factor per stimulus, or that stimuli are told apart worse for."""
+    shown = [one.name for one in options.transforms]
+    fixed = [one.name for one in options.fitted if one.rsms.baseline and one.units is None]
+    means = data[["score", "balanced_score", "identification"]].mean("fold")
+    best = means.sel(transform=fixed)
+    place = best["score"].fillna(-np.inf).argmax("transform")
+    gain = (means - best.isel(transform=place).drop_vars("transform")).sel(transform=shown)
+    gained = gain["score"] > LEAST_GAIN
+    scale = gained & (gain["balanced_score"] < LEAST_SHARE * gain["score"])
+    worse = gained & (gain["identification"] < -MOST_LOST)
+    bad = (scale | worse).to_series()
+    if not bad.any():
+        return []
+    worst = gain["score"].where(scale | worse).to_series().idxmax()
+    one = gain.sel(dict(zip(("layer", "region", "transform"), worst, strict=True)))
+    return [
+        f"{int(bad.sum())} of {bad.size} gains under {options.measure.name!r} look like the "
+        "stimulus-scale shortcut: both sides agree on one factor per stimulus, and the geometry "
+        f"is not more alike (most: {' / '.join(map(str, worst))} gains {float(one['score']):+.3f}, "
+        f"its balanced score {float(one['balanced_score']):+.3f}, identification of stimuli "
+        f"{float(one['identification']):+.3f}). Do not claim these gains; quote `balanced_score`."
     ]
 
 
@@ -386,13 +487,14 @@ def _counted_folds(there: xr.DataArray) -> tuple[int, str] | None:
 
 
 def check_feature_measure(options: Options, sides: Mapping[str, Responses]) -> None:
-    """Refuse transforms, which act on RSMs, and sides that have no units."""
+    """Refuse transforms of RSMs, and sides that have no units."""
     entry = options.measure
-    others = [one.name for one in options.transforms if one.name != "identity"]
+    others = [one.name for one in options.transforms if not acts_on_units_only(one)]
     if others:
+        able = ", ".join(one.name for one in with_choices([SELECTED]) if acts_on_units_only(one))
         raise DataError(
-            f"{entry.name!r} compares features, and transforms change RSMs ({', '.join(others)}): "
-            "use transforms=['identity'] with it, or a measure on RSMs."
+            f"{entry.name!r} compares features, and these transforms change RSMs: "
+            f"{', '.join(others)}. Use {able} with it, or a measure on RSMs."
         )
     for name, side in sides.items():
         if side.units is None:
@@ -412,23 +514,31 @@ def compact(units: Tensor) -> Tensor:
 
 def evaluate_features(run: Run, options: Options) -> Judged:
     """Score the features of a run's test stimuli, as `evaluate` scores RSMs."""
-    measure = options.measure
     chosen = list(run.score)
-    train = run.model.take(run.split.train), run.brain.take(run.split.train)
-    test = run.test()
     n = len(run.split.test)
-    record = {
-        "score": _mean_score(measure, train, test, chosen),
-        "n_pairs": n * (n - 1) // 2,
-        "train_score": _mean_score(measure, train, train, chosen),
-        **dict.fromkeys(("row_offset_share", "ceiling_lower", "ceiling_upper"), torch.nan),
-        "penalty": 0.0, "n_steps": 0, "degenerate": False, "chosen": "identity", "gate": "",
-        "fallback": "",
-        "steps": (None, None), "path": None,
-        "influence": torch.full((len(run.split.test),), torch.nan),
-        "rsa_score": plain_rsa(*test, chosen),
-    }  # fmt: skip
-    return Judged({"identity": record}, None)
+    records = {}
+    for name, fitted in run.fitted.items():
+        model = fitted.model_side(run.model, run.brain)
+        train, test = (
+            (model.take(stimuli), run.brain.take(stimuli))
+            for stimuli in (run.split.train, run.split.test)
+        )
+        of_model = test[0].rsms if len(test[0].rsms) == 1 else test[0].rsms[chosen]
+        of_brain = test[1].rsms[chosen]
+        records[name] = {
+            "score": score_features(options.measure, train, test, chosen),
+            "n_pairs": n * (n - 1) // 2,
+            "train_score": score_features(options.measure, train, train, chosen),
+            "row_offset_share": float(row_offset_share(of_model, of_brain).mean()),
+            **scores_beside(of_model, of_brain),
+            **dict.fromkeys(("ceiling_lower", "ceiling_upper"), torch.nan),
+            "penalty": 0.0, "n_steps": 0, "degenerate": False, "chosen": fitted.chosen, "gate": "",
+            "fallback": "", **_of_map(fitted),
+            "steps": (None, None), "path": fitted.path,
+            "influence": torch.full((n,), torch.nan),
+        }  # fmt: skip
+    records["identity"]["rsa_score"] = plain_rsa(*run.test(), chosen)
+    return Judged(records, None)
 
 
 def few_stimuli_warnings(options: Options, runs: Sequence[Run]) -> list[str]:
@@ -447,34 +557,10 @@ def few_stimuli_warnings(options: Options, runs: Sequence[Run]) -> list[str]:
     ]
 
 
-def score_features(model: Responses, brain: Responses, options: Options) -> float:
+def score_features_of_all(model: Responses, brain: Responses, options: Options) -> float:
     """Mean over subjects of the score over all stimuli; NaN for what is fitted."""
     measure = options.measure
     if measure.held_out is not None:
         return torch.nan
     sides = model, brain
-    return _mean_score(measure, sides, sides, range(len(brain.subjects)))
-
-
-def _mean_score(
-    entry: Measure,
-    train: tuple[Responses, Responses],
-    test: tuple[Responses, Responses],
-    subjects: Sequence[int],
-) -> float:
-    scores = []
-    for subject in subjects:
-        x, y = _features(train, subject)
-        x_test, y_test = _features(test, subject)
-        fitted = entry.held_out
-        score = entry(x_test, y_test) if fitted is None else fitted(x, y, x_test, y_test)
-        # a distance with its sign changed, so that larger is more similar in every table
-        scores.append(score if entry.larger_is_more_similar else -score)
-    return float(torch.stack(scores).mean())
-
-
-def _features(sides: tuple[Responses, Responses], subject: int) -> tuple[Tensor, Tensor]:
-    model, brain = ((side.units or ())[i] for side, i in zip(sides, (0, subject), strict=True))
-    # of two precisions the lower: beyond it, one side holds rounding
-    dtype = min(model.dtype, brain.dtype, key=lambda kind: torch.finfo(kind).bits)
-    return model.to(dtype), brain.to(dtype)
+    return score_features(measure, sides, sides, range(len(brain.subjects)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import combinations, permutations, product
 from math import factorial
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
@@ -155,7 +156,7 @@ def count_steps(run: Scored, measure: Measure, draws: Draws | None) -> int:
 def resample_scores(
     run: Scored,
     measure: Measure,
-    models: Tensor,
+    models: Sequence[Tensor],
     brains: Tensor,
     draws: Draws | None,
     *,
@@ -170,8 +171,8 @@ def resample_scores(
     measure : Measure
         On RSMs. Without `Measure.embed`, stimuli are left out one at a time, pairs are not drawn
         (which widens intervals a little), and 200 permutations are scored.
-    models : Tensor, shape (t, n, n)
-        Transformed RSMs of the layer.
+    models : sequence of Tensor, shapes (1 or s, n, n)
+        Transformed RSMs of the layer, one, or one for each scored subject.
     brains : Tensor, shape (t, s, n, n)
         Those of the scored subjects.
     draws : Draws or None
@@ -187,13 +188,14 @@ def resample_scores(
         by stimuli, by pairs, by chance.
     """
     if measure.embed is not None:
-        score, of_stimuli, of_pairs = influences(measure, models, brains)
+        score, of_stimuli, of_pairs = _matched(partial(influences, measure), models, brains)
         mean = of_pairs.mean(1)
         influence = mean.sum(-1) + mean.sum(-2)
     elif draws is None:
-        return OfRun(models.new_full(models.shape[:2], torch.nan), None)
+        return OfRun(brains.new_full((len(brains), brains.shape[-1]), torch.nan), None)
     else:
-        score, of_stimuli = left_out_influences(measure, models, brains, on_step)
+        of_each = partial(left_out_influences, measure, on_step=on_step)
+        score, of_stimuli = _matched(of_each, models, brains)
         of_pairs, influence = None, of_stimuli.mean(1)
     if draws is None:
         return OfRun(influence, None)
@@ -206,15 +208,32 @@ def resample_scores(
         signs = draws.signs[:, test].to(score)
         drawn = [((signs @ one) * signs).sum(-1) for one in of_pairs.flatten(0, 1)]
         by_pairs = by_pairs + scale * torch.stack(drawn, 1).view(-1, *score.shape)
-    orders = draws.orders_of(test, measure).to(models.device)
-    by_chance = (
-        permuted_scores(measure, models, brains, orders)
-        if of_pairs is not None
-        else scores_of_permuted(measure, models, brains, orders, on_step)
-    )
+    orders = draws.orders_of(test, measure).to(brains.device)
+    permute = partial(permuted_scores, measure, orders=orders)
+    if of_pairs is None:
+        permute = partial(scores_of_permuted, measure, orders=orders, on_step=on_step)
+    (by_chance,) = _matched(lambda x, y: [permute(x, y).movedim(0, -1)], models, brains)
+    by_chance = by_chance.movedim(-1, 0)
     n_subjects = len(run.brain.subjects)
     found = (score[None], by_stimuli, by_pairs, by_chance)
     return OfRun(influence, [_counted(one, at, n_subjects) for one in found])
+
+
+def _matched(
+    function: Callable[[Tensor, Tensor], Sequence[Tensor]],
+    models: Sequence[Tensor],
+    brains: Tensor,
+) -> list[Tensor]:
+    """What a function of models (k, n, n) and subjects (k, s, n, n) gives, each (t, s, ...).
+
+    Where subjects have models of their own, these are the models, with one subject each.
+    """
+    if all(len(model) == 1 for model in models):
+        return [*function(torch.cat([*models]), brains)]
+    t, s = brains.shape[:2]
+    each = torch.stack([model.expand(s, -1, -1) for model in models])
+    found = function(each.flatten(0, 1), brains.flatten(0, 1).unsqueeze(1))
+    return [one.view(t, s, *one.shape[2:]) for one in found]
 
 
 def left_out_influences(

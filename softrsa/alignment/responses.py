@@ -66,6 +66,12 @@ class Responses:
         How units become similarities.
     averaged : bool
         Whether it is the mean of several subjects' RSMs, with all their units side by side.
+    points : Tensor, shape (n_stimuli, m), or None
+        Of a layer whose similarity is learned: points whose inner products are its similarities
+        (correlation, cosine, dot), or those of its units.
+    source : Tensor, shape (n_stimuli, n_units), or None
+        The units as they were given, of all stimuli: what weights of units are told from. Parts of
+        the stimuli do not have it.
     """
 
     held: Tensor | None
@@ -75,6 +81,8 @@ class Responses:
     bounded: bool
     similarity: SimilarityLike = "correlation"
     averaged: bool = False
+    points: Tensor | None = None
+    source: Tensor | None = None
 
     @property
     def rsms(self) -> Tensor:
@@ -110,6 +118,8 @@ class Responses:
             held=None if self.held is None else self.held[:, stimuli][:, :, stimuli],
             units=None if self.units is None else tuple(u[stimuli] for u in self.units),
             stimuli=None if self.stimuli is None else self.stimuli[stimuli.cpu().numpy()],
+            points=None if self.points is None else self.points[stimuli],
+            source=None,
         )
 
     def at(self, wanted: pd.Index, name: str) -> Responses:

@@ -14,7 +14,7 @@ import xarray as xr
 from softrsa._files import StoredResult
 from softrsa.alignment.resampling import Over, compare, intervals
 from softrsa.alignment.settings import repeat_call
-from softrsa.errors import DataError
+from softrsa.errors import DataError, unknown_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -78,7 +78,11 @@ class AlignmentResult(StoredResult):
             of their means over folds), `train_score`, `rsa_score` (plain RSA:
             Pearson of the untransformed RSMs) and `baseline_score` (the best fixed transform under
             the measure in use) on the same folds, `gain` over that baseline, `row_offset_share`,
-            noise ceilings, the transform most folds selected, step summaries, counts (`n_pairs`
+            scores that no number or factor per stimulus can raise (`per_anchor_score`,
+            `balanced_score`, and `identification`: the share of other stimuli that match less
+            well, .5 by chance), what was chosen and learned of a learned similarity (`map_size`,
+            `map_penalty`, `map_steps`, `effective_dimension`, `distance_from_identity`, 0 to 1),
+            whose steps are learned (`sides`), noise ceilings, the transform most folds selected, step summaries, counts (`n_pairs`
             are pairs of test stimuli in a fold, less those missing), and
             `score_low`, `score_high` (see `intervals`) and `p_chance` (of permuted stimulus
             labels, one-sided, not corrected), NaN where scores were not resampled.
@@ -89,9 +93,8 @@ class AlignmentResult(StoredResult):
         fixed = [name for name in fixed if name in data["transform"].values]
         baseline = data["score"].sel(transform=fixed).mean("fold").max("transform")
         numbers = ["score", "train_score", "row_offset_share", *_CEILING]
+        numbers += [name for name in _LATER if name in data]  # not in results of older versions
         summary = data[numbers].mean("fold")
-        if "n_pairs" in data:
-            summary["n_pairs"] = data["n_pairs"].mean("fold")
         summary["score_se"] = _standard_error(data)
         summary["rsa_score"] = data["rsa_score"].mean("fold").broadcast_like(summary["score"])
         summary["baseline_score"] = baseline.broadcast_like(summary["score"])
@@ -110,7 +113,7 @@ class AlignmentResult(StoredResult):
                 summary[f"{parameter}_{side}"] = one
         summary = summary.assign(
             {name: data.attrs[name] for name in ("n_stimuli", "n_folds")}
-            | {"n_subjects": data["n_subjects"]}
+            | {"n_subjects": data["n_subjects"], "sides": _sides(data)}
         )
         bounds = self.intervals()
         summary["score_low"], summary["score_high"] = bounds["low"], bounds["high"]
@@ -120,7 +123,8 @@ class AlignmentResult(StoredResult):
             dim_order=["layer", "region", "transform"]
         )
         frame = frame.drop(columns=["side", "parameter"], errors="ignore").reset_index()
-        frame = frame[[*_COLUMNS, *[c for c in frame.columns if c not in _COLUMNS]]]
+        first = [name for name in _COLUMNS if name in frame]
+        frame = frame[[*first, *[c for c in frame.columns if c not in first]]]
         kept = {name: data.attrs[name] for name in KEPT if name in data.attrs}
         frame.attrs.update(kept)
         return frame
@@ -209,6 +213,62 @@ class AlignmentResult(StoredResult):
             raise DataError(f"`level` must be between 0 and 1, got {level!r}, e.g. 0.95.")
         return compare(self.data, by, over=over, correction=correction, level=level)
 
+    def unit_weights(
+        self, layer: str, region: str, *, transform: str = "metric"
+    ) -> xr.DataArray:
+        """How much each unit of a layer counts in a learned similarity, as the mean over folds.
+
+        Parameters
+        ----------
+        layer, region : str
+            Which pair.
+        transform : str
+            Which learned similarity: "reweighted", "metric", "encoding" or a chain of one of them.
+
+        Returns
+        -------
+        DataArray
+            Dims (unit,), with the units' names: the squared length of each unit's row of the map
+            from units to features, 1 on average. NaN where no fold learned a map.
+
+        Raises
+        ------
+        UnknownNameError
+            If there is no such layer, region or learned similarity.
+        DataError
+            If the result has no weights: nothing was mapped, the layer was given as RDMs, or the
+            fits ran on a cluster or for a store, which keep none.
+
+        Examples
+        --------
+        >>> import torch, softrsa
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> x, noise = torch.randn(2, 60, 4, generator=generator)
+        >>> brain = x * torch.tensor([5.0, 5.0, 0.1, 0.1]) + noise
+        >>> found = softrsa.align({"a": x}, {"b": brain}, transforms=["metric"], n_resamples=0)
+        >>> weights = found.unit_weights("a", "b")
+        >>> bool(weights[:2].min() > weights[2:].max())
+        True
+        """
+        data = self.data
+        if "unit_weight" not in data:
+            raise DataError(
+                "This result has no weights of units: no similarity was learned of units, or the "
+                "fits ran on a cluster or for a store, which do not keep them. Align again with "
+                "transforms=['metric'], for example, without `client` and `store`."
+            )
+        layers = dict.fromkeys(data["unit_layer"].values)
+        for kind, name, known in (
+            ("layer with weights of units", layer, layers),
+            ("region", region, data["region"].values),
+            ("learned similarity", transform, data["mapped"].values),
+        ):
+            if name not in known:
+                raise unknown_name(kind, name, [*map(str, known)])
+        found = data["unit_weight"].sel(region=region, mapped=transform)
+        found = found[(data["unit_layer"] == layer).values].drop_vars("unit_layer")
+        return found.rename(unit_name="name").assign_attrs(layer=layer, region=region)
+
     @property
     def warnings(self) -> list[str]:
         """What a reader of the scores must know before believing them."""
@@ -267,10 +327,21 @@ class AlignmentResult(StoredResult):
         write_page(path, self.data, self.table, repeat=repeat, title=title, images=images)
 
 
+def _sides(data: xr.Dataset) -> xr.DataArray:
+    """Whose RSMs the SoftSteps of each transform are learned of; "" where there is none."""
+    learned = data.attrs.get("learned", "").split(",")
+    sides = json.loads(data.attrs["settings"]).get("sides", "both")
+    names = [sides if name in learned else "" for name in data["transform"].values]
+    return data["transform"].copy(data=np.array(names, dtype=object))
+
+
 KEPT = ("titles", "baselines", "pairs_missing", "all_stimuli_scored")  # attributes of tables
 _CEILING = ["ceiling_lower", "ceiling_upper"]
+_BESIDE = ["per_anchor_score", "balanced_score", "identification"]
+_OF_MAP = ["map_size", "map_penalty", "map_steps", "effective_dimension", "distance_from_identity"]
+_LATER = [*_BESIDE, "n_pairs", *_OF_MAP]
 _COLUMNS = [
-    "layer", "region", "transform", "score", "score_se", "train_score", "rsa_score",
+    "layer", "region", "transform", "score", "score_se", *_BESIDE, "train_score", "rsa_score",
     "baseline_score", "gain", "row_offset_share", *_CEILING, "chosen", "n_stimuli",
 ]  # fmt: skip
 

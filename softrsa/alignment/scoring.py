@@ -32,7 +32,8 @@ from softrsa.alignment.resampling import (
     make_draws,
     resampled,
 )
-from softrsa.alignment.responses import Responses
+from softrsa.alignment.maps import unit_weights
+from softrsa.alignment.responses import Data, Responses
 from softrsa.alignment.settings import UNFITTED, Options
 
 SUMS = ("score", "stimuli", "pairs", "chance")  # as `resampling.resample_scores` gives them
@@ -48,8 +49,7 @@ def score_together(
 ) -> xr.Dataset:
     """Fit, score and resample all runs in this process, fits of all runs in the same batches."""
     draws = _draws(runs, options)
-    if not options.of_features:
-        fit_all(runs, options, progress=progress)
+    fit_all(runs, options, progress=progress)
     n_steps = sum(1 + count_steps(run, options.scoring, draws) for run in runs)
     with progress_bar(n_steps, progress, "scoring") as advance:
         judged = _judged(runs, options, draws, advance)
@@ -73,8 +73,7 @@ def score_apart(
         stimuli comes with the first fold.
     """
     draws = _draws(runs, options)
-    if not options.of_features:
-        fit_all(runs, options, progress=False)
+    fit_all(runs, options, progress=False)
     judged = _judged(runs, options, draws, on_step)
     parts = [_part(run, one, options) for run, one in zip(runs, judged, strict=True)]
     for run in runs:
@@ -238,6 +237,60 @@ def example_rsms(runs: Sequence[Run], data: xr.Dataset, shown: Sequence[str]) ->
         },
         {"side": list(SIDES), "anchor": ids, "neighbor": ids},
     )
+
+
+def weights_of_units(
+    runs: Sequence[Run], options: Options, layers: Mapping[str, Data]
+) -> xr.Dataset:
+    """Say how much each unit of the layers counts in learned similarities, as means over folds.
+
+    Parameters
+    ----------
+    runs : sequence of Run
+        Of all layers and regions. Those fitted elsewhere, on a cluster or for a store, have none.
+    options : Options
+        What was fitted.
+    layers : mapping of str to data
+        As given: for names of units.
+
+    Returns
+    -------
+    Dataset
+        `unit_weight` (region, mapped, unit), float32, mean 1 in each layer, with the coordinates
+        `unit_layer` and `unit_name`; empty where nothing was mapped.
+    """
+    names = [one.name for one in options.fitted if one.map]
+    sources = {run.layer: run.model.source for run in runs if run.fitted}
+    known = {layer: source for layer, source in sources.items() if source is not None}
+    if not names or not known:
+        return xr.Dataset()
+    ends = np.cumsum([0, *(source.shape[1] for source in known.values())])
+    places = dict(zip(known, zip(ends[:-1], ends[1:], strict=True), strict=True))
+    regions = list(dict.fromkeys(run.region for run in runs))
+    values = np.full((len(regions), len(names), ends[-1]), np.nan, np.float32)
+    for (layer, region), members in by_group(runs).items():
+        for j, name in enumerate(names) if layer in known else ():
+            maps = [run.fitted[name].units for run in members]
+            own = [unit_weights(members[0].model, one) for one in maps if one is not None]
+            if own:
+                here = slice(*places[layer])
+                values[regions.index(region), j, here] = torch.stack(own).mean(0).cpu().numpy()
+    labels = [_unit_names(layers[layer], source.shape[1]) for layer, source in known.items()]
+    return xr.Dataset(
+        {"unit_weight": (("region", "mapped", "unit"), values)},
+        {
+            "mapped": names,
+            "unit_layer": ("unit", np.repeat([*known], np.diff(ends))),
+            "unit_name": ("unit", np.concatenate(labels)),
+        },
+    )
+
+
+def _unit_names(data: Data, n_units: int) -> np.ndarray:
+    """Names of units as texts: of a labelled array that has some, or their places."""
+    if isinstance(data, xr.DataArray) and "unit" in data.coords:
+        return np.array([*map(str, data["unit"].values)])
+    return np.arange(n_units).astype(str)
 
 
 def _mean_transformed(runs: Sequence[Run], name: str, at: Tensor) -> tuple[Tensor, Tensor]:

@@ -156,6 +156,7 @@ def _split(order: Tensor, test: Tensor) -> Split:
 
 
 GATES = ("profile", "embedding")
+Sides = Literal["both", "model", "brain"]
 UNFITTED = {"identity": Identity, "centered": Centered}  # without parameters
 
 
@@ -192,6 +193,21 @@ class FitSettings:
         Folds of the training stimuli on which all of this is chosen.
     grid : int
         Steps of the geo-topological (l, u) grid between 0 and 1.
+    sides : {"both", "model", "brain"}
+        Whose RSMs a SoftStep is learned of; those of the other side stay as they are.
+    gate_measure : str, optional
+        Measure that gates are fitted and chosen under: by default one that neither a number nor a
+        factor per stimulus can raise. None for the measure in use (or centered Pearson, where that
+        is not differentiable). In tiles it is always the measure in use.
+    map_sizes : tuple of int
+        Learned similarity: numbers of principal components of a layer's units to choose among;
+        where there are fewer, all of them.
+    map_penalties : tuple of float
+        Weights on the squared distance of a map from the identity, to choose among.
+    map_steps : tuple of int
+        Numbers of gradient steps of a map to choose among, ascending.
+    map_rate : float
+        Of the first step of a map.
     """
 
     gates: tuple[str, ...] = GATES
@@ -205,6 +221,17 @@ class FitSettings:
     learning_rate: float = 0.2
     inner_folds: int = 3
     grid: int = 10
+    sides: Sides = "both"
+    gate_measure: str | None = "balanced_pearson"
+    map_sizes: tuple[int, ...] = (50, 400)
+    map_penalties: tuple[float, ...] = (1e-4, 1e-3, 1e-2)
+    map_steps: tuple[int, ...] = (5, 10, 20, 40)
+    map_rate: float = 0.05
+
+    @property
+    def map_stops(self) -> tuple[int, ...]:
+        """Numbers of steps at which a map may stop, the first being none."""
+        return (0, *self.map_steps)
 
     @property
     def stops(self) -> tuple[int, ...]:
@@ -215,17 +242,25 @@ class FitSettings:
         names = [("gate", gate, GATES) for gate in self.gates]
         names += [("family", self.family, get_args(Family))]
         names += [("scaling", self.scaling, ("auto", *SCALINGS))]
+        names += [("side", self.sides, get_args(Sides))]
+        if self.gate_measure is not None:
+            _check_gate_measure(self.gate_measure)
         for kind, name, known in names:
             if name not in known:
                 raise unknown_name(kind, name, known)
         if not self.gates:
             raise DataError(f"`gates` is empty; choose among {', '.join(GATES)}.")
-        if not self.steps or list(self.steps) != sorted(set(self.steps)) or self.steps[0] < 1:
-            raise DataError(f"`steps` must be ascending and at least 1, got {self.steps}.")
-        if not self.penalties or min(self.penalties) < 0:
-            raise DataError(f"`penalties` must be at least 0, got {self.penalties}.")
-        if self.learning_rate <= 0:
-            raise DataError(f"`learning_rate` must be above 0, got {self.learning_rate}.")
+        for name in ("steps", "map_steps", "map_sizes"):
+            values = getattr(self, name)
+            if not values or list(values) != sorted(set(values)) or values[0] < 1:
+                raise DataError(f"`{name}` must be ascending and at least 1, got {values}.")
+        for name in ("penalties", "map_penalties"):
+            values = getattr(self, name)
+            if not values or min(values) < 0:
+                raise DataError(f"`{name}` must be at least 0, got {values}.")
+        for name in ("learning_rate", "map_rate"):
+            if getattr(self, name) <= 0:
+                raise DataError(f"`{name}` must be above 0, got {getattr(self, name)}.")
         if min(self.n_quantiles, self.n_components) < 1:
             raise DataError(
                 "`n_quantiles` and `n_components` must be at least 1, "
@@ -236,6 +271,17 @@ class FitSettings:
                 "`inner_folds` must be at least 2 and `grid` at least 1, "
                 f"got {self.inner_folds} and {self.grid}."
             )
+
+
+def _check_gate_measure(name: str) -> None:
+    """Refuse a measure that gates cannot be fitted under."""
+    measure = MEASURES[name]
+    if not measure.differentiable or measure.takes == "features":
+        why = "compares features" if measure.takes == "features" else "has no gradient"
+        raise DataError(
+            f"`gate_measure` must be a differentiable measure of RSMs, and {name!r} {why}: "
+            "'balanced_pearson' for example."
+        )
 
 
 @dataclass(frozen=True)
@@ -261,6 +307,7 @@ class Options:
     n_resamples: int = 1000
     seed: int = 0
     missing: bool = False  # whether pairs are missing in the data
+    unavailable: tuple[str, ...] = ()  # ways to learn a similarity that the data do not allow
 
     def __post_init__(self):
         if not self.transforms:
@@ -291,7 +338,10 @@ class Options:
     def fitted(self) -> tuple[Chain, ...]:
         """Transforms to fit, simplest first: those asked for, and those gains are measured from."""
         fixed = [one for one in baselines() if one.name in UNFITTED or not self.fixed_only]
-        return ordered([*fixed, *with_choices(self.transforms)])
+        wanted = [one for one in with_choices(self.transforms) if one.map not in self.unavailable]
+        if self.of_features:
+            fixed, wanted = fixed[:1], [one for one in wanted if acts_on_units_only(one)]
+        return ordered([*fixed, *wanted])
 
     def own_rows(self) -> list[Transform | Measure | Similarity]:
         """List what is not of softrsa's own tables, whose version says what they do."""
@@ -313,7 +363,7 @@ class Options:
     @property
     def learns(self) -> bool:
         """Whether anything is learned by descent, or chosen on inner folds."""
-        return any(one.rsms.is_learned or one.name == "selected" for one in self.transforms)
+        return any(one.is_learned or one.name == "selected" for one in self.transforms)
 
     @property
     def resamples(self) -> bool:
@@ -332,6 +382,7 @@ class Options:
             "titles": json.dumps({one.name: one.title for one in self.fitted}),
             "words": json.dumps({one.name: one.words for one in self.fitted}),
             "learned": ",".join(one.name for one in self.fitted if one.rsms.is_learned),
+            "mapped": ",".join(one.name for one in self.fitted if one.map),
             "baselines": ",".join(
                 one.name for one in self.fitted if one.rsms.baseline and one.units is None
             ),
@@ -394,16 +445,21 @@ def repeat_call(attrs: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def acts_on_units_only(one: Chain) -> bool:
+    """Whether RSMs stay as they are, so that features can be compared as well."""
+    return one.rsms.name in ("identity", "selected")
+
+
 def baselines() -> list[Chain]:
     """List the fixed transforms of every run."""
     return [as_chain(row) for row in TRANSFORMS.values() if row.baseline]
 
 
 def with_choices(chains: Sequence[Chain]) -> list[Chain]:
-    """Add what "selected" chooses among, where it is alone: all of the table that act on RSMs."""
+    """Add what "selected" chooses among, where it is alone: all of the table."""
     if [one.name for one in chains] != ["selected"]:
         return [*chains]
-    return [as_chain(row) for row in TRANSFORMS.values() if row.acts_on == "rsms"]
+    return [as_chain(row) for row in TRANSFORMS.values()]
 
 
 def ordered(chains: Sequence[Chain]) -> tuple[Chain, ...]:
@@ -419,10 +475,15 @@ def ordered(chains: Sequence[Chain]) -> tuple[Chain, ...]:
         if by_name.setdefault(one.name, one) != one:
             raise DataError(f"Two different transforms are named {one.name!r}; rename one.")
 
-    def complexity(one: Chain) -> tuple[bool, bool, int, int]:
+    names = [*TRANSFORMS]
+
+    def place(row: Transform) -> int:
+        return names.index(row.name) if row.name in names else len(names)
+
+    def complexity(one: Chain) -> tuple[bool, int, int, int]:
         row = one.rsms
         learned = 0 if row.baseline else 2 if row.is_learned else 1
-        place = [*TRANSFORMS].index(row.name) if row.name in TRANSFORMS else len(TRANSFORMS)
-        return row.name == "selected", one.units is not None, learned, place
+        of_units = -1 if one.units is None else place(one.units)
+        return row.name == "selected", of_units, learned, place(row)
 
     return tuple(sorted(by_name.values(), key=complexity))

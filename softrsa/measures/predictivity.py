@@ -373,14 +373,25 @@ def _ridge_with(strengths: Strengths) -> Fit:
     def fit(
         x: Tensor, y: Tensor, _raw: Tensor, _eps: float
     ) -> Predict:  # no strength amplifies rounding
-        if given is not None:
-            return ridge(x, y, given.to(x.device))
-        n, p = x.shape[-2:]
-        scale = x.square().sum((-2, -1)) / min(n - 1, p)
-        scale = scale.masked_fill(scale == 0, 1.0)  # constant features: any strength gives the mean
-        return ridge(x, y, scale[..., None] * RELATIVE_STRENGTHS.to(x.device))
+        return ridge(x, y, _default_strengths(x) if given is None else given.to(x.device))
 
     return fit
+
+
+def _default_strengths(x: Tensor) -> Tensor:
+    """Strengths (..., k) to choose among for centered ``x`` (..., n, p)."""
+    n, p = x.shape[-2:]
+    scale = x.square().sum((-2, -1)) / min(n - 1, p)
+    scale = scale.masked_fill(scale == 0, 1.0)  # constant features: any strength gives the mean
+    return scale[..., None] * RELATIVE_STRENGTHS.to(x.device)
+
+
+def ridge_coefficients(x: Tensor, y: Tensor) -> Tensor:
+    """Coefficients (p, q) of a ridge regression of centered ``y`` (n, q) on centered ``x`` (n, p).
+
+    Every column of ``y`` has its own strength, by closed-form leave-one-out.
+    """
+    return ridge(x, y, _default_strengths(x))(torch.eye(x.shape[-1]).to(x))
 
 
 def _fold_masks(n: int, folds: Folds, seed: int) -> list[Tensor]:

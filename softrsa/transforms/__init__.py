@@ -12,6 +12,7 @@ from softrsa.transforms.gates import (
 )
 from softrsa.transforms.geo_topological import GeoTopological, geo_topological, geo_topological_grid
 from softrsa.transforms.geodesic import geo_topological_type, geodesic
+from softrsa.transforms.learned_similarity import LearnedSimilarity
 from softrsa.transforms.on_rsms import TRANSFORMS, Training, Transform
 from softrsa.transforms.soft_rank import soft_rank
 from softrsa.transforms.soft_step import (
@@ -30,6 +31,7 @@ __all__ = [
     "Gate",
     "GeoTopological",
     "GlobalGate",
+    "LearnedSimilarity",
     "ProfileGate",
     "SoftStep",
     "StepParameters",

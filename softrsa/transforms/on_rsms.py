@@ -197,8 +197,12 @@ class Transform:
         Given a function that returns the `Training` data, makes the module: from RSMs to RSMs, or
         from units to units. One that is always the same need not call it.
     gates : tuple of str
-        Instead of ``fit``: kinds of gates whose SoftStep is learned by gradient descent on both
-        sides ("global", "profile", "embedding"); inner folds choose among them.
+        Instead of ``fit``: kinds of gates whose SoftStep is learned by gradient descent
+        ("global", "profile", "embedding"); inner folds choose among them.
+    map : {"", "diagonal", "full", "ridge"}
+        Instead of ``fit``, of units: how the linear map to the features that are compared is
+        learned. Weights of principal components, any map of them (both by gradient descent), or
+        ridge regression to the brain's units.
     tiled : bool
         Whether it works on RSMs that are never held whole.
     baseline : bool
@@ -227,6 +231,7 @@ class Transform:
     acts_on: Literal["rsms", "units"] = "rsms"
     fit: Fit | None = None
     gates: tuple[str, ...] = ()
+    map: Literal["", "diagonal", "full", "ridge"] = ""
     tiled: bool = False
     baseline: bool = False
 
@@ -241,10 +246,12 @@ class Transform:
             raise DataError(
                 f"Transform {self.name!r} must act on 'rsms' or 'units', got {self.acts_on!r}."
             )
-        given = (self.fit is not None) + bool(self.gates)
-        if given != (self.name != "selected") or (self.gates and self.acts_on == "units"):
+        given = (self.fit is not None) + bool(self.gates) + bool(self.map)
+        misplaced = self.gates if self.acts_on == "units" else self.map
+        if given != (self.name != "selected") or misplaced:
             raise DataError(
-                f"Transform {self.name!r} needs either `fit`, or `gates` of a SoftStep of RSMs."
+                f"Transform {self.name!r} needs one of `fit`, `gates` of a SoftStep of RSMs, and "
+                "`map` of units."
             )
 
     def __reduce__(self):
@@ -291,6 +298,18 @@ _ROWS = (
         words="a SoftStep for each anchor stimulus", gates=("profile", "embedding"), tiled=True,
     ),
     Transform(
+        name="reweighted", title="reweighted components", acts_on="units", map="diagonal",
+        words="learned non-negative weights of the layer's principal components",
+    ),
+    Transform(
+        name="metric", title="learned metric", acts_on="units", map="full",
+        words="a learned linear map of the layer's principal components",
+    ),
+    Transform(
+        name="encoding", title="encoding model", acts_on="units", map="ridge",
+        words="the similarity of the region's responses as ridge regression predicts them",
+    ),
+    Transform(
         name="selected", title="selected",
         words="the simplest transform within one standard error of the best on inner folds",
         tiled=True,
@@ -310,6 +329,16 @@ class Chain:
 
     units: Transform | None
     rsms: Transform
+
+    @property
+    def is_learned(self) -> bool:
+        """Whether anything of it is learned: a map of units, or a SoftStep."""
+        return self.rsms.is_learned or self.map != ""
+
+    @property
+    def map(self) -> str:
+        """How the map of units is learned, if so."""
+        return "" if self.units is None else self.units.map
 
     @property
     def name(self) -> str:

@@ -1,0 +1,599 @@
+"""Learned similarity: linear maps of a layer's points, fitted so that RSMs agree with a brain's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from softrsa._descent import TIE, first_best
+from softrsa._threads import map_on_cores
+from softrsa.alignment.descent import (
+    BATCH_ENTRIES,
+    FitPlan,
+    Standing,
+    ascend,
+    given_up_at,
+    is_degenerate,
+)
+from softrsa.alignment.embedding import rotated
+from softrsa.alignment.responses import Responses
+from softrsa.alignment.settings import FitSettings, Split
+from softrsa.errors import DataError
+from softrsa.measures import Measure
+from softrsa.measures.predictivity import ridge_coefficients
+from softrsa.rsm import similarity_matrix
+from softrsa.rsm.similarity import as_similarity
+from softrsa.transforms.learned_similarity import (
+    OF_LENGTH_1,
+    LearnedSimilarity,
+    similarity_of_features,
+    unit_length,
+)
+
+STEP_STIMULI = 1000  # of more than these, each step of a map sees so many, drawn anew
+EXACT_STIMULI = 256  # up to so many, a step in float64 costs next to nothing
+ROUNDING = 1e-10  # variances of components below this part of the largest are none
+
+
+class Components(NamedTuple):
+    """Principal components of a layer's points over training stimuli, largest first."""
+
+    mean: Tensor  # (m,)
+    directions: Tensor  # (m, k), scaled so that the scores' squares sum to 1 per stimulus
+    variances: Tensor  # (k,), which sum to 1 at most
+
+    @classmethod
+    def fit(cls, points: Tensor) -> Components:
+        """Find all components of ``points`` (n, m), float64."""
+        mean = points.mean(0)
+        centered = points - mean
+        n, m = points.shape
+        product_ = centered @ centered.mT if n <= m else centered.mT @ centered
+        variances, vectors = torch.linalg.eigh(product_)
+        variances, vectors = variances.flip(0), vectors.flip(1)
+        there = variances > variances[0] * ROUNDING
+        variances, vectors = variances[there], vectors[:, there]
+        directions = centered.mT @ (vectors / variances.sqrt()) if n <= m else vectors
+        largest = directions.gather(0, directions.abs().argmax(0, keepdim=True))
+        total = variances.sum()
+        return cls(mean, directions * largest.sign() * (n / total) ** 0.5, variances / total)
+
+    def first(self, k: int) -> Components:
+        """Keep the first k."""
+        return Components(self.mean, self.directions[:, :k], self.variances[:k])
+
+    def project(self, points: Tensor) -> Tensor:
+        """Scores (n, k) of any stimuli."""
+        return (points - self.mean) @ self.directions
+
+
+@dataclass(frozen=True)
+class MapProblem:
+    """One map to fit: components of the training stimuli, and the brain's responses to them."""
+
+    components: Components
+    model: Responses
+    brain: Responses
+    train: Tensor
+    validation: Tensor | None
+    kind: str  # "diagonal" or "full"
+    penalty: float
+    last: int  # stopping point
+    group: object = None
+
+
+class MapTrace(NamedTuple):
+    """What became of one map at each stopping point; see `descent.FitTrace`."""
+
+    train: Tensor
+    objective: Tensor
+    validation: Tensor
+    held_out: Tensor
+    degenerate: Tensor
+    maps: list[Tensor]  # (k, k) each
+
+
+class Description(NamedTuple):
+    """What a map does to principal components."""
+
+    weights: Tensor  # (k,): squared length of each component's row of the map, mean 1
+    effective_dimension: float  # participation ratio of the variances of features
+    distance: float  # from the identity: sine of the angle between map map^T and identity
+
+
+class Mapped(NamedTuple):
+    """A similarity learned on the training stimuli of a task, and on those of each inner fold.
+
+    ``maps`` (one, or one per subject) read points; None where none did better than the plain RSM.
+    """
+
+    maps: nn.ModuleList | None
+    inner: list[nn.ModuleList | None]
+    description: Description | None = None
+    size: int = 0
+    penalty: float = float("nan")
+    n_steps: int = 0
+    path: Tensor | None = None
+    degenerate: bool = False
+
+
+class _Map(nn.Module):
+    """Maps of components (problems, k, k), or the logarithms of weights (problems, k)."""
+
+    def __init__(self, kind: str, n_problems: int, k: int, like: Tensor):
+        super().__init__()
+        start = torch.eye(k) if kind == "full" else torch.zeros(k)
+        start = start.to(like).repeat(n_problems, *(1 for _ in start.shape))
+        self.at = nn.Parameter(start)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Map scores (problems, n, k)."""
+        if self.at.ndim == 3:
+            return z @ self.at
+        return z * (self.at / 2).exp().unsqueeze(-2)  # similarities weigh by the square
+
+    def distance(self) -> Tensor:
+        """Squared distance from the identity, of each problem."""
+        if self.at.ndim == 3:
+            identity = torch.eye(self.at.shape[-1]).to(self.at)
+            return (self.at - identity).square().sum((-2, -1))
+        return self.at.square().sum(-1)
+
+    def matrix(self, row: int) -> Tensor:
+        """One problem's map (k, k), float64."""
+        at = self.at.detach()[row].double().clone()
+        return at if at.ndim == 2 else torch.diag((at / 2).exp())
+
+
+class _MapBatch:
+    """Maps with one leading entry per problem, and what they are fitted to."""
+
+    def __init__(self, problems: Sequence[MapProblem], plan: FitPlan):
+        self.problems, self.plan = problems, plan
+        first = problems[0]
+        self.of_features = plan.scored.takes == "features"
+        self.similarity = similarity_of_features(first.model.similarity)
+        n, k = len(first.train), max(len(p.components.variances) for p in problems)
+        self.dtype = torch.float64 if n <= EXACT_STIMULI else torch.float32
+        self.train = self._block([p.train for p in problems], k)
+        held_out = [p.validation for p in problems if p.validation is not None]
+        self.validation = self._block(held_out, k) if held_out else None
+        self.map = _Map(first.kind, len(problems), k, self.train[0])
+        self.penalty = torch.tensor([p.penalty for p in problems]).to(self.train[0])
+        self.noisy = n > STEP_STIMULI
+        self.generator = torch.Generator().manual_seed(plan.seed)
+
+    def _block(self, stimuli: list[Tensor], k: int) -> list[Tensor]:
+        """Scores on components, and the brain's RSMs or its subjects' units, of some stimuli."""
+        scores, brains = [], []
+        for p, i in zip(self.problems, stimuli, strict=True):
+            z = p.components.project(points_of(p.model)[i])
+            scores.append(F.pad(z, (0, k - z.shape[1])))
+            brain = p.brain.take(i)
+            brains.append(brain.units or () if self.of_features else (brain.rsms,))
+        columns = zip(*brains, strict=True)
+        return [torch.stack(one).to(self.dtype) for one in (scores, *columns)]
+
+    @property
+    def learned(self) -> list[nn.Module]:
+        """The maps."""
+        return [self.map]
+
+    def objective(self) -> Tensor:
+        """Score to raise, less the penalty; of many stimuli, of some."""
+        if not self.noisy:
+            return self.whole_objective()
+        n = self.train[0].shape[1]
+        drawn = torch.randperm(n, generator=self.generator)[:STEP_STIMULI]
+        drawn = drawn.to(self.train[0].device)
+        z, *brain = self.train
+        some = [one[:, drawn] if self.of_features else one[..., drawn, :][..., drawn] for one in brain]
+        return self._objective_of([z[:, drawn], *some])
+
+    def whole_objective(self) -> Tensor:
+        """Score to raise, less the penalty, on all training stimuli."""
+        return self._objective_of(self.train)
+
+    def _objective_of(self, block: list[Tensor]) -> Tensor:
+        score = self._score(self.plan.fitted, block, block)
+        return score - self.penalty * self.map.distance()
+
+    def _rsms(self, z: Tensor) -> Tensor:
+        """RSMs (problems, 1, n, n) of mapped scores."""
+        features = self.map(z)
+        if self.similarity == "cosine":
+            features = unit_length(features)
+            return (features @ features.mT).unsqueeze(1)
+        return similarity_matrix(features, similarity=self.similarity).unsqueeze(1)
+
+    def _score(self, measure: Measure, train: list[Tensor], block: list[Tensor]) -> Tensor:
+        """Mean score over subjects of a block, where ``train`` is what predictions are fitted on."""
+        if not self.of_features:
+            return measure.between(self._rsms(block[0]), block[1]).mean(-1)
+        x = self.map(block[0])
+        if measure.held_out is None or train is block:
+            scores = [measure(x, y) for y in block[1:]]
+        else:
+            x_train = self.map(train[0])
+            scores = [
+                measure.held_out(x_train, y_train, x, y)
+                for y_train, y in zip(train[1:], block[1:], strict=True)
+            ]
+        mean = torch.stack(scores).mean(0)
+        return mean if measure.larger_is_more_similar else -mean
+
+    @torch.no_grad()
+    def standing(self) -> Standing:
+        """How every problem stands now."""
+        scored, fitted = self.plan.scored, self.plan.fitted
+        train = self._score(scored, self.train, self.train)
+        objective = train if scored is fitted else self._score(fitted, self.train, self.train)
+        bad = train.isnan() | self._has_collapsed()
+        if self.validation is None:
+            unknown = torch.full_like(train, torch.nan)
+            return Standing(train, objective, unknown, unknown, bad)
+        held_out = self._score(scored, self.train, self.validation)
+        held_out = held_out.nan_to_num(-torch.inf).masked_fill(bad, -torch.inf)
+        return Standing(train, objective, held_out, held_out, bad)
+
+    def _has_collapsed(self) -> Tensor:
+        """Whether next to no variance, or next to no pairs, are left of the RSM."""
+        plain = unit_length(self.train[0])
+        return is_degenerate((plain @ plain.mT).unsqueeze(1), self._rsms(self.train[0])).any(-1)
+
+    def snapshot(self, row: int) -> Tensor:
+        """One problem's map (k, k) of its components."""
+        k = len(self.problems[row].components.variances)
+        return self.map.matrix(row)[:k, :k]
+
+    def keep(self, at: Tensor) -> None:
+        """Go on with some problems only."""
+        self.problems = [self.problems[i] for i in at.tolist()]
+        self.map.at = nn.Parameter(self.map.at.detach()[at].clone())
+        self.penalty, self.train = self.penalty[at], [one[at] for one in self.train]
+        if self.validation is not None:
+            self.validation = [one[at] for one in self.validation]
+
+
+def points_of(model: Responses) -> Tensor:
+    """Points (n, m) whose inner products are a layer's similarities, or its units' products."""
+    return model.points if model.points is not None else model.all_units().double()
+
+
+def trace_maps(
+    problems: Sequence[MapProblem], plan: FitPlan, on_step: Callable[[int], object]
+) -> list[MapTrace]:
+    """Fit all maps, in batches of equal size; ``on_step`` hears how many fits have stepped."""
+
+    def run(members: list[int]) -> list[MapTrace]:
+        batch = _MapBatch([problems[i] for i in members], plan)
+        found = ascend(batch, plan.settings.map_stops, plan.settings.map_rate, on_step)
+        return [MapTrace(*columns, maps=maps) for columns, maps in found]
+
+    batches = list(_batches(problems))
+    entries = problems[0].brain.n_stimuli ** 2 if problems else 0
+    device = problems[0].brain.device if problems else torch.device("cpu")
+    traces: dict[int, MapTrace] = {}
+    fitted = map_on_cores(run, batches, entries=max(BATCH_ENTRIES, entries), device=device)
+    for members, found in zip(batches, fitted, strict=True):
+        traces.update(zip(members, found, strict=True))
+    return [traces[i] for i in range(len(problems))]
+
+
+def _batches(problems: Sequence[MapProblem]) -> Iterator[list[int]]:
+    """Positions of problems that can be stacked, about `BATCH_ENTRIES` together, groups whole."""
+    alike: dict[tuple, dict[object, list[int]]] = {}
+    for i, p in enumerate(problems):
+        n_validation = 0 if p.validation is None else len(p.validation)
+        shapes = tuple(u.shape[1] for u in p.brain.units or ()), len(p.brain.subjects)
+        sized = p.group[-1] if isinstance(p.group, tuple) else len(p.components.variances)
+        kind = p.kind, sized, len(p.train), n_validation, p.last, shapes
+        alike.setdefault(kind, {}).setdefault(i if p.group is None else p.group, []).append(i)
+    for (*_, n, _, _, shapes), groups in alike.items():
+        size = max(1, BATCH_ENTRIES // (n * n * shapes[1]))
+        members: list[int] = []
+        for group in groups.values():
+            members += group
+            if len(members) >= size:
+                yield members
+                members = []
+        if members:
+            yield members
+
+
+class Lesson(NamedTuple):
+    """What a similarity is learned from: both sides, training stimuli, and inner folds of these."""
+
+    model: Responses
+    brain: Responses
+    train: Tensor
+    inner: Sequence[Split]
+
+
+class _Known:
+    """Components of layers over stimuli, each found once however many regions there are."""
+
+    def __init__(self):
+        self.found: dict[tuple[int, bytes], Components] = {}
+
+    def of(self, model: Responses, stimuli: Tensor) -> Components:
+        points = points_of(model)
+        key = id(points), stimuli.cpu().numpy().tobytes()
+        if key not in self.found:
+            self.found[key] = Components.fit(points[stimuli])
+        return self.found[key]
+
+
+def learn_maps(
+    kind: str,
+    lessons: Sequence[Lesson],
+    plain: Sequence[Tensor],
+    plan: FitPlan,
+    on_step: Callable[[int], object],
+) -> list[Mapped]:
+    """Learn a similarity for every lesson.
+
+    Parameters
+    ----------
+    kind : {"diagonal", "full", "ridge"}
+        See `softrsa.transforms.Transform.map`.
+    lessons : sequence of Lesson
+        What to learn from.
+    plain : sequence of Tensor
+        Scores of the plain RSM on each lesson's inner folds: a map that does not do better on
+        average is none.
+    plan : FitPlan
+        How.
+    on_step : callable
+        Hears of steps.
+
+    Returns
+    -------
+    list of Mapped
+        For every lesson.
+    """
+    known = _Known()
+    if kind == "ridge":
+        return [_encoding(lesson, known, on_step) for lesson in lessons]
+    return _descended(kind, lessons, plain, plan, known, on_step)
+
+
+def _descended(
+    kind: str,
+    lessons: Sequence[Lesson],
+    plain: Sequence[Tensor],
+    plan: FitPlan,
+    known: _Known,
+    on_step: Callable[[int], object],
+) -> list[Mapped]:
+    """Choose size, penalty and steps on inner folds; fit again on all training stimuli."""
+    settings = plan.settings
+    keys, problems, last = [], [], len(settings.map_steps)
+    for i, (model, brain, _, inner) in enumerate(lessons):
+        components = [known.of(model, split.train) for split in inner]
+        for size, penalty in _choices(settings, components):
+            keys += [(i, penalty, size)] * len(inner)
+            problems += [
+                MapProblem(
+                    own.first(size), model, brain, *split, kind, penalty, last, (i, penalty, size)
+                )
+                for own, split in zip(components, inner, strict=True)
+            ]
+    traces = trace_maps(problems, plan, on_step)
+    groups: dict[tuple[int, float, int], list[MapTrace]] = {}
+    for key, trace in zip(keys, traces, strict=True):
+        groups.setdefault(key, []).append(trace)
+    chosen = [_best(i, groups, plain[i], settings) for i in range(len(lessons))]
+    finals = [
+        MapProblem(
+            known.of(lesson.model, lesson.train).first(one.size), lesson.model, lesson.brain,
+            lesson.train, None, kind, one.penalty, one.stop,
+        )
+        for lesson, one in zip(lessons, chosen, strict=True) if one is not None
+    ]  # fmt: skip
+    fits = iter(trace_maps(finals, plan, on_step))
+    return [
+        _no_map(lesson)
+        if one is None
+        else _mapped(lesson, one, next(fits), groups[i, one.penalty, one.size], known, settings)
+        for i, (lesson, one) in enumerate(zip(lessons, chosen, strict=True))
+    ]
+
+
+def _choices(settings: FitSettings, components: Sequence[Components]) -> list[tuple[int, float]]:
+    """Sizes and penalties to try, sizes no larger than all inner folds have."""
+    most = min(len(one.variances) for one in components)
+    sizes = sorted({min(size, most) for size in settings.map_sizes})
+    return list(product(sizes, settings.map_penalties))
+
+
+class _Chosen(NamedTuple):
+    size: int
+    penalty: float
+    stop: int
+    curve: Tensor  # mean validation scores
+
+
+def _best(
+    lesson: int,
+    groups: dict[tuple[int, float, int], list[MapTrace]],
+    plain: Tensor,
+    settings: FitSettings,
+) -> _Chosen | None:
+    """Find what scores best on inner folds; None where the plain RSM does as well."""
+    best, best_score = None, float(plain.mean()) + TIE
+    for (i, penalty, size), traces in groups.items():
+        if i != lesson:
+            continue
+        curve = torch.stack([trace.validation for trace in traces]).double().mean(0)
+        end = given_up_at(curve, settings.map_stops)
+        curve = curve if end is None else curve[: end + 1]
+        stop = first_best(curve)
+        if stop > 0 and curve[stop] > best_score:
+            best, best_score = _Chosen(size, penalty, stop, curve), float(curve[stop])
+    return best
+
+
+def _no_map(lesson: Lesson) -> Mapped:
+    return Mapped(None, [None for _ in lesson.inner])
+
+
+def _mapped(
+    lesson: Lesson,
+    chosen: _Chosen,
+    fit: MapTrace,
+    inner: Sequence[MapTrace],
+    known: _Known,
+    settings: FitSettings,
+) -> Mapped:
+    """Put a choice and its fits together; the fit is the last that has not collapsed."""
+    similarity = similarity_of_features(lesson.model.similarity)
+    sound = (fit.objective >= fit.objective[0] - TIE) & ~fit.degenerate
+    if not bool(sound.any()):
+        return _no_map(lesson)
+    used = int(sound.nonzero()[-1])
+    own = known.of(lesson.model, lesson.train).first(chosen.size)
+    within = [
+        _as_module(known.of(lesson.model, split.train).first(chosen.size), one.maps[chosen.stop], similarity)
+        for split, one in zip(lesson.inner, inner, strict=True)
+    ]
+    path = torch.full((2, len(settings.map_stops)), torch.nan, dtype=torch.float64)
+    for row, curve in zip(path, (fit.train, chosen.curve), strict=True):
+        row[: len(curve)] = curve.where(curve.isfinite(), torch.nan)
+    return Mapped(
+        nn.ModuleList([_as_module(own, fit.maps[used], similarity)]),
+        [nn.ModuleList([one]) for one in within],
+        described(own, fit.maps[used]), chosen.size, chosen.penalty, settings.map_stops[used],
+        path, bool(fit.degenerate[chosen.stop]),
+    )  # fmt: skip
+
+
+def _as_module(components: Components, of_components: Tensor, similarity) -> LearnedSimilarity:
+    """Make a map of points from one of their components."""
+    weight = components.directions @ of_components
+    return LearnedSimilarity(weight, components.mean @ weight, similarity=similarity)
+
+
+def described(components: Components, of_components: Tensor) -> Description:
+    """Describe a map (k, r) of components."""
+    metric = of_components @ of_components.mT
+    scale = components.variances.sqrt()
+    variances = torch.linalg.eigvalsh(scale[:, None] * metric * scale)
+    weights = metric.diagonal()
+    k = len(weights)
+    cosine = metric.trace() / (k**0.5 * metric.norm())
+    return Description(
+        weights / weights.mean(),
+        float(variances.sum().square() / variances.square().sum()),
+        float((1 - cosine.square()).clamp_min(0).sqrt()),
+    )
+
+
+def _encoding(lesson: Lesson, known: _Known, on_step: Callable[[int], object]) -> Mapped:
+    """Predict each subject's units by ridge regression."""
+    similarity = as_similarity(lesson.model.similarity)
+
+    def fit(stimuli: Tensor) -> tuple[nn.ModuleList, Tensor]:
+        components = known.of(lesson.model, stimuli)
+        z = components.project(points_of(lesson.model)[stimuli])
+        maps, of_components = nn.ModuleList(), []
+        for units in lesson.brain.units or ():
+            y = units[stimuli].double()
+            coefficients = ridge_coefficients(z, y - y.mean(0))
+            weight = components.directions @ coefficients
+            offset = components.mean @ weight - y.mean(0)
+            maps.append(LearnedSimilarity(weight, offset, similarity=similarity))
+            of_components.append(coefficients)
+        return maps, torch.cat(of_components, 1)
+
+    maps, coefficients = fit(lesson.train)
+    inner = [fit(split.train)[0] for split in lesson.inner]
+    on_step(1)
+    components = known.of(lesson.model, lesson.train)
+    return Mapped(maps, list(inner), described(components, coefficients), len(coefficients))
+
+
+def count_map_steps(kind: str, n_inner: int, settings: FitSettings) -> int:
+    """How many steps of single fits `learn_maps` may take for one lesson."""
+    if kind == "ridge":
+        return 1
+    choices = len(settings.map_sizes) * len(settings.map_penalties)
+    return (choices * n_inner + 1) * settings.map_steps[-1]
+
+
+CHUNK = 16384  # units taken at a time
+MAPS = ("diagonal", "full", "ridge")  # ways to learn one
+
+
+def is_learnable(model: Responses) -> bool:
+    """Whether a layer has points: units, or RSMs that are correlations or cosines."""
+    return model.units is not None or model.bounded
+
+
+def place_points(model: Responses) -> Tensor:
+    """Find points (n, m) whose inner products are a layer's similarities.
+
+    Of similarities that are no inner products, points have those of the units.
+    """
+    name = as_similarity(model.similarity).name
+    if name not in ("correlation", "cosine", "dot"):
+        return rotated(model.all_units())
+    values, vectors = torch.linalg.eigh(model.rsms[0].double())
+    there = values > values[-1] * ROUNDING
+    return vectors[:, there] * values[there].sqrt()
+
+
+@torch.no_grad()
+def unit_maps(model: Responses, maps: nn.ModuleList) -> list[LearnedSimilarity]:
+    """Make maps of a layer's units from maps of its points: the units of all stimuli are needed."""
+    if model.source is None or model.points is None:
+        raise DataError("The units of all stimuli are needed, and this layer has none.")
+    name = as_similarity(model.similarity).name
+    prepares = name if name in OF_LENGTH_1 else ""
+    found = []
+    for one in maps:
+        weight = torch.cat([part.T @ _dual(model, one) for part in _prepared_chunks(model)])
+        weight = weight.to(model.source.dtype)
+        found.append(
+            LearnedSimilarity(
+                weight, one.offset.to(weight), prepare=prepares, similarity=one.similarity
+            )
+        )
+    return found
+
+
+@torch.no_grad()
+def unit_weights(model: Responses, maps: nn.ModuleList) -> Tensor:
+    """How much each unit counts in learned maps (n_units,), mean 1: see `LearnedSimilarity`."""
+    total: Tensor | float = 0.0
+    for one in maps:
+        dual = _dual(model, one)
+        squares = [(part.T @ dual).square().sum(1) for part in _prepared_chunks(model)]
+        total = total + torch.cat(squares)
+    return total / total.mean()  # type: ignore[union-attr]
+
+
+def _dual(model: Responses, one: nn.Module) -> Tensor:
+    """Coefficients (n, r) over stimuli of a map of points."""
+    squares = model.points.square().sum(0)  # type: ignore[union-attr]
+    return (model.points / squares) @ one.weight.detach()  # type: ignore[operator]
+
+
+def _prepared_chunks(model: Responses) -> Iterator[Tensor]:
+    """Units as the similarity compares them, some at a time, float64."""
+    units, name = model.source, as_similarity(model.similarity).name
+    mean = units.double().mean(1, keepdim=True) if name == "correlation" else 0.0  # type: ignore[union-attr]
+    length: Tensor | float = 1.0
+    if name in OF_LENGTH_1:
+        squares = [(part.double() - mean).square().sum(1) for part in units.split(CHUNK, 1)]
+        length = torch.stack(squares).sum(0).sqrt().unsqueeze(1)
+    elif name == "dot":
+        length = units.shape[1] ** 0.5
+    for part in units.split(CHUNK, 1):  # type: ignore[union-attr]
+        yield (part.double() - mean) / length
