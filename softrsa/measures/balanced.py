@@ -19,7 +19,8 @@ BALANCED = 1e-8  # largest deviation of a row's sum from 1 for which RSMs count 
 SETTLED = 1e-13  # below this, deviations are rounding
 BLOCKS, BLOCK = 5, 4  # of simple iterations, after each of which deviations are looked at
 NEWTON, INNER = 50, 100  # most steps where simple iterations do not do, and iterations in each
-NEWTON_UNSEEN, INNER_UNSEEN = 3, 10  # steps on a device, whose results are not waited for
+NEWTON_UNSEEN, INNER_UNSEEN = 5, 10  # steps on a device, whose results are not waited for
+DENSE = 100  # stimuli up to which a linear system is solved at once
 
 
 def balanced_pearson(x: Tensor, y: Tensor) -> Tensor:
@@ -150,7 +151,7 @@ def _sinkhorn(matrix: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
     """Factors (b, 1, n) that bring the sums of rows near to what is wanted, and how near."""
     factors = wanted / matrix.sum(-2, keepdim=True)
     deviation = factors
-    for _ in range(BLOCKS):
+    for _ in range(1 if matrix.shape[-1] <= DENSE else BLOCKS):
         for _ in range(BLOCK):
             factors = wanted / torch.bmm(factors, matrix)
         sums = factors * torch.bmm(factors, matrix)
@@ -165,10 +166,13 @@ def _sinkhorn(matrix: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
 def _solve(
     matrix: Tensor, diagonal: Tensor, right: Tensor, start: Tensor, accuracy: Tensor | float
 ) -> Tensor:
-    """Solve v (diag + matrix) = right (b, 1, n) by conjugate gradients.
+    """Solve v (diag + matrix) = right (b, 1, n); of many stimuli by conjugate gradients.
 
     ``diagonal`` holds the row sums of the matrix, whose entries are not negative: no eigenvalue is.
     """
+    if matrix.shape[-1] <= DENSE:
+        system = matrix + torch.diag_embed(diagonal[:, 0])
+        return torch.linalg.solve_ex(system, right.mT).result.mT
     found = start
     rest = right - torch.bmm(start, matrix) - diagonal * start
     direction = rest / diagonal
@@ -189,12 +193,14 @@ def _solve(
 
 def _pulled_back(matrix: Tensor, right: Tensor, accuracy: float) -> Tensor:
     """Solve v (1 + matrix) = right (b, 1, n) where all rows of the symmetric matrix sum to 1."""
+    one = torch.ones_like(right)
+    if matrix.shape[-1] <= DENSE:
+        return _solve(matrix, one, right, right, accuracy)
     common = right.mean(-1, keepdim=True)
     rest = right - common
     found = rest
     for _ in range(2 * BLOCK):  # the other eigenvalues are small for most RSMs
         found = torch.baddbmm(rest, found, matrix, alpha=-1)
-    one = torch.ones_like(right)
     return _solve(matrix, one, rest, found, accuracy) + common / 2
 
 
