@@ -20,7 +20,7 @@ SETTLED = 1e-13  # below this, deviations are rounding
 BLOCKS, BLOCK = 5, 4  # of simple iterations, after each of which deviations are looked at
 NEWTON, INNER = 50, 100  # most steps where simple iterations do not do, and iterations in each
 NEWTON_UNSEEN, INNER_UNSEEN = 5, 10  # steps on a device, whose results are not waited for
-DENSE = 100  # stimuli up to which a linear system is solved at once
+DENSE = 24  # stimuli up to which a linear system is solved at once
 
 
 def balanced_pearson(x: Tensor, y: Tensor) -> Tensor:
