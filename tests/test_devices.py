@@ -253,7 +253,9 @@ WAITS_OF_MEASURES = {
 
 
 def _measure(entry):
-    make = {"features": _features, "matrices": _two_squares}.get(entry.takes, _two_vectors)
+    make = {"features": _features, "matrices": _two_squares, "kernels": _two_squares}.get(
+        entry.takes, _two_vectors
+    )
     return Call(
         entry.name, entry.function, make, waits=WAITS_OF_MEASURES.get(entry.name, 0),
         differentiable=entry.differentiable, tolerance={"rtol": 1e-6, "atol": 1e-9},

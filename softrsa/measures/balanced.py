@@ -17,9 +17,11 @@ from softrsa.transforms.center import norm as norm_of
 
 BALANCED = 1e-8  # largest deviation of a row's sum from 1 for which RSMs count as balanced
 SETTLED = 1e-13  # below this, deviations are rounding
-BLOCKS, BLOCK = 5, 4  # of simple iterations, after each of which deviations are looked at
+BLOCKS, BLOCK = 5, 8  # of simple iterations, after each of which deviations are looked at
 NEWTON, INNER = 50, 100  # most steps where simple iterations do not do, and iterations in each
-NEWTON_UNSEEN, INNER_UNSEEN = 3, 10  # steps on a device, whose results are not waited for
+NEWTON_UNSEEN, INNER_UNSEEN = 4, 10  # steps on a device, whose results are not waited for
+DENSE = 24  # stimuli up to which a linear system is solved at once
+TOGETHER = 128  # stimuli up to which both sides are balanced at once
 
 
 def balanced_pearson(x: Tensor, y: Tensor) -> Tensor:
@@ -90,9 +92,30 @@ class Balanced(NamedTuple):
     factors: Tensor
 
 
-def _balanced(matrix: Tensor) -> Balanced:
+class _Centered(NamedTuple):
+    """Double-centered RSMs, times ``scale``; their squares, and whether one has an empty row."""
+
+    rest: Tensor
+    scale: Tensor
+    squares: Tensor
+    empty: Tensor
+
+
+def _balanced(*matrices: Tensor) -> list[Balanced]:
     """Center, balance, and take off the mean."""
-    n = matrix.shape[-1]
+    parts = [_centered(matrix) for matrix in matrices]
+    n = matrices[0].shape[-1]
+    if n > TOGETHER:
+        return [_taken_apart(part, log_factors(part.squares)) for part in parts]
+    logs = log_factors(torch.cat([part.squares.reshape(-1, n, n) for part in parts]))
+    each = logs.split([part.squares[..., 0, 0].numel() for part in parts])
+    return [
+        _taken_apart(part, one.view(part.squares.shape[:-1]))
+        for part, one in zip(parts, each, strict=True)
+    ]
+
+
+def _centered(matrix: Tensor) -> _Centered:
     rest, size, scale = residual(matrix)
     squares = _symmetric_squares(rest).double()
     rows = squares.sum(-1)
@@ -100,10 +123,15 @@ def _balanced(matrix: Tensor) -> Balanced:
         share = size[..., 0, 0] / rows.sum(-1).sqrt()
         warn_of_lost(torch.finfo(rest.dtype).eps * share, "a score of balanced RSMs")
     # what centering leaves of a row may be nothing but its rounding
-    least = rounding_of(size, size)[..., 0].double().square() / n
-    bad = (rows <= least).any(-1, keepdim=True)
-    logs = log_factors(squares)
-    bad = (bad | ~logs.isfinite().all(-1, keepdim=True)).unsqueeze(-1)
+    least = rounding_of(size, size)[..., 0].double().square() / matrix.shape[-1]
+    return _Centered(rest, scale, squares, (rows <= least).any(-1, keepdim=True))
+
+
+def _taken_apart(centered: _Centered, logs: Tensor) -> Balanced:
+    """Balance, in place, and take off the mean."""
+    rest, scale, _, empty = centered
+    n = rest.shape[-1]
+    bad = (empty | ~logs.isfinite().all(-1, keepdim=True)).unsqueeze(-1)
     factors = (logs / 2).exp().masked_fill_(bad[..., 0], 1.0)
     root = factors.to(rest.dtype)
     rest.mul_(root.unsqueeze(-1)).mul_(root.unsqueeze(-2))
@@ -150,7 +178,7 @@ def _sinkhorn(matrix: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
     """Factors (b, 1, n) that bring the sums of rows near to what is wanted, and how near."""
     factors = wanted / matrix.sum(-2, keepdim=True)
     deviation = factors
-    for _ in range(BLOCKS):
+    for _ in range(1 if matrix.shape[-1] <= DENSE else BLOCKS):
         for _ in range(BLOCK):
             factors = wanted / torch.bmm(factors, matrix)
         sums = factors * torch.bmm(factors, matrix)
@@ -165,10 +193,13 @@ def _sinkhorn(matrix: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
 def _solve(
     matrix: Tensor, diagonal: Tensor, right: Tensor, start: Tensor, accuracy: Tensor | float
 ) -> Tensor:
-    """Solve v (diag + matrix) = right (b, 1, n) by conjugate gradients.
+    """Solve v (diag + matrix) = right (b, 1, n); of many stimuli by conjugate gradients.
 
     ``diagonal`` holds the row sums of the matrix, whose entries are not negative: no eigenvalue is.
     """
+    if matrix.shape[-1] <= DENSE:
+        system = matrix + torch.diag_embed(diagonal[:, 0])
+        return torch.linalg.solve_ex(system, right.mT).result.mT
     found = start
     rest = right - torch.bmm(start, matrix) - diagonal * start
     direction = rest / diagonal
@@ -189,12 +220,18 @@ def _solve(
 
 def _pulled_back(matrix: Tensor, right: Tensor, accuracy: float) -> Tensor:
     """Solve v (1 + matrix) = right (b, 1, n) where all rows of the symmetric matrix sum to 1."""
+    one = torch.ones_like(right)
+    if matrix.shape[-1] <= DENSE:
+        return _solve(matrix, one, right, right, accuracy)
     common = right.mean(-1, keepdim=True)
     rest = right - common
     found = rest
-    for _ in range(2 * BLOCK):  # the other eigenvalues are small for most RSMs
-        found = torch.baddbmm(rest, found, matrix, alpha=-1)
-    one = torch.ones_like(right)
+    before = found
+    for _ in range(BLOCKS):
+        for _ in range(BLOCK):  # the other eigenvalues are small for most RSMs
+            before, found = found, torch.baddbmm(rest, found, matrix, alpha=-1)
+        if _seen(matrix) and _largest(found - before) <= accuracy * _largest(rest):
+            return found + common / 2
     return _solve(matrix, one, rest, found, accuracy) + common / 2
 
 
@@ -221,7 +258,7 @@ class _BalancedCosine(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, y: Tensor) -> Tensor:
-        of_x, of_y = _balanced(x), _balanced(y)
+        of_x, of_y = _balanced(x, y)
         rows = (of_x.unit * of_y.unit).sum(-1, keepdim=True)
         score = rows.double().sum(-2, keepdim=True).to(rows.dtype)
         ctx.save_for_backward(x, y, score, *of_x, *of_y)

@@ -6,7 +6,7 @@ alike, and the first family depends on ratios of their differences only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any, NamedTuple, Protocol
@@ -176,6 +176,28 @@ def power_sums(rsms: Sequence[TransformedRSM], ranks: Ranks = ALONE) -> Tensor:
     return _on_all_tiles(job, lambda worker, tiles: [worker.powers(tiles)])[0]
 
 
+class Block(NamedTuple):
+    """Rows and columns of all RSMs, 0 on their diagonals; memory that is used again."""
+
+    rows: slice
+    columns: slice
+    values: list[Tensor]
+
+
+@torch.no_grad()
+def over_blocks(
+    rsms: Sequence[TransformedRSM],
+    work: Callable[[Iterator[Block]], list[Tensor]],
+    ranks: Ranks = ALONE,
+) -> tuple[Tensor, ...]:
+    """Add up what ``work`` makes of blocks: each entry off the diagonal is in one of them.
+
+    Cores and ranks are given a share of the blocks each, which may be none.
+    """
+    job = _Job(tuple(rsms), (), tile_size(rsms[0].rsm.device), ranks).detached()
+    return _on_all_tiles(job, lambda worker, tiles: work(worker.blocks(tiles)))
+
+
 class _Job(NamedTuple):
     """What is summed, in tiles of which size."""
 
@@ -325,6 +347,15 @@ class _Worker:
                     ]
                     total[k] += _share(tile) * 2 / len(seen.values) * torch.stack(sums)
         return total
+
+    def blocks(self, tiles: list[Tile]) -> Iterator[Block]:
+        """Tiles, and what lies opposite of them beyond the diagonal."""
+        for tile in tiles:
+            planes = self._planes(tile)
+            yield Block(tile.rows, tile.columns, [seen.values[0] for seen in planes])
+            if not tile.on_diagonal:
+                opposite = [seen.values[-1].mT for seen in planes]
+                yield Block(tile.columns, tile.rows, opposite)
 
     def gradients(
         self, tiles: list[Tile], upstream: _Upstream, needed: Sequence[bool]

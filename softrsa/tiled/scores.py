@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
+from typing import Literal, overload
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from softrsa.errors import DataError, DTypeError, ShapeError, unknown_name
 from softrsa.inference.noise_ceiling import NoiseCeiling
 from softrsa.measures import get
 from softrsa.rsm import SIMILARITIES
+from softrsa.tiled.by_stimulus import CenteredTiles, tiled_identification
 from softrsa.tiled.moments import Moments, TransformedRSM, moments
 from softrsa.tiled.scaling import (
     Scale,
@@ -92,6 +94,14 @@ class Products:
         totals = self.sums.rows.sum(-1)
         return self.plain(i, j) - totals[i] * totals[j] / (self.n * (self.n - 1))
 
+    def row_offset_share(self, i: int, j: int) -> Tensor:
+        """Part of what two RSMs share that row and column means alone explain."""
+        geometry = self.double_centered(i, j)
+        if self.centered[i] or self.centered[j]:
+            return geometry * 0
+        offsets = self.without_mean(i, j) - geometry
+        return offsets.abs() / (offsets.abs() + geometry.abs())
+
     def double_centered(self, i: int, j: int) -> Tensor:
         """Take what row and column offsets do not explain, see `double_center`."""
         n, rows, columns = self.n, self.sums.rows, self.sums.columns
@@ -135,6 +145,40 @@ Features = Tensor | TiledRSM
 Transform = SoftStep | SoftGate | Centered | Identity | None
 
 
+@overload
+def tiled_scores(
+    model: Features,
+    brain: Features | Sequence[Features],
+    *,
+    measure: str = ...,
+    model_transform: Transform = ...,
+    brain_transform: Transform = ...,
+    model_anchors: Tensor | None = ...,
+    brain_anchors: Tensor | None = ...,
+    similarity: str = ...,
+    bandwidth: float | None = ...,
+    distributed: bool = ...,
+    beside: Literal[False] = ...,
+) -> Tensor: ...
+
+
+@overload
+def tiled_scores(
+    model: Features,
+    brain: Features | Sequence[Features],
+    *,
+    measure: str = ...,
+    model_transform: Transform = ...,
+    brain_transform: Transform = ...,
+    model_anchors: Tensor | None = ...,
+    brain_anchors: Tensor | None = ...,
+    similarity: str = ...,
+    bandwidth: float | None = ...,
+    distributed: bool = ...,
+    beside: Literal[True],
+) -> dict[str, Tensor]: ...
+
+
 def tiled_scores(
     model: Features,
     brain: Features | Sequence[Features],
@@ -147,7 +191,8 @@ def tiled_scores(
     similarity: str = "correlation",
     bandwidth: float | None = None,
     distributed: bool = False,
-) -> Tensor:
+    beside: bool = False,
+) -> Tensor | dict[str, Tensor]:
     r"""Score a model with each subject of a brain without ever holding an n x n matrix.
 
     RSMs are computed tile by tile, transformed, and summed up; the backward pass computes the
@@ -162,7 +207,8 @@ def tiled_scores(
         Responses to the same stimuli, of one subject or several.
     measure : str
         "centered_pearson", "pearson", "cosine", "whitened_pearson" or "whitened_cosine": those that
-        are made of sums over pairs.
+        are made of sums over pairs. Without gradient also "per_anchor_pearson", which takes one
+        more pass over the tiles, and "balanced_pearson", which takes some twenty.
     model_transform, brain_transform : SoftStep or Module, optional
         A `SoftStep` (its similarities are scaled to [0, 1], by `affine` for correlation and cosine
         and by `minmax` otherwise, and the result is symmetrized), or what a fitted `Aligner` has as
@@ -177,12 +223,18 @@ def tiled_scores(
     distributed : bool
         Share the tiles among the processes of the process group there is (`torchrun`). All must be
         given the same data; each gets the whole score and the whole gradient.
+    beside : bool
+        Return a dict: beside "score" also "row_offset_share" (`softrsa.measures.row_offset_share`),
+        "per_anchor_score", "balanced_score" and "identification", which say whether the score is
+        one of geometry. Identification is that of at most 2000 stimuli, drawn evenly. These have no
+        gradient.
 
     Returns
     -------
     Tensor, shape (n_subjects,)
         Scores in the number type of ``model``; larger is more similar. NaN where an RSM is constant
-        as the measure sees it: where what is left is below the rounding of sums.
+        as the measure sees it: where what is left is below the rounding of sums. With ``beside`` a
+        dict of such tensors.
 
     Raises
     ------
@@ -191,8 +243,8 @@ def tiled_scores(
     UnknownNameError
         If the measure or the similarity is unknown.
     DataError
-        If the measure, the transform or the scaling needs all pairs at once (ranks, thresholds), or
-        similarities are not finite.
+        If the measure, the transform or the scaling needs all pairs at once (ranks, thresholds),
+        similarities are not finite, or a gradient is asked of a measure that has none in tiles.
     ProcessError
         If another process fails.
 
@@ -214,15 +266,59 @@ def tiled_scores(
     >>> score.sum().backward()
     >>> step.gate.bias.grad.isfinite().all()
     tensor(True)
+    >>> sorted(tiled_scores(x, y, beside=True))
+    ['balanced_score', 'identification', 'per_anchor_score', 'row_offset_share', 'score']
     """
     subjects = [brain] if isinstance(brain, (Tensor, TiledRSM)) else list(brain)
     data = {"model": [model], "brain": subjects}
-    rsms, ranks = _laid_out(data, measure, similarity, bandwidth, distributed)
+    rsms, ranks = _laid_out(
+        data, measure, similarity, bandwidth, distributed, able=(*MEASURES, *BY_STIMULUS)
+    )
     sides = [prepare(rsms[0], model_transform, model_anchors, measure, ranks)]
     sides += [prepare(rsm, brain_transform, brain_anchors, measure, ranks) for rsm in rsms[1:]]
-    products = compare(sides, with_first(len(sides)), ranks)
-    found = [products.score(measure, 0, k) for k in range(1, len(sides))]
-    return torch.stack(found).to(rsms[0].dtype)
+    transformed, others = [side.transformed for side in sides], range(1, len(sides))
+    if measure in BY_STIMULUS:
+        _check_without_gradient(transformed, measure)
+        score = BY_STIMULUS[measure](CenteredTiles(transformed, ranks))
+    else:
+        products = compare(sides, with_first(len(sides)), ranks)
+        score = torch.stack([products.score(measure, 0, k) for k in others])
+    if not beside:
+        return score.to(rsms[0].dtype)
+    with torch.no_grad():
+        found = _beside(sides, ranks)
+    return {name: one.to(rsms[0].dtype) for name, one in {"score": score, **found}.items()}
+
+
+BY_STIMULUS: dict[str, Callable[[CenteredTiles], Tensor]] = {
+    "balanced_pearson": CenteredTiles.balanced,
+    "per_anchor_pearson": CenteredTiles.per_anchor,
+}
+
+
+def _beside(sides: Sequence[Prepared], ranks: Ranks) -> dict[str, Tensor]:
+    """Score what stands beside a score."""
+    transformed = [side.transformed for side in sides]
+    products, centered = (
+        compare(sides, with_first(len(sides)), ranks),
+        CenteredTiles(transformed, ranks),
+    )
+    shares = [products.row_offset_share(0, k) for k in range(1, len(sides))]
+    return {
+        "row_offset_share": torch.stack(shares),
+        "per_anchor_score": centered.per_anchor(),
+        "balanced_score": centered.balanced(),
+        "identification": tiled_identification(transformed),
+    }
+
+
+def _check_without_gradient(rsms: Sequence[TransformedRSM], measure: str) -> None:
+    """Refuse a gradient that would be missing without a word."""
+    if torch.is_grad_enabled() and any(t.requires_grad for r in rsms for t in r.tensors):
+        raise DataError(
+            f"{measure!r} has no gradient in tiles: score under `torch.no_grad()`, and fit under "
+            f"{', '.join(MEASURES)}, or on fewer stimuli in memory."
+        )
 
 
 def tiled_noise_ceiling(
@@ -401,9 +497,11 @@ def _laid_out(
     similarity: str,
     bandwidth: float | None,
     distributed: bool,
+    *,
+    able: Collection[str] | None = None,
 ) -> tuple[list[TiledRSM], Ranks]:
     """Check everything that can be checked, and lay out all RSMs."""
-    check_tiled_measure(measure)
+    check_tiled_measure(measure, able)
     if similarity not in SIMILARITIES or similarity == "mahalanobis":
         raise unknown_name(
             "similarity", similarity, [s for s in SIMILARITIES if s != "mahalanobis"]
@@ -439,14 +537,21 @@ def _laid_out(
     return rsms, ranks
 
 
-def check_tiled_measure(measure: str) -> None:
-    """Refuse measures that are not made of sums over pairs."""
+def check_tiled_measure(measure: str, able: Collection[str] | None = None) -> None:
+    """Refuse measures that are not made of sums over pairs, or not among these."""
     get(measure)
-    if measure not in MEASURES:
+    able = MEASURES if able is None else able
+    if measure in able:
+        return
+    if measure in BY_STIMULUS:
         raise DataError(
-            f"{measure!r} is not made of sums over pairs, so it cannot be computed in tiles: "
-            f"use {', '.join(MEASURES)}."
+            f"{measure!r} can be computed in tiles by `tiled_scores` only, without gradient: "
+            f"here use {', '.join(able)}."
         )
+    raise DataError(
+        f"{measure!r} is not made of sums over pairs, so it cannot be computed in tiles: "
+        f"use {', '.join(able)}."
+    )
 
 
 def lay_out(
