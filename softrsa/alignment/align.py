@@ -365,9 +365,7 @@ def _with_allowed(
     of_units = [one.name for one in acting if not one.map]
     for name, side in layers.items() if of_units else ():
         check_units(side, " and ".join(map(repr, of_units)), f"layer {name!r}")
-    lacking = {
-        **{kind: _first(layers, lambda side: not is_learnable(side)) for kind in MAPS},
-    }
+    lacking = dict.fromkeys(map(str, MAPS), _first(layers, lambda side: not is_learnable(side)))
     lacking["ridge"] = lacking["ridge"] or _first(regions, lambda side: side.units is None)
     unavailable = tuple(kind for kind, name in lacking.items() if name)
     refused = [one for one in acting if one.map in unavailable]
@@ -382,17 +380,14 @@ def _with_allowed(
     return replace(options, transforms=kept, unavailable=unavailable)
 
 
-def _first(
-    sides: Mapping[str, Responses], condition: Callable[[Responses], bool]
-) -> str | None:
+def _first(sides: Mapping[str, Responses], condition: Callable[[Responses], bool]) -> str | None:
     """Name of the first side that a condition holds for."""
     return next((name for name, side in sides.items() if condition(side)), None)
 
 
 def _with_points(side: Responses) -> Responses:
-    """Find the points that a similarity is learned of; a mean of subjects has no units of its own."""
-    source = None if side.averaged or side.source is None else side.source
-    return replace(side, points=place_points(side), source=source)
+    """Find the points that a similarity is learned of; a mean of subjects has no own units."""
+    return replace(side, points=place_points(side), source=None if side.averaged else side.source)
 
 
 def _sides(

@@ -20,11 +20,15 @@ from softrsa.alignment.embedding import Embedding
 from softrsa.alignment.fitting import (
     Fitted,
     Task,
+    check_units,
     count_fit_steps,
     fit_transforms,
     make_plan,
     progress_bar,
+    score_features,
+    scores_beside,
 )
+from softrsa.alignment.maps import Description, place_points, unit_maps
 from softrsa.alignment.responses import (
     Data,
     Responses,
@@ -40,6 +44,7 @@ from softrsa.alignment.settings import (
     SMALLEST_BLOCK,
     DegenerateFitWarning,
     FitSettings,
+    acts_on_units_only,
     with_choices,
 )
 from softrsa.errors import (
@@ -49,10 +54,18 @@ from softrsa.errors import (
     StimulusError,
     unknown_name,
 )
-from softrsa.measures import MEASURES, Measure, get
+from softrsa.measures import MEASURES, Measure, get, row_offset_share
 from softrsa.rsm.scaling import Scaling
 from softrsa.rsm.similarity import SIMILARITY_TABLE, SimilarityLike, as_similarity
-from softrsa.transforms import EmbeddingGate, Gate, GlobalGate, ProfileGate, SoftStep
+from softrsa.transforms import (
+    EmbeddingGate,
+    Gate,
+    GlobalGate,
+    LearnedSimilarity,
+    ProfileGate,
+    SoftStep,
+)
+from softrsa.transforms.learned_similarity import LearnedSimilarities
 from softrsa.transforms.on_rsms import (
     TRANSFORMS,
     Always,
@@ -190,14 +203,13 @@ class Aligner:
         """
         one, measure = as_chain(self.transform), get(self.measure)
         as_similarity(self.similarity)  # refused now where it is unknown
-        if measure.takes == "features":
-            raise DataError(
-                f"An Aligner transforms RSMs, and {measure.name!r} compares features: use "
-                f"`align(..., measure={measure.name!r})` or `softrsa.measures.{measure.name}`."
-            )
+        _check_measure(measure, one)
         settings = self.settings or FitSettings()
         sides = self._sides(model, brain)
-        chains = with_choices([one])
+        chains = _allowed(one, *sides)
+        if any(chain.map for chain in chains):
+            whole = sides[0].units[0] if sides[0].units else None
+            sides = replace(sides[0], points=place_points(sides[0]), source=whole), sides[1]
         tiling = None
         if sides[0].held is None:
             tiling = Tiling(self.batch_size, self.seed, join_ranks(sides[0].device))
@@ -210,7 +222,11 @@ class Aligner:
         shown = progress and (tiling is None or tiling.ranks.rank == 0)
         with progress_bar(count_fit_steps([task], chains, settings), shown) as advance:
             results = fit_transforms([task], chains, plan, on_step=advance)
-        self._keep(results[0][one.name])
+        fitted = results[0][one.name]
+        if isinstance(fitted.units, LearnedSimilarities):  # which read points of these stimuli
+            units = LearnedSimilarities(unit_maps(sides[0], fitted.units))
+            fitted = replace(fitted, units=units.requires_grad_(False))
+        self._keep(fitted)
         if self.fitted_.fallback:
             warnings.warn(
                 f"The {one.name} fit could not start: the scaled RSMs have next to no variance, or "
@@ -241,16 +257,61 @@ class Aligner:
         NotFittedError
             If `fit` has not been called.
         """
-        fitted = self._fitted()
-        sides = self._sides(model, brain)
+        return self._score(self._fitted(), *self._sides(model, brain))
+
+    def _score(self, fitted: Fitted, model: Responses, brain: Responses) -> float:
+        """Score both sides, in tiles where RSMs are not held."""
+        measure = get(self.measure)
+        if model.held is None:
+            return fitted.score_tiled(model, brain, measure.name, join_ranks(model.device))
+        if measure.takes == "features":
+            sides = fitted.model_side(model, brain), brain
+            return score_features(measure, sides, sides, range(len(brain.subjects)))
+        return float(measure.between(*fitted.transformed(model, brain)).mean())
+
+    def scores(self, model: Data, brain: Data) -> dict[str, float]:
+        """Score other stimuli, with what a score should stand beside.
+
+        Parameters
+        ----------
+        model, brain : array, DataArray or sequence of arrays
+            As for `score`.
+
+        Returns
+        -------
+        dict of str to float
+            Means over subjects, as in the table of `align`: "score" under the measure in use,
+            "row_offset_share", and scores that no number or factor per stimulus can raise:
+            "per_anchor_score", "balanced_score" and "identification".
+
+        Raises
+        ------
+        NotFittedError
+            If `fit` has not been called.
+
+        Examples
+        --------
+        >>> x = torch.randn(40, 8, generator=torch.Generator().manual_seed(0))
+        >>> found = Aligner("identity").fit(x[:20], x[:20]).scores(x[20:], x[20:])
+        >>> round(found["score"], 3), round(found["identification"], 3)
+        (1.0, 1.0)
+        """
+        fitted, sides = self._fitted(), self._sides(model, brain)
         if sides[0].held is None:
             ranks = join_ranks(sides[0].device)
-            return fitted.score_tiled(*sides, get(self.measure).name, ranks)
-        return float(get(self.measure).between(*fitted.transformed(*sides)).mean())
+            return fitted.scores_tiled(*sides, get(self.measure).name, ranks)
+        score = self._score(fitted, *sides)
+        pair = fitted.transformed(*sides)
+        share = float(row_offset_share(*pair).mean())
+        return {"score": score, "row_offset_share": share, **scores_beside(*pair)}
 
     def transform_model(self, model: Data) -> Tensor:
-        """Transform a model's RSM: (n_stimuli, n_stimuli)."""
-        return self._transform(model, "model")[0]
+        """Transform a model's RSM: (n_stimuli, n_stimuli).
+
+        Where a map was learned for each of several subjects: (n_subjects, n_stimuli, n_stimuli).
+        """
+        rsms = self._transform(model, "model")
+        return rsms[0] if len(rsms) == 1 else rsms
 
     def transform_brain(self, brain: Data) -> Tensor:
         """Transform a brain's RSMs: (n_subjects, n_stimuli, n_stimuli)."""
@@ -364,6 +425,7 @@ class Aligner:
             "model": _packed(fitted.model),
             "brain": _packed(fitted.brain),
             "units": None if fitted.units is None else _packed(fitted.units),
+            "description": None if fitted.description is None else [*fitted.description],
             "embeddings": [(e.mean, e.components) for e in fitted.embeddings or ()],
         }
         write_tensors(path, content)
@@ -420,6 +482,7 @@ class Aligner:
         model, brain = (_unpacked(content[side], own) for side in ("model", "brain"))
         units = _unpacked(content["units"], own) if content.get("units") else None
         params["transform"] = _loaded_chain(params["transform"], units, model)
+        described = content.get("description")
         aligner = cls(**params)
         pairs = [Embedding(*pair) for pair in content["embeddings"]]
         aligner._keep(
@@ -428,10 +491,46 @@ class Aligner:
                 brain=brain,
                 units=units,
                 embeddings=(pairs[0], pairs[1]) if pairs else None,
+                description=None if described is None else Description(*described),
                 **content["fitted"],
             )
         )
         return aligner
+
+
+def _check_measure(measure: Measure, one: Chain) -> None:
+    """Refuse measures on features where RSMs are transformed, or predictions would be fitted."""
+    if measure.takes != "features":
+        return
+    if not acts_on_units_only(one):
+        raise DataError(
+            f"{one.name!r} transforms RSMs, and {measure.name!r} compares features: use 'metric' "
+            f"or another learned similarity, or `softrsa.measures.{measure.name}` itself."
+        )
+    if measure.held_out is not None:
+        raise DataError(
+            f"{measure.name!r} fits predictions, which an Aligner does not keep: use "
+            f"`align(..., measure={measure.name!r})`."
+        )
+
+
+def _allowed(one: Chain, model: Responses, brain: Responses) -> list[Chain]:
+    """List what is to be fitted and can be; refuse what was asked for and cannot be."""
+    chains = with_choices([one])
+    if one.map:
+        check_units(model, repr(one.name), "`model`")
+    lacks_brain = brain.units is None
+    if one.map == "ridge" and lacks_brain:
+        raise DataError(
+            f"{one.name!r} predicts the brain's units, and `brain` holds RDMs or RSMs only. Give "
+            "recordings, or use 'metric'."
+        )
+    has_units = model.units is not None and not model.averaged
+    return [
+        chain
+        for chain in chains
+        if not chain.map or (has_units and not (chain.map == "ridge" and lacks_brain))
+    ]
 
 
 class MissingOwnError(DataError):
@@ -469,7 +568,7 @@ def _loaded_chain(name: str, units: nn.Module | None, rsms: nn.Module) -> str | 
     return Chain(row(parts[0], "units", units), last)
 
 
-_PARTS = ("model", "brain", "embeddings", "units")
+_PARTS = ("model", "brain", "embeddings", "units", "description")
 
 
 def _packed(transform: nn.Module) -> dict[str, Any]:
@@ -479,6 +578,13 @@ def _packed(transform: nn.Module) -> dict[str, Any]:
             "kind": "geo_topological",
             "bounds": (transform.threshold.lower, transform.threshold.upper),
         }
+    if isinstance(transform, LearnedSimilarities):
+        return {"kind": "maps", "maps": [_packed(one) for one in transform.each()]}
+    if isinstance(transform, LearnedSimilarity):
+        return {
+            "kind": "map", "state": transform.state_dict(), "prepare": transform.prepare,
+            "similarity": transform.similarity.name,
+        }  # fmt: skip
     if isinstance(transform, (Identity, Centered)):
         return {"kind": "identity" if isinstance(transform, Identity) else "centered"}
     if not isinstance(transform, SoftGate):
@@ -499,6 +605,13 @@ def _packed(transform: nn.Module) -> dict[str, Any]:
 def _unpacked(content: dict[str, Any], own: Mapping[str, nn.Module]) -> nn.Module:
     """Build the transform that `_packed` took apart."""
     kind = content["kind"]
+    if kind == "maps":
+        return LearnedSimilarities([_unpacked(one, own) for one in content["maps"]])
+    if kind == "map":
+        return LearnedSimilarity(
+            content["state"]["weight"], content["state"]["offset"], prepare=content["prepare"],
+            similarity=content["similarity"],
+        ).requires_grad_(False)  # fmt: skip
     if kind == "own":
         name = content["name"]
         if name not in own:

@@ -141,8 +141,8 @@ class FitTrace:
     ``gates`` holds (model, brain) gates per stopping point, None of a side that is left as it is,
     ``embeddings`` what an embedding gate reads, ``scalings`` what brings each side's similarities
     to [0, 1]. ``objective`` and ``validation`` are scores under the measure fitted, of training and
-    of validation stimuli, ``train`` and ``held_out`` under the measure in use; on validation stimuli
-    -inf where the transform degenerated.
+    of validation stimuli, ``train`` and ``held_out`` under the measure in use; of validation
+    stimuli -inf where the transform degenerated.
     """
 
     train: Tensor
@@ -168,8 +168,12 @@ class Standing(NamedTuple):
 class Batch(Protocol):
     """Problems that are fitted side by side: see `ascend`."""
 
-    problems: Sequence[Any]  # each with `last` and `group`
     noisy: bool
+
+    @property
+    def problems(self) -> Sequence[Any]:
+        """Each with ``last`` and ``group``."""
+        ...
 
     @property
     def learned(self) -> Sequence[nn.Module]:
@@ -177,11 +181,11 @@ class Batch(Protocol):
         ...
 
     def objective(self) -> Tensor:
-        """What to raise, of each problem, at one step."""
+        """Score every problem for one step."""
         ...
 
     def whole_objective(self) -> Tensor:
-        """The same on all training stimuli."""
+        """Score every problem on all training stimuli."""
         ...
 
     def standing(self) -> Standing:
@@ -189,7 +193,7 @@ class Batch(Protocol):
         ...
 
     def snapshot(self, row: int) -> Any:
-        """What a problem has learned by now, copied."""
+        """Copy what a problem has learned by now."""
         ...
 
     def keep(self, at: Tensor) -> None:

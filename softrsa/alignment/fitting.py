@@ -42,10 +42,25 @@ from softrsa.alignment.settings import (
     with_choices,
 )
 from softrsa.errors import DataError, FitError
-from softrsa.measures import Measure, balanced_pearson, get, stimulus_identification
+from softrsa.measures import (
+    Measure,
+    balanced_pearson,
+    get,
+    per_anchor_pearson,
+    stimulus_identification,
+)
+from softrsa.measures.missing import lacks_pairs
+from softrsa.rsm.similarity import as_similarity
+from softrsa.tiled.scores import tiled_scores
+from softrsa.transforms.learned_similarity import LearnedSimilarities
 from softrsa.transforms.on_rsms import Chain, SoftGate, Training, Transform, as_chain
 
 SELECTED = as_chain("selected")
+BESIDE_SCORE = {  # what every score stands beside, and the measure that gives it
+    "per_anchor_score": per_anchor_pearson,
+    "balanced_score": balanced_pearson,
+    "identification": stimulus_identification,
+}
 GUARDS = (balanced_pearson, stimulus_identification)  # what `simplest` looks at beside the score
 TOLERANCE = 0.005  # by which these may be lower than those of the best fixed transform
 
@@ -138,7 +153,7 @@ class Fitted:
 
         With a map per subject there is an RSM for each subject of the ``brain``.
         """
-        if isinstance(self.units, nn.ModuleList):
+        if isinstance(self.units, LearnedSimilarities):
             wanted = self.subjects if brain is None else brain.subjects
             return mapped(model, self.units, self.subjects, wanted)
         return model if self.units is None else with_units(model, self.units, self.name)
@@ -170,14 +185,33 @@ class Fitted:
 
     def score_tiled(self, model: Responses, brain: Responses, measure: str, ranks: Ranks) -> float:
         """Mean score over subjects of the transformed RSMs, which are never held."""
-        sides = model, brain
-        anchors: tuple[Tensor | None, Tensor | None] = None, None
-        if self.embeddings is not None:
-            parts = zip(self.embeddings, sides, strict=True)
-            of_model, of_brain = (embedding.project(side.all_units()) for embedding, side in parts)
-            anchors = of_model, of_brain
         both = self.model, self.brain_for(brain)
-        return score_tiled(both, sides, measure, anchors=anchors, ranks=ranks)
+        anchors = self._tiled_anchors(model, brain)
+        return score_tiled(both, (model, brain), measure, anchors=anchors, ranks=ranks)
+
+    def _tiled_anchors(
+        self, model: Responses, brain: Responses
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Embeddings of both sides' stimuli, where gates read them."""
+        if self.embeddings is None:
+            return None, None
+        parts = zip(self.embeddings, (model, brain), strict=True)
+        of_model, of_brain = (embedding.project(side.all_units()) for embedding, side in parts)
+        return of_model, of_brain
+
+    def scores_tiled(
+        self, model: Responses, brain: Responses, measure: str, ranks: Ranks
+    ) -> dict[str, float]:
+        """Mean scores over subjects of RSMs never held, with what they stand beside."""
+        anchors = self._tiled_anchors(model, brain)
+        found = tiled_scores(
+            model.all_units(), [*(brain.units or ())], measure=measure,
+            model_transform=self.model, brain_transform=self.brain_for(brain),
+            model_anchors=anchors[0], brain_anchors=anchors[1],
+            similarity=as_similarity(model.similarity).name, distributed=ranks.size > 1,
+            beside=True,
+        )  # fmt: skip
+        return {name: float(each.mean()) for name, each in found.items()}
 
 
 def check_units(model: Responses, names: str, layer: str) -> Tensor:
@@ -204,23 +238,24 @@ def with_units(model: Responses, transform: nn.Module, name: str) -> Responses:
 
 @torch.no_grad()
 def mapped(
-    model: Responses, maps: nn.ModuleList, fitted_on: Sequence[str], wanted: Sequence[str]
+    model: Responses, maps: LearnedSimilarities, fitted_on: Sequence[str], wanted: Sequence[str]
 ) -> Responses:
     """Put a layer through learned maps: one RSM, or one for each subject wanted.
 
     A subject that no map was fitted to gets the mean over the maps' RSMs.
     """
     units = points_of(model)
-    features = tuple(one.features(units) for one in maps)  # type: ignore[operator]
-    rsms = torch.stack([one(units) for one in maps])
+    features = tuple(one.features(units) for one in maps.each())
+    rsms = torch.stack([one(units) for one in maps.each()])
     if len(maps) > 1:
         places = {name: i for i, name in enumerate(fitted_on)}
         mean = rsms.mean(0)
         rsms = torch.stack([rsms[places[s]] if s in places else mean for s in wanted])
     subjects = model.subjects if len(rsms) == 1 else tuple(wanted)
+    similarity = maps.each()[0].similarity
     return replace(
         model, held=rsms, units=features, subjects=subjects, points=None, source=None,
-        similarity=maps[0].similarity, bounded=maps[0].similarity.bounded,
+        similarity=similarity, bounded=similarity.bounded,
     )  # fmt: skip
 
 
@@ -253,9 +288,9 @@ def count_fit_steps(tasks: Sequence[Task], chains: Sequence[Chain], settings: Fi
     """How many single-fit steps `fit_transforms` may take, one of what is not learned."""
     wanted = candidates(chains)
     total = sum(len(tasks) for one in wanted if not one.rsms.is_learned)
-    for row in {one.units for one in wanted if one.map}:
+    for way in {one.map for one in wanted if one.map}:
         for task in tasks:
-            total += count_map_steps(row.map, _n_inner(task, settings), settings)
+            total += count_map_steps(way, _n_inner(task, settings), settings)
     for one in (one for one in wanted if one.rsms.is_learned):
         for task in tasks:
             combinations = len(_gates(one, task, settings)) * len(settings.penalties)
@@ -355,7 +390,8 @@ class _Seen:
     ):
         self.tasks, self.splits, self.plan, self.row = tasks, splits, plan, units
         self.guarded = guarded
-        self.maps = self._learned_maps(on_step) if units is not None and units.map else None
+        self.way = "" if units is None else units.map
+        self.maps = self._learned_maps(on_step) if self.way else None
         self.modules, self.models, self.inner = [], [], []
         for i, (task, inner) in enumerate(zip(tasks, splits, strict=True)):
             of_inner: Sequence[nn.Module | None]
@@ -377,10 +413,10 @@ class _Seen:
                 score_sides(self.plan.scored, task.model, task.brain, split) for split in inner
             ]
             plain.append(torch.tensor(scores, dtype=torch.float64))
-        return learn_maps(self.row.map, lessons, plain, self.plan, on_step)
+        return learn_maps(self.way, lessons, plain, self.plan, on_step)
 
     def _described(self, i: int) -> dict[str, Any]:
-        """What was chosen for the similarity of a task, as fields of `Fitted`."""
+        """Give what was chosen for the similarity of a task, as fields of `Fitted`."""
         if self.maps is None or self.maps[i].maps is None:
             return {"units": self.modules[i]}
         one = self.maps[i]
@@ -396,10 +432,12 @@ class _Seen:
         return self.row.fit(lambda: _training(model.take(train), brain.take(train), self.plan))
 
     def _changed(self, task: Task, module: nn.Module | None) -> Responses:
-        if isinstance(module, nn.ModuleList):
+        if isinstance(module, LearnedSimilarities):
             subjects = task.brain.subjects
             return mapped(task.model, module, subjects, subjects)
-        return task.model if module is None else with_units(task.model, module, self.row.name)
+        if module is None or self.row is None:
+            return task.model
+        return with_units(task.model, module, self.row.name)
 
     def fixed(self, one: Chain, on_step: Callable[[int], object]) -> list[Fitted]:
         """Fit a transform of RSMs that is not learned by descent."""
@@ -415,20 +453,22 @@ class _Seen:
                 part, brain = side.take(stimuli), task.brain.take(stimuli)
                 return fit_module(lambda: _training(part, brain, self.plan))
 
+            def fitted_as(transform: nn.Module, score: float) -> Fitted:
+                unknown = torch.empty(0, dtype=torch.float64)
+                return Fitted(one.name, one.name, transform, transform, None, score, unknown)
+
             transform = of(model, task.train)
             scores, beside = [], []
             for side, split in zip(self.inner[i], self.splits[i], strict=True):
                 own = of(side, split.train)
                 scores.append(self._score(own, side, task.brain, split))
-                beside.append(self._beside(own, own, side, task.brain, split.test))
-            train_score = self._score(
-                transform, model, task.brain, Split(task.train, task.train)
-            )
+                beside.append(self._beside(fitted_as(own, 0.0), side, task.brain, split.test))
+            train_score = self._score(transform, model, task.brain, Split(task.train, task.train))
             on_step(1)
-            return Fitted(
-                one.name, one.name, transform, transform, None, train_score,
-                torch.tensor(scores, dtype=torch.float64), inner_beside=_columns(beside),
-                **self._described(i),
+            return replace(
+                fitted_as(transform, train_score),
+                inner_scores=torch.tensor(scores, dtype=torch.float64),
+                inner_beside=_columns(beside), **self._described(i),
             )  # fmt: skip
 
         places = range(len(self.tasks))
@@ -453,19 +493,15 @@ class _Seen:
     @torch.no_grad()
     def _beside(
         self,
-        of_model: nn.Module,
-        of_brain: nn.Module,
+        fitted: Fitted,
         model: Responses,
         brain: Responses,
         stimuli: Tensor,
-        anchors: Callable[[Responses, Responses], tuple[Tensor | None, Tensor | None]] | None = None,
     ) -> Tensor | None:
         """Balanced score and identification of some stimuli, where a choice is to be made."""
         if not self.guarded or self.plan.tiling is not None:
             return None
-        model, brain = model.take(stimuli), brain.take(stimuli)
-        of_sides = (None, None) if anchors is None else anchors(model, brain)
-        pair = of_model(model.rsms, of_sides[0]), of_brain(brain.rsms, of_sides[1])
+        pair = fitted.stepped(model.take(stimuli), brain.take(stimuli))
         return torch.stack([measure(*pair).mean().double() for measure in GUARDS])
 
     def learned(self, one: Chain, on_step: Callable[[int], object]) -> list[Fitted]:
@@ -505,19 +541,15 @@ class _Seen:
             for i, (trace, choice) in enumerate(zip(fits, choices, strict=True))
         ]  # fmt: skip
 
-    def _beside_inner(
-        self, i: int, choice: Choice, traces: Sequence[FitTrace]
-    ) -> Tensor | None:
+    def _beside_inner(self, i: int, choice: Choice, traces: Sequence[FitTrace]) -> Tensor | None:
         """Balanced score and identification of the inner folds at the stop that was chosen."""
         found = []
         for trace, side, split in zip(traces, self.inner[i], self.splits[i], strict=True):
             fit = _at_stop("", trace, choice, self.plan, min(choice.stop, len(trace.gates) - 1))
-
-            def anchors(model: Responses, brain: Responses, fit: Fitted = fit):
-                return fit.side_anchors(model, "model"), fit.side_anchors(brain, "brain")
-
             brain = self.tasks[i].brain
-            found.append(self._beside(fit.model, fit.brain, side, brain, split.test, anchors))
+            found.append(
+                self._beside(replace(fit, subjects=brain.subjects), side, brain, split.test)
+            )
         return _columns(found)
 
     def _standing_in(self, one: Chain, i: int, choice: Choice) -> Fitted:
@@ -682,6 +714,25 @@ def _features(sides: tuple[Responses, Responses], subject: int) -> tuple[Tensor,
     # of two precisions the lower: beyond it, one side holds rounding
     dtype = min(own.dtype, theirs.dtype, key=lambda kind: torch.finfo(kind).bits)
     return own.to(dtype), theirs.to(dtype)
+
+
+MOST_IDENTIFIED = 1000  # stimuli: of more, evenly drawn ones are told apart
+
+
+def scores_beside(model: Tensor, brain: Tensor) -> dict[str, float]:
+    """Scores (`BESIDE_SCORE`) that no number or factor per stimulus can raise, means over subjects.
+
+    NaN where pairs are missing.
+    """
+    if lacks_pairs(model, brain):
+        return dict.fromkeys(BESIDE_SCORE, torch.nan)
+    n = model.shape[-1]
+    some = torch.linspace(0, n - 1, min(n, MOST_IDENTIFIED), dtype=torch.float64).round().long()
+    few = [rsms[..., some, :][..., some] for rsms in (model, brain)] if n > len(some) else None
+    return {
+        name: float(measure(*(few if few and name == "identification" else (model, brain))).mean())
+        for name, measure in BESIDE_SCORE.items()
+    }
 
 
 def _columns(found: Sequence[Tensor | None]) -> Tensor | None:

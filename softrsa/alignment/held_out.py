@@ -13,6 +13,7 @@ from torch import Tensor
 
 from softrsa.alignment.descent import FitPlan
 from softrsa.alignment.fitting import (
+    BESIDE_SCORE,
     SELECTED,
     Fitted,
     Task,
@@ -21,6 +22,7 @@ from softrsa.alignment.fitting import (
     make_plan,
     progress_bar,
     score_features,
+    scores_beside,
 )
 from softrsa.alignment.resampling import Draws, resample_scores
 from softrsa.alignment.responses import Responses
@@ -34,15 +36,7 @@ from softrsa.alignment.settings import (
 from softrsa.errors import DataError
 from softrsa.inference import noise_ceiling
 from softrsa.inference.noise_ceiling import NoiseCeiling
-from softrsa.measures import (
-    Measure,
-    balanced_pearson,
-    get,
-    pearson,
-    per_anchor_pearson,
-    row_offset_share,
-    stimulus_identification,
-)
+from softrsa.measures import Measure, get, pearson, row_offset_share
 from softrsa.measures.missing import FEWEST_PAIRS, lacks_pairs, on_held_pairs
 from softrsa.measures.shape import coordinates
 from softrsa.pairs import off_diagonal
@@ -62,11 +56,6 @@ PARAMETERS = ("lower", "upper", "transition")
 SIDES = ("model", "brain")
 CURVE_GRID = torch.linspace(0, 1, 41, dtype=torch.float64)
 CURVE_QUANTILES = (0.1, 0.5, 0.9)  # over anchors
-BESIDE_SCORE = {  # what every score stands beside, and the measure that gives it
-    "per_anchor_score": per_anchor_pearson,
-    "balanced_score": balanced_pearson,
-    "identification": stimulus_identification,
-}
 OF_MAP = ("map_size", "map_penalty", "map_steps", "effective_dimension", "distance_from_identity")
 NUMBERS = (
     "score", "n_pairs", "train_score", "row_offset_share", *BESIDE_SCORE, "ceiling_lower",
@@ -212,27 +201,8 @@ def evaluate(
     return Judged(records, resampled.sums)
 
 
-MOST_IDENTIFIED = 1000  # stimuli: of more, evenly drawn ones are told apart
-
-
-def scores_beside(model: Tensor, brain: Tensor) -> dict[str, float]:
-    """Scores (`BESIDE_SCORE`) that no number or factor per stimulus can raise, means over subjects.
-
-    NaN where pairs are missing.
-    """
-    if lacks_pairs(model, brain):
-        return dict.fromkeys(BESIDE_SCORE, torch.nan)
-    n = model.shape[-1]
-    some = torch.linspace(0, n - 1, min(n, MOST_IDENTIFIED), dtype=torch.float64).round().long()
-    few = [rsms[..., some, :][..., some] for rsms in (model, brain)] if n > len(some) else None
-    return {
-        name: float(measure(*(few if few and name == "identification" else (model, brain))).mean())
-        for name, measure in BESIDE_SCORE.items()
-    }
-
-
 def _of_map(fitted: Fitted) -> dict[str, Any]:
-    """What is kept of a learned similarity."""
+    """Give what is kept of a learned similarity."""
     found = fitted.description
     return {
         "map_size": fitted.map_size,
@@ -426,17 +396,18 @@ def stimulus_scale_warnings(data: xr.Dataset, options: Options) -> list[str]:
     gained = gain["score"] > LEAST_GAIN
     scale = gained & (gain["balanced_score"] < LEAST_SHARE * gain["score"])
     worse = gained & (gain["identification"] < -MOST_LOST)
-    bad = (scale | worse).to_series()
+    bad = scale | worse
     if not bad.any():
         return []
-    worst = gain["score"].where(scale | worse).to_series().idxmax()
-    one = gain.sel(dict(zip(("layer", "region", "transform"), worst, strict=True)))
+    rows = gain.where(bad).to_dataframe().dropna()
+    place = int(rows["score"].argmax())
+    worst, name = rows.iloc[place], " / ".join(map(str, rows.index[place]))
     return [
-        f"{int(bad.sum())} of {bad.size} gains under {options.measure.name!r} look like the "
+        f"{len(rows)} of {bad.size} gains under {options.measure.name!r} look like the "
         "stimulus-scale shortcut: both sides agree on one factor per stimulus, and the geometry "
-        f"is not more alike (most: {' / '.join(map(str, worst))} gains {float(one['score']):+.3f}, "
-        f"its balanced score {float(one['balanced_score']):+.3f}, identification of stimuli "
-        f"{float(one['identification']):+.3f}). Do not claim these gains; quote `balanced_score`."
+        f"is not more alike (most: {name} gains {worst['score']:+.3f}, its balanced score "
+        f"{worst['balanced_score']:+.3f}, identification of stimuli "
+        f"{worst['identification']:+.3f}). Do not claim these gains; quote `balanced_score`."
     ]
 
 

@@ -31,6 +31,7 @@ from softrsa.rsm import similarity_matrix
 from softrsa.rsm.similarity import as_similarity
 from softrsa.transforms.learned_similarity import (
     OF_LENGTH_1,
+    LearnedSimilarities,
     LearnedSimilarity,
     similarity_of_features,
     unit_length,
@@ -113,8 +114,8 @@ class Mapped(NamedTuple):
     ``maps`` (one, or one per subject) read points; None where none did better than the plain RSM.
     """
 
-    maps: nn.ModuleList | None
-    inner: list[nn.ModuleList | None]
+    maps: LearnedSimilarities | None
+    inner: list[LearnedSimilarities | None]
     description: Description | None = None
     size: int = 0
     penalty: float = float("nan")
@@ -193,7 +194,9 @@ class _MapBatch:
         drawn = torch.randperm(n, generator=self.generator)[:STEP_STIMULI]
         drawn = drawn.to(self.train[0].device)
         z, *brain = self.train
-        some = [one[:, drawn] if self.of_features else one[..., drawn, :][..., drawn] for one in brain]
+        some = [
+            one[:, drawn] if self.of_features else one[..., drawn, :][..., drawn] for one in brain
+        ]
         return self._objective_of([z[:, drawn], *some])
 
     def whole_objective(self) -> Tensor:
@@ -213,7 +216,7 @@ class _MapBatch:
         return similarity_matrix(features, similarity=self.similarity).unsqueeze(1)
 
     def _score(self, measure: Measure, train: list[Tensor], block: list[Tensor]) -> Tensor:
-        """Mean score over subjects of a block, where ``train`` is what predictions are fitted on."""
+        """Mean score over subjects of a block; predictions are fitted on ``train``."""
         if not self.of_features:
             return measure.between(self._rsms(block[0]), block[1]).mean(-1)
         x = self.map(block[0])
@@ -361,7 +364,7 @@ def learn_maps(
     known = _Known()
     if kind == "ridge":
         return [_encoding(lesson, known, on_step) for lesson in lessons]
-    return _descended(kind, lessons, plain, plan, known, on_step)
+    return _descended(kind, lessons, plain, plan, known=known, on_step=on_step)
 
 
 def _descended(
@@ -369,6 +372,7 @@ def _descended(
     lessons: Sequence[Lesson],
     plain: Sequence[Tensor],
     plan: FitPlan,
+    *,
     known: _Known,
     on_step: Callable[[int], object],
 ) -> list[Mapped]:
@@ -401,7 +405,14 @@ def _descended(
     return [
         _no_map(lesson)
         if one is None
-        else _mapped(lesson, one, next(fits), groups[i, one.penalty, one.size], known, settings)
+        else _mapped(
+            lesson,
+            one,
+            next(fits),
+            groups[i, one.penalty, one.size],
+            known=known,
+            settings=settings,
+        )
         for i, (lesson, one) in enumerate(zip(lessons, chosen, strict=True))
     ]
 
@@ -449,6 +460,7 @@ def _mapped(
     chosen: _Chosen,
     fit: MapTrace,
     inner: Sequence[MapTrace],
+    *,
     known: _Known,
     settings: FitSettings,
 ) -> Mapped:
@@ -460,15 +472,19 @@ def _mapped(
     used = int(sound.nonzero()[-1])
     own = known.of(lesson.model, lesson.train).first(chosen.size)
     within = [
-        _as_module(known.of(lesson.model, split.train).first(chosen.size), one.maps[chosen.stop], similarity)
+        _as_module(
+            known.of(lesson.model, split.train).first(chosen.size),
+            one.maps[chosen.stop],
+            similarity,
+        )
         for split, one in zip(lesson.inner, inner, strict=True)
     ]
     path = torch.full((2, len(settings.map_stops)), torch.nan, dtype=torch.float64)
     for row, curve in zip(path, (fit.train, chosen.curve), strict=True):
         row[: len(curve)] = curve.where(curve.isfinite(), torch.nan)
     return Mapped(
-        nn.ModuleList([_as_module(own, fit.maps[used], similarity)]),
-        [nn.ModuleList([one]) for one in within],
+        LearnedSimilarities([_as_module(own, fit.maps[used], similarity)]),
+        [LearnedSimilarities([one]) for one in within],
         described(own, fit.maps[used]), chosen.size, chosen.penalty, settings.map_stops[used],
         path, bool(fit.degenerate[chosen.stop]),
     )  # fmt: skip
@@ -499,10 +515,10 @@ def _encoding(lesson: Lesson, known: _Known, on_step: Callable[[int], object]) -
     """Predict each subject's units by ridge regression."""
     similarity = as_similarity(lesson.model.similarity)
 
-    def fit(stimuli: Tensor) -> tuple[nn.ModuleList, Tensor]:
+    def fit(stimuli: Tensor) -> tuple[LearnedSimilarities, Tensor]:
         components = known.of(lesson.model, stimuli)
         z = components.project(points_of(lesson.model)[stimuli])
-        maps, of_components = nn.ModuleList(), []
+        maps, of_components = LearnedSimilarities(), []
         for units in lesson.brain.units or ():
             y = units[stimuli].double()
             coefficients = ridge_coefficients(z, y - y.mean(0))
@@ -528,7 +544,7 @@ def count_map_steps(kind: str, n_inner: int, settings: FitSettings) -> int:
 
 
 CHUNK = 16384  # units taken at a time
-MAPS = ("diagonal", "full", "ridge")  # ways to learn one
+MAPS: tuple[str, ...] = ("diagonal", "full", "ridge")  # ways to learn one
 
 
 def is_learnable(model: Responses) -> bool:
@@ -550,14 +566,14 @@ def place_points(model: Responses) -> Tensor:
 
 
 @torch.no_grad()
-def unit_maps(model: Responses, maps: nn.ModuleList) -> list[LearnedSimilarity]:
+def unit_maps(model: Responses, maps: LearnedSimilarities) -> list[LearnedSimilarity]:
     """Make maps of a layer's units from maps of its points: the units of all stimuli are needed."""
     if model.source is None or model.points is None:
         raise DataError("The units of all stimuli are needed, and this layer has none.")
     name = as_similarity(model.similarity).name
     prepares = name if name in OF_LENGTH_1 else ""
     found = []
-    for one in maps:
+    for one in maps.each():
         weight = torch.cat([part.T @ _dual(model, one) for part in _prepared_chunks(model)])
         weight = weight.to(model.source.dtype)
         found.append(
@@ -569,31 +585,33 @@ def unit_maps(model: Responses, maps: nn.ModuleList) -> list[LearnedSimilarity]:
 
 
 @torch.no_grad()
-def unit_weights(model: Responses, maps: nn.ModuleList) -> Tensor:
+def unit_weights(model: Responses, maps: LearnedSimilarities) -> Tensor:
     """How much each unit counts in learned maps (n_units,), mean 1: see `LearnedSimilarity`."""
     total: Tensor | float = 0.0
-    for one in maps:
+    for one in maps.each():
         dual = _dual(model, one)
         squares = [(part.T @ dual).square().sum(1) for part in _prepared_chunks(model)]
         total = total + torch.cat(squares)
     return total / total.mean()  # type: ignore[union-attr]
 
 
-def _dual(model: Responses, one: nn.Module) -> Tensor:
+def _dual(model: Responses, one: LearnedSimilarity) -> Tensor:
     """Coefficients (n, r) over stimuli of a map of points."""
-    squares = model.points.square().sum(0)  # type: ignore[union-attr]
-    return (model.points / squares) @ one.weight.detach()  # type: ignore[operator]
+    points = points_of(model)
+    return (points / points.square().sum(0)) @ one.weight.detach()
 
 
 def _prepared_chunks(model: Responses) -> Iterator[Tensor]:
     """Units as the similarity compares them, some at a time, float64."""
+    if model.source is None:
+        raise DataError("The units of all stimuli are needed, and this layer has none.")
     units, name = model.source, as_similarity(model.similarity).name
-    mean = units.double().mean(1, keepdim=True) if name == "correlation" else 0.0  # type: ignore[union-attr]
+    mean = units.double().mean(1, keepdim=True) if name == "correlation" else 0.0
     length: Tensor | float = 1.0
     if name in OF_LENGTH_1:
         squares = [(part.double() - mean).square().sum(1) for part in units.split(CHUNK, 1)]
         length = torch.stack(squares).sum(0).sqrt().unsqueeze(1)
     elif name == "dot":
         length = units.shape[1] ** 0.5
-    for part in units.split(CHUNK, 1):  # type: ignore[union-attr]
+    for part in units.split(CHUNK, 1):
         yield (part.double() - mean) / length

@@ -224,7 +224,7 @@ def _matched(
     models: Sequence[Tensor],
     brains: Tensor,
 ) -> list[Tensor]:
-    """What a function of models (k, n, n) and subjects (k, s, n, n) gives, each (t, s, ...).
+    """Call a function of models (k, n, n) and subjects (k, s, n, n), which gives (k, s, ...)s.
 
     Where subjects have models of their own, these are the models, with one subject each.
     """

@@ -82,9 +82,9 @@ class AlignmentResult(StoredResult):
             `balanced_score`, and `identification`: the share of other stimuli that match less
             well, .5 by chance), what was chosen and learned of a learned similarity (`map_size`,
             `map_penalty`, `map_steps`, `effective_dimension`, `distance_from_identity`, 0 to 1),
-            whose steps are learned (`sides`), noise ceilings, the transform most folds selected, step summaries, counts (`n_pairs`
-            are pairs of test stimuli in a fold, less those missing), and
-            `score_low`, `score_high` (see `intervals`) and `p_chance` (of permuted stimulus
+            whose steps are learned (`sides`), noise ceilings, the transform most folds selected,
+            step summaries, counts (`n_pairs` are pairs of test stimuli in a fold, less those
+            missing), and `score_low`, `score_high` (see `intervals`) and `p_chance` (of permuted stimulus
             labels, one-sided, not corrected), NaN where scores were not resampled.
         """
         data = self.data
@@ -213,9 +213,7 @@ class AlignmentResult(StoredResult):
             raise DataError(f"`level` must be between 0 and 1, got {level!r}, e.g. 0.95.")
         return compare(self.data, by, over=over, correction=correction, level=level)
 
-    def unit_weights(
-        self, layer: str, region: str, *, transform: str = "metric"
-    ) -> xr.DataArray:
+    def unit_weights(self, layer: str, region: str, *, transform: str = "metric") -> xr.DataArray:
         """How much each unit of a layer counts in a learned similarity, as the mean over folds.
 
         Parameters

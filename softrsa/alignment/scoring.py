@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from softrsa.alignment.held_out import (
     fit_all,
     stimulus_labels,
 )
+from softrsa.alignment.maps import unit_weights
 from softrsa.alignment.resampling import (
     Draws,
     by_group,
@@ -32,9 +34,9 @@ from softrsa.alignment.resampling import (
     make_draws,
     resampled,
 )
-from softrsa.alignment.maps import unit_weights
 from softrsa.alignment.responses import Data, Responses
 from softrsa.alignment.settings import UNFITTED, Options
+from softrsa.transforms.learned_similarity import LearnedSimilarities
 
 SUMS = ("score", "stimuli", "pairs", "chance")  # as `resampling.resample_scores` gives them
 
@@ -265,13 +267,17 @@ def weights_of_units(
     if not names or not known:
         return xr.Dataset()
     ends = np.cumsum([0, *(source.shape[1] for source in known.values())])
-    places = dict(zip(known, zip(ends[:-1], ends[1:], strict=True), strict=True))
+    places = dict(zip(known, pairwise(ends), strict=True))
     regions = list(dict.fromkeys(run.region for run in runs))
     values = np.full((len(regions), len(names), ends[-1]), np.nan, np.float32)
     for (layer, region), members in by_group(runs).items():
         for j, name in enumerate(names) if layer in known else ():
             maps = [run.fitted[name].units for run in members]
-            own = [unit_weights(members[0].model, one) for one in maps if one is not None]
+            own = [
+                unit_weights(members[0].model, one)
+                for one in maps
+                if isinstance(one, LearnedSimilarities)
+            ]
             if own:
                 here = slice(*places[layer])
                 values[regions.index(region), j, here] = torch.stack(own).mean(0).cpu().numpy()

@@ -243,13 +243,17 @@ class FitSettings:
         names += [("family", self.family, get_args(Family))]
         names += [("scaling", self.scaling, ("auto", *SCALINGS))]
         names += [("side", self.sides, get_args(Sides))]
-        if self.gate_measure is not None:
-            _check_gate_measure(self.gate_measure)
         for kind, name, known in names:
             if name not in known:
                 raise unknown_name(kind, name, known)
         if not self.gates:
             raise DataError(f"`gates` is empty; choose among {', '.join(GATES)}.")
+        self._check_numbers()
+        if self.gate_measure is not None:
+            _check_gate_measure(self.gate_measure)
+
+    def _check_numbers(self) -> None:
+        """Refuse numbers that make no fit."""
         for name in ("steps", "map_steps", "map_sizes"):
             values = getattr(self, name)
             if not values or list(values) != sorted(set(values)) or values[0] < 1:

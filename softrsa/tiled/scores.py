@@ -142,7 +142,7 @@ MEASURES: dict[str, Callable[[Products, int, int], Tensor]] = {
 
 
 Features = Tensor | TiledRSM
-Transform = SoftStep | SoftGate | Centered | Identity | None
+Transform = nn.Module | None
 
 
 @overload

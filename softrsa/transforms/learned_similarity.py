@@ -177,6 +177,14 @@ class LearnedSimilarity(nn.Module):
         return f"n_units={n}, n_features={k}, similarity={self.similarity.name!r}"
 
 
+class LearnedSimilarities(nn.ModuleList):
+    """Maps of one layer: one, or one for each subject that it predicts."""
+
+    def each(self) -> list[LearnedSimilarity]:
+        """List the maps."""
+        return [one for one in self if isinstance(one, LearnedSimilarity)]
+
+
 def unit_length(x: Tensor) -> Tensor:
     """Vectors (..., k) brought to length 1; zeros stay, so that gradients are finite."""
     return F.normalize(x, dim=-1, eps=torch.finfo(x.dtype).tiny)
