@@ -17,6 +17,7 @@ from softrsa.transforms.center import norm as norm_of
 
 BALANCED = 1e-8  # largest deviation of a row's sum from 1 for which RSMs count as balanced
 SETTLED = 1e-13  # below this, deviations are rounding
+ACCURACY = 1e-12  # of the linear system that gradients pass through
 BLOCKS, BLOCK = 5, 8  # of simple iterations, after each of which deviations are looked at
 NEWTON, INNER = 50, 100  # most steps where simple iterations do not do, and iterations in each
 NEWTON_UNSEEN, INNER_UNSEEN = 4, 10  # steps on a device, whose results are not waited for
@@ -287,16 +288,17 @@ class _BalancedCosine(torch.autograd.Function):
 def _through_factors(own: Balanced, grad: Tensor) -> Tensor:
     """Gradient to RSMs from that to balanced ones (..., n, n), which is 0 on the diagonal."""
     n = grad.shape[-1]
-    whole = own.unit * own.norm.masked_fill(own.norm.isinf(), 0.0) + own.mean
-    whole.diagonal(dim1=-2, dim2=-1).zero_()
+    whole = own.unit * own.norm.masked_fill(own.norm.isinf(), 0.0)
+    whole.add_(own.mean).diagonal(dim1=-2, dim2=-1).zero_()
     both = grad * whole
     to_logs = (both.sum(-1) + both.sum(-2)).div_(2).view(-1, 1, n)
     squares = _symmetric_squares(whole).view(-1, n, n)
-    pull = _pulled_back(squares, to_logs, 10 * torch.finfo(grad.dtype).eps)
-    pull = pull.view(own.factors.shape)
-    grad = grad - whole.mul_(pull.unsqueeze(-1) + pull.unsqueeze(-2))
+    accuracy = max(10 * torch.finfo(grad.dtype).eps, ACCURACY)
+    pull = _pulled_back(squares, to_logs, accuracy).view(own.factors.shape)
     root = own.factors.to(grad.dtype)
-    return without_offsets(grad.mul_(root.unsqueeze(-1)).mul_(root.unsqueeze(-2)))
+    torch.add(pull.unsqueeze(-1), pull.unsqueeze(-2), out=both)
+    torch.addcmul(grad, both, whole, value=-1, out=both)
+    return without_offsets(both.mul_(root.unsqueeze(-1)).mul_(root.unsqueeze(-2)))
 
 
 def _balanced_pearson(x: Tensor, y: Tensor) -> Tensor:
