@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from softrsa._gradients import again, within
-from softrsa._precision import warn_of_lost
+from softrsa._precision import warn_of_lost, without_autocast
 from softrsa._ranks import rounding_of
 from softrsa.measures.correlation import check_same_stimuli
 from softrsa.transforms import double_center
@@ -45,7 +45,8 @@ def balanced_pearson(x: Tensor, y: Tensor) -> Tensor:
     -------
     Tensor, shape (...)
         Correlation in [-1, 1]. NaN where a stimulus is left with nothing after centering, or where
-        no such factors exist because one stimulus is related to a single other one only.
+        no such factors exist, for instance because several stimuli are related to the same single
+        other one only.
 
     Raises
     ------
@@ -231,7 +232,8 @@ def _pulled_back(matrix: Tensor, right: Tensor, accuracy: float) -> Tensor:
     for _ in range(BLOCKS):
         for _ in range(BLOCK):  # the other eigenvalues are small for most RSMs
             before, found = found, torch.baddbmm(rest, found, matrix, alpha=-1)
-        if _seen(matrix) and _largest(found - before) <= accuracy * _largest(rest):
+        missing = (found - before).abs().amax(-1) > accuracy * rest.abs().amax(-1)
+        if _seen(matrix) and not bool(missing.any()):
             return found + common / 2
     return _solve(matrix, one, rest, found, accuracy) + common / 2
 
@@ -294,7 +296,8 @@ def _through_factors(own: Balanced, grad: Tensor) -> Tensor:
     to_logs = (both.sum(-1) + both.sum(-2)).div_(2).view(-1, 1, n)
     squares = _symmetric_squares(whole).view(-1, n, n)
     accuracy = max(10 * torch.finfo(grad.dtype).eps, ACCURACY)
-    pull = _pulled_back(squares, to_logs, accuracy).view(own.factors.shape)
+    with without_autocast(grad):
+        pull = _pulled_back(squares, to_logs, accuracy).view(own.factors.shape)
     root = own.factors.to(grad.dtype)
     torch.add(pull.unsqueeze(-1), pull.unsqueeze(-2), out=both)
     torch.addcmul(grad, both, whole, value=-1, out=both)
