@@ -31,6 +31,7 @@ MEASURE = Node(
                     "Do row means count (one\nnumber per stimulus)?",
                     {
                         "no": Node("centered_pearson\n(the default)"),
+                        "no, nor its weight": Node("balanced_pearson"),
                         "yes": Node("pearson, with its\nrow-offset share"),
                     },
                 ),

@@ -178,8 +178,8 @@ def bootstrap(
 
     Pearson, cosine, their whitened forms and centered Pearson are matrix products over all
     resamples, Spearman and rho-a cumulative counts over values sorted once, in chunks of bounded
-    memory; Kendall's tau and soft Spearman are computed one resample after another. All in float64.
-    Values are those of rsatoolbox's ``eval_bootstrap_pattern``, ``eval_bootstrap_rdm`` and
+    memory; others, such as Kendall's tau or balanced Pearson, one resample after another. All in
+    float64. Values are those of rsatoolbox's ``eval_bootstrap_pattern``, ``eval_bootstrap_rdm`` and
     ``eval_dual_bootstrap`` for the same draws, except that the score reported is that of the data,
     not the mean over resamples, and that over subjects the ceiling's variance is not dropped.
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from softrsa._gradients import again, within
-from softrsa._precision import warn_of_lost
+from softrsa._precision import warn_of_lost, without_autocast
 from softrsa._ranks import rounding_of
 from softrsa.measures.correlation import check_same_stimuli
 from softrsa.transforms import double_center
@@ -17,6 +17,7 @@ from softrsa.transforms.center import norm as norm_of
 
 BALANCED = 1e-8  # largest deviation of a row's sum from 1 for which RSMs count as balanced
 SETTLED = 1e-13  # below this, deviations are rounding
+ACCURACY = 1e-12  # of the linear system that gradients pass through
 BLOCKS, BLOCK = 5, 8  # of simple iterations, after each of which deviations are looked at
 NEWTON, INNER = 50, 100  # most steps where simple iterations do not do, and iterations in each
 NEWTON_UNSEEN, INNER_UNSEEN = 4, 10  # steps on a device, whose results are not waited for
@@ -44,7 +45,8 @@ def balanced_pearson(x: Tensor, y: Tensor) -> Tensor:
     -------
     Tensor, shape (...)
         Correlation in [-1, 1]. NaN where a stimulus is left with nothing after centering, or where
-        no such factors exist because one stimulus is related to a single other one only.
+        no such factors exist, for instance because several stimuli are related to the same single
+        other one only.
 
     Raises
     ------
@@ -230,7 +232,8 @@ def _pulled_back(matrix: Tensor, right: Tensor, accuracy: float) -> Tensor:
     for _ in range(BLOCKS):
         for _ in range(BLOCK):  # the other eigenvalues are small for most RSMs
             before, found = found, torch.baddbmm(rest, found, matrix, alpha=-1)
-        if _seen(matrix) and _largest(found - before) <= accuracy * _largest(rest):
+        missing = (found - before).abs().amax(-1) > accuracy * rest.abs().amax(-1)
+        if _seen(matrix) and not bool(missing.any()):
             return found + common / 2
     return _solve(matrix, one, rest, found, accuracy) + common / 2
 
@@ -287,16 +290,18 @@ class _BalancedCosine(torch.autograd.Function):
 def _through_factors(own: Balanced, grad: Tensor) -> Tensor:
     """Gradient to RSMs from that to balanced ones (..., n, n), which is 0 on the diagonal."""
     n = grad.shape[-1]
-    whole = own.unit * own.norm.masked_fill(own.norm.isinf(), 0.0) + own.mean
-    whole.diagonal(dim1=-2, dim2=-1).zero_()
+    whole = own.unit * own.norm.masked_fill(own.norm.isinf(), 0.0)
+    whole.add_(own.mean).diagonal(dim1=-2, dim2=-1).zero_()
     both = grad * whole
     to_logs = (both.sum(-1) + both.sum(-2)).div_(2).view(-1, 1, n)
     squares = _symmetric_squares(whole).view(-1, n, n)
-    pull = _pulled_back(squares, to_logs, 10 * torch.finfo(grad.dtype).eps)
-    pull = pull.view(own.factors.shape)
-    grad = grad - whole.mul_(pull.unsqueeze(-1) + pull.unsqueeze(-2))
+    accuracy = max(10 * torch.finfo(grad.dtype).eps, ACCURACY)
+    with without_autocast(grad):
+        pull = _pulled_back(squares, to_logs, accuracy).view(own.factors.shape)
     root = own.factors.to(grad.dtype)
-    return without_offsets(grad.mul_(root.unsqueeze(-1)).mul_(root.unsqueeze(-2)))
+    torch.add(pull.unsqueeze(-1), pull.unsqueeze(-2), out=both)
+    torch.addcmul(grad, both, whole, value=-1, out=both)
+    return without_offsets(both.mul_(root.unsqueeze(-1)).mul_(root.unsqueeze(-2)))
 
 
 def _balanced_pearson(x: Tensor, y: Tensor) -> Tensor:

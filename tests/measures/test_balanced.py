@@ -137,6 +137,30 @@ def test_broadcast_gradient_is_the_sum(rng):
     torch.testing.assert_close(found, sum(parts), rtol=0, atol=1e-13)
 
 
+@pytest.mark.parametrize("n", [balanced.DENSE, balanced.DENSE + 1, balanced.TOGETHER + 1])
+def test_gradients_of_a_batch_are_as_exact_as_alone(n, rng):
+    """However much less one weighs; with few, more and many stimuli."""
+    x, y = (s.requires_grad_() for s in rsms(rng, 2, 2, n=n))
+    weights = torch.tensor([1.0, 1e-12], dtype=torch.float64)
+    found = torch.autograd.grad(balanced_pearson(x, y) @ weights, x)[0] / weights[:, None, None]
+    for one, a, b in zip(found, x, y, strict=True):
+        (expected,) = torch.autograd.grad(balanced_pearson(a, b), a)
+        torch.testing.assert_close(one, expected, rtol=1e-9, atol=1e-13)
+    direction = torch.randn(n, n, dtype=torch.float64, generator=rng)
+    step = 1e-5 * direction
+    numeric = (balanced_pearson(x[0] + step, y[0]) - balanced_pearson(x[0] - step, y[0])) / 2e-5
+    torch.testing.assert_close((found[0] * direction).sum(), numeric, rtol=1e-6, atol=1e-9)
+
+
+def test_autocast_rounds_nothing(rng):
+    x, y = (s.float() for s in rsms(rng, 2, n=40).unbind(0))
+    x.requires_grad_()
+    (expected,) = torch.autograd.grad(balanced_pearson(x, y), x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        (found,) = torch.autograd.grad(balanced_pearson(x, y), x)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-8)
+
+
 def test_single_precision_gradient(rng):
     x, y = rsms(rng, 2, n=60).unbind(0)
     gradients = []
