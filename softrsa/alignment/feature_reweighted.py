@@ -172,6 +172,8 @@ def feature_reweighted_rsa(
     strengths = _checked_strengths(fractions, penalties, nonnegative)
     splits = split_stimuli(len(problem.z), folds, seed=seed)
     inner = _inner_splits(inner_folds, splits, seed)
+    n_train = max(len(split.train) for split in splits)
+    problem = problem._replace(products=_products(problem.z, n_train, nonnegative))
     rows = []
     with tqdm(total=len(splits), desc="reweight", disable=not progress) as bar:
         for split, within in zip(splits, inner, strict=True):
@@ -373,7 +375,7 @@ def _read(
     z = _unit_rows(torch.from_numpy(np.array(recording.values, dtype=np.float64)), ids)
     labels = {name: ("unit", row) for name, row in labels_along(recording, "unit").items()}
     rsm = torch.from_numpy(np.array(to_rsm(stack).values, dtype=np.float64))
-    return _Problem(z, rsm, _products(z, nonnegative), measure, nonnegative, ids, labels)
+    return _Problem(z, rsm, None, measure, nonnegative, ids, labels)
 
 
 def _labelled(given: Tensor | xr.DataArray, name: str, dims: tuple[str, str]) -> xr.DataArray:
@@ -417,8 +419,11 @@ def _unit_rows(x: Tensor, ids: np.ndarray) -> Tensor:
     return torch.nn.functional.normalize(x - x.mean(-1, keepdim=True), dim=-1, eps=0.0)
 
 
-def _products(z: Tensor, nonnegative: bool) -> Tensor | None:
-    """Inner products of all pairs' products of units; None where units are fewer than pairs."""
+def _products(z: Tensor, n_train: int, nonnegative: bool) -> Tensor | None:
+    """Inner products of all pairs' products of units; None where units are fewer than pairs.
+
+    Those of training stimuli count, which are what is decomposed, unless all pairs are too many.
+    """
     n, p = z.shape
     n_pairs = n * (n - 1) // 2
     most = MOST_NONNEGATIVE if nonnegative else LARGEST
@@ -429,7 +434,7 @@ def _products(z: Tensor, nonnegative: bool) -> Tensor | None:
             f"{n} stimuli. Take principal components of the units, on which weights then act, or "
             "fewer units."
         )
-    if nonnegative or p <= n_pairs:
+    if nonnegative or p <= n_train * (n_train - 1) // 2 or n_pairs > LARGEST:
         return None
     first, second = torch.triu_indices(n, n, 1).unbind()
     gram = torch.zeros(n_pairs, n_pairs, dtype=z.dtype)
