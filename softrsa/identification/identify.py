@@ -38,6 +38,7 @@ from softrsa.identification.published import TRANSFORMS as PUBLISHED_TRANSFORMS
 from softrsa.identification.published import identify_as_published
 from softrsa.identification.result import IdentificationResult
 from softrsa.identification.statistics import (
+    EVERY,
     LEARNED,
     NO_UNITS,
     OF_UNITS,
@@ -211,13 +212,12 @@ def as_items(
     if isinstance(rdms, Items):
         return rdms
     if isinstance(rdms, xr.DataArray | Mapping):
-        for name, given in (("subjects", subjects), ("regions", regions), ("units", units)):
-            if given is not None and name == "units":
-                raise DataError(
-                    "`units` go with RDMs without labels: give labelled recordings instead of RDMs."
-                )
-            if given is not None:
-                raise DataError("Labelled RDMs name their subjects and regions: leave both out.")
+        if subjects is not None or regions is not None:
+            raise DataError("Labelled RDMs name their subjects and regions: leave both out.")
+        if units is not None:
+            raise DataError(
+                "`units` go with RDMs without labels: give labelled recordings instead of RDMs."
+            )
         some = rdms if isinstance(rdms, xr.DataArray) else next(iter(rdms.values()), None)
         if some is not None and "unit" in some.dims:
             return items_of_recordings(rdms)
@@ -317,8 +317,8 @@ def _check_numbers(transforms: list[str], n_resamples: int) -> None:
 
 def _check_options(transforms: list[str], fitting: Fitting, items: Items) -> None:
     for name in transforms:
-        if name not in (*TRANSFORMS, *OF_UNITS):
-            raise unknown_name("transform", name, (*TRANSFORMS, *OF_UNITS))
+        if name not in EVERY:
+            raise unknown_name("transform", name, EVERY)
     if items.frame is None and set(OF_UNITS) & set(transforms):
         raise DataError(NO_UNITS)
     if fitting.rule not in get_args(Rule):

@@ -30,6 +30,7 @@ from softrsa.transforms.on_rsms import threshold_grid
 TRANSFORMS = ("identity", "centered", "geo_topological", "geodesic", "global", "instance")
 LEARNED = ("global", "instance")
 OF_UNITS = ("framed",)  # need responses, not RDMs alone
+EVERY = (*TRANSFORMS, *OF_UNITS)
 NO_UNITS = (
     "The transform 'framed' needs units, whose norms and means are not in RDMs: give recordings "
     "(stimulus, unit) with region and subject on their units instead of RDMs, or `units=` beside "
