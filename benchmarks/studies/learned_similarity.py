@@ -36,7 +36,8 @@ from softrsa.transforms import double_center, soft_step
 ROOT = Path(__file__).resolve().parents[2]
 Kind = Literal["metric", "warp", "both", "scale", "nothing"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-WARP = (0.35, 0.75, 0.6)  # lower, upper, transition, of similarities (1 + r) / 2
+WARP = (0.52, 0.68, 0.3)  # lower, upper, transition, of similarities (1 + r) / 2
+POWER = 0.6  # of what the known map does to the order of components
 FACTOR_SD = 0.6  # of the logarithm of the known factor per stimulus
 
 
@@ -127,8 +128,8 @@ def simulated_truth(
     components which are mixed by a rotation.
 
     "metric"
-        The brain's responses are a linear map of the model's, which turns the order of the
-        components' standard deviations round, and noise: a linear map of the model is the truth.
+        The brain's responses are a linear map of the model's, in which the components with small
+        standard deviations count most, and noise: a linear map of the model is the truth.
     "warp"
         The brain's similarities are a soft step (`WARP`) of the model's, and noise.
     "both"
@@ -169,8 +170,12 @@ def simulated_truth(
     components = normal(n_stimuli, n_units) * spread
     rotation = torch.linalg.qr(normal(n_units, n_units)).Q
     model = components @ rotation
-    # components get each other's standard deviations, the last that of the first
-    read = (spread.flip(0) / spread)[:, None] * normal(n_units, n_brain_units) / n_units**0.5
+    # with a power of 1 components would get each other's standard deviations, with 1 / 2 all one
+    read = (
+        (spread.flip(0) / spread).pow(POWER)[:, None]
+        * normal(n_units, n_brain_units)
+        / n_units**0.5
+    )
     weights = rotation.mT @ read
 
     def noisy(rsm: Tensor) -> Tensor:
