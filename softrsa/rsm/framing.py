@@ -77,9 +77,9 @@ def framed(units: Units, *, level: float | None = None) -> Units:
             [0., 0.],
             [2., 2.]])
     >>> from softrsa.rsm import similarity_matrix
-    >>> -similarity_matrix(framed(x, level=2.0), similarity="sqeuclidean")[-2:]
-    tensor([[5., 5., 0., 4.],
-            [1., 1., 4., 0.]])
+    >>> similarity_matrix(framed(x, level=2.0), similarity="sqeuclidean")[-2:]
+    tensor([[-5., -5.,  0., -4.],
+            [-1., -1., -4.,  0.]])
     """
     if isinstance(units, xr.DataArray):
         return _framed_labelled(check_recording(units), level)
