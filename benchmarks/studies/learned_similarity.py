@@ -206,7 +206,7 @@ NAMES = {
     "identity": "RSA", "centered": "centered", "geo_topological": "RGTM", "geodesic": "RGDM",
     "framed": "Framed RSA", "global": "SoftStep, global", "instance": "SoftStep, instance-wise",
 }  # fmt: skip
-NOISE_LEVEL, FOLDS = 0.2, 2
+NOISE_LEVEL, FOLDS = 0.2, 5
 SUBSETS, SUBSET = 4, 30  # of the 92 stimuli
 
 
