@@ -104,21 +104,28 @@ def make_responses(
     return found
 
 
-def noisy_rdms(
+def noisy_responses(
     responses: list[list[Tensor]], level: float, *, spread: float = SPREAD, seed: int = SEED
-) -> Tensor:
-    """RDMs (n_subjects, n_layers, n_stimuli, n_stimuli) of responses with noise."""
+) -> list[list[Tensor]]:
+    """Responses (n_stimuli, n_units) of every subject's layers, with noise."""
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
-    rdms = []
+    noisy = []
     for layers in responses:
         factor = torch.exp(spread * normal(len(layers[0]), 1))
-        noisy = [x + level * x.std() * factor * normal(*x.shape) for x in layers]
-        rdms.append(torch.stack([1 - similarity_matrix(x) for x in noisy]))
-    return torch.stack(rdms)
+        noisy.append([x + level * x.std() * factor * normal(*x.shape) for x in layers])
+    return noisy
+
+
+def noisy_rdms(
+    responses: list[list[Tensor]], level: float, *, spread: float = SPREAD, seed: int = SEED
+) -> Tensor:
+    """RDMs (n_subjects, n_layers, n_stimuli, n_stimuli) of responses with noise."""
+    noisy = noisy_responses(responses, level, spread=spread, seed=seed)
+    return torch.stack([torch.stack([1 - similarity_matrix(x) for x in one]) for one in noisy])
 
 
 def labelled(rdms: Tensor) -> xr.DataArray:

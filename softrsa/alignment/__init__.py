@@ -8,6 +8,7 @@ from softrsa.alignment.align import (
     align,
 )
 from softrsa.alignment.aligner import Aligner
+from softrsa.alignment.feature_reweighted import FeatureReweighting, feature_reweighted_rsa
 from softrsa.alignment.loss import AlignmentLoss
 from softrsa.alignment.result import AlignmentResult
 from softrsa.alignment.settings import (
@@ -28,6 +29,7 @@ __all__ = [
     "AlignmentLoss",
     "AlignmentResult",
     "DegenerateFitWarning",
+    "FeatureReweighting",
     "FewStimuliWarning",
     "FitSettings",
     "IdentificationResult",
@@ -38,6 +40,7 @@ __all__ = [
     "Split",
     "UndefinedScoreWarning",
     "align",
+    "feature_reweighted_rsa",
     "identification_curves",
     "identify_regions",
     "random_splits",

@@ -25,9 +25,8 @@ from softrsa.cli.common import (
 from softrsa.errors import DataError
 from softrsa.identification.statistics import TRANSFORMS
 from softrsa.io.schema import labels_along
-from softrsa.recordings import select
+from softrsa.recordings import select, split_units
 from softrsa.reports.figures import panels
-from softrsa.rsm import build_rsms
 
 FILES = ("accuracies.csv", "result.nc", "identification.png")
 HELD_OUT, PUBLISHED = ("by_subject.csv",), ("types.csv", "comparisons.csv")
@@ -104,12 +103,14 @@ def _load(arguments: argparse.Namespace) -> dict[str, xr.DataArray]:
         found = _by_region(read(arguments), str(arguments.files[0]))
     else:
         regions = load_dataset(arguments, name).regions
-        found = {region: _rdms(stack, region) for region, stack in regions.items()}
+        for region, array in regions.items():
+            _check_subjects(array, region)
+        found = dict(regions)
     return select(found, arguments.regions, kind="region")
 
 
 def _by_region(array: xr.DataArray, source: str) -> dict[str, xr.DataArray]:
-    """Split RDMs by region; of recordings, build them."""
+    """Split RDMs or recordings by region."""
     if "anchor" not in array.dims:
         labels = labels_along(array, "unit")
         if not {"region", "subject"} <= {*labels}:
@@ -117,20 +118,15 @@ def _by_region(array: xr.DataArray, source: str) -> dict[str, xr.DataArray]:
                 f"{source}: units must be labelled by region and subject, found "
                 f"{', '.join(sorted(labels)) or 'no labels'}."
             )
-        rsms = build_rsms(array, by=("region", "subject"))
-        array = (1 - rsms).assign_attrs(kind="rdm")
+        return {str(name): part for name, part in split_units(array, "region").items()}
     if "region" not in array.dims:
         raise DataError(f"{source}: RDMs must have a dimension region, found {array.dims}.")
     return {str(name): array.sel(region=name) for name in array["region"].values}
 
 
-def _rdms(array: xr.DataArray, region: str) -> xr.DataArray:
-    """Take RDMs as they are; build those of recordings."""
-    if "anchor" in array.dims:
-        return array
-    if "subject" not in array.coords:
+def _check_subjects(array: xr.DataArray, region: str) -> None:
+    if "anchor" not in array.dims and "subject" not in array.coords:
         raise DataError(f"Region {region!r} names no subjects, and there must be several.")
-    return (1 - build_rsms(array, by="subject")).assign_attrs(kind="rdm")
 
 
 def _check_published(arguments: argparse.Namespace) -> None:

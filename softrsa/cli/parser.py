@@ -156,7 +156,7 @@ def MEASURES() -> list[str]:
     return sorted(_of("softrsa.measures", "MEASURES")())
 
 
-OF_REGIONS = _of("softrsa.identification.statistics", "TRANSFORMS")
+OF_REGIONS = _of("softrsa.identification.statistics", "EVERY")
 
 
 def names(text: str) -> list[str]:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from itertools import product
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple, cast, get_args
 
 import numpy as np
 import pandas as pd
@@ -23,20 +23,25 @@ from softrsa.identification.matching import (
     LabelledRDMs,
     Rule,
     best_region,
-    block,
+    check_values,
     checked_items,
     draw_counts,
+    items_of_recordings,
     labelled_items,
     match_scores,
     products,
     resampled_products,
     split_stimuli,
+    with_units,
 )
 from softrsa.identification.published import TRANSFORMS as PUBLISHED_TRANSFORMS
 from softrsa.identification.published import identify_as_published
 from softrsa.identification.result import IdentificationResult
 from softrsa.identification.statistics import (
+    EVERY,
     LEARNED,
+    NO_UNITS,
+    OF_UNITS,
     TRANSFORMS,
     Fitting,
     Statistic,
@@ -68,6 +73,7 @@ def identify_regions(
     subjects: Sequence[object] | None = None,
     regions: Sequence[object] | None = None,
     *,
+    units: Sequence[Tensor | np.ndarray] | None = None,
     transform: str | Sequence[str] | None = None,
     published: bool = False,
     rule: Rule = "best_match",
@@ -91,9 +97,14 @@ def identify_regions(
     rdms : Tensor or array, shape (n_items, n_stimuli, n_stimuli), or labelled RDMs
         An RDM of a subject's region, or several (sessions), per item; all of the same stimuli.
         Labelled: a stack (region, subject[, session], anchor, neighbor), or a mapping from regions
-        to stacks without that dimension; RDMs that are all NaN count as absent.
+        to stacks without that dimension; RDMs that are all NaN count as absent. Or recordings
+        (stimulus, unit) with `region` and `subject` on their units, or by region with `subject`,
+        whose RDMs are 1 - correlation.
     subjects, regions : sequence, length n_items, optional
         Whose RDM it is, and of which region; for RDMs without labels.
+    units : sequence of arrays, each of shape (n_stimuli, n_units), optional
+        For "framed", the responses behind each of RDMs without labels, in a unit with a meaningful
+        zero.
     transform : str or sequence of str, optional
         What is compared, all of it made of the ranks of an RDM's dissimilarities, from 0 to 1:
         "identity", the ranks (plain RSA); "centered", less row and column means; "geo_topological",
@@ -101,8 +112,10 @@ def identify_regions(
         "global" and "instance", SoftSteps trained to tell regions apart, with one gate for all
         stimuli, or one that depends on the profile of each, on similarities that are ranked over
         the whole RDM or within the row of each. Profiles alone are of dissimilarities as they are:
-        for "instance" all subjects' must have one scale, as correlation distances do. All by
-        default.
+        for "instance" all subjects' must have one scale, as correlation distances do. "framed",
+        where there are units: ranks of the squared Euclidean distances of responses, the origin and
+        a constant pattern (`softrsa.rsm.framed`), both of which count once in every resample of the
+        stimuli. All that the data allow by default.
     published : bool
         Repeat the procedure of Lin & Kriegeskorte instead: nearest centroids, thresholds that are
         the best on the very data reported, resampled rows. Optimistic; warns so. Of the other
@@ -145,7 +158,8 @@ def identify_regions(
 
     References
     ----------
-    Lin & Kriegeskorte (2024), PNAS 121(42), doi:10.1073/pnas.2317881121.
+    Lin & Kriegeskorte (2024), PNAS 121(42), doi:10.1073/pnas.2317881121. Framed RSA: Taylor &
+    Kriegeskorte (2025), Cognitive Computational Neuroscience.
 
     Examples
     --------
@@ -157,20 +171,15 @@ def identify_regions(
     >>> result.table[["transform", "accuracy", "chance"]].values.tolist()
     [['identity', 1.0, 0.5]]
     """
-    items = as_items(rdms, subjects, regions)
-    known = PUBLISHED_TRANSFORMS if published else TRANSFORMS
-    transforms = (
-        [transform]
-        if isinstance(transform, str)
-        else list(known if transform is None else transform)
-    )
+    items = as_items(rdms, subjects, regions, units)
+    transforms = _asked(transform, items, published)
     _check_numbers(transforms, n_resamples)
     if published:
         return identify_as_published(
             items, transforms, n_resamples=n_resamples, seed=seed, progress=progress
         )
     fitting = Fitting(rule, grid, steps, learning_rate, penalty, seed)
-    _check_options(transforms, fitting)
+    _check_options(transforms, fitting, items)
     _check_subjects(transforms, items)
     n_stimuli = items.rdms.shape[-1]
     folds = split_stimuli(n_stimuli, stimulus_folds, seed)
@@ -194,18 +203,40 @@ def identify_regions(
 
 
 def as_items(
-    rdms: Tensor | np.ndarray | LabelledRDMs,
+    rdms: Tensor | np.ndarray | LabelledRDMs | Items,
     subjects: Sequence[object] | None,
     regions: Sequence[object] | None,
+    units: Sequence[Tensor | np.ndarray] | None = None,
 ) -> Items:
-    """Check RDMs, with labels of their own or beside them."""
+    """Check RDMs, with labels of their own or beside them, or recordings."""
+    if isinstance(rdms, Items):
+        return rdms
     if isinstance(rdms, xr.DataArray | Mapping):
         if subjects is not None or regions is not None:
             raise DataError("Labelled RDMs name their subjects and regions: leave both out.")
+        if units is not None:
+            raise DataError(
+                "`units` go with RDMs without labels: give labelled recordings instead of RDMs."
+            )
+        some = rdms if isinstance(rdms, xr.DataArray) else next(iter(rdms.values()), None)
+        if some is not None and "unit" in some.dims:
+            return items_of_recordings(rdms)
         return checked_items(*labelled_items(rdms))
     if subjects is None or regions is None:
         raise DataError("RDMs without labels need `subjects` and `regions`, one for each RDM.")
-    return checked_items(rdms, subjects, regions)
+    items = checked_items(rdms, subjects, regions)
+    return items if units is None else with_units(items, units, subjects)
+
+
+def _asked(transform: str | Sequence[str] | None, items: Items, published: bool) -> list[str]:
+    """List the transforms asked for: all that the data allow by default."""
+    if isinstance(transform, str):
+        return [transform]
+    if transform is not None:
+        return list(transform)
+    if published:
+        return list(PUBLISHED_TRANSFORMS)
+    return [*TRANSFORMS, *(OF_UNITS if items.frame is not None else ())]
 
 
 def _evaluate(
@@ -216,7 +247,10 @@ def _evaluate(
     fitting: Fitting,
 ) -> Outcome:
     """Leave one subject out after the other, and match its RDMs of the test stimuli."""
-    train, test = (views(block(items.rdms, stimuli)) for stimuli in fold)
+    parts = (items.of_stimuli(stimuli) for stimuli in fold)
+    train, test = (views(part.rdms, part.frame) for part in parts)
+    if transform in OF_UNITS:  # the two patterns that are added are in every resample once
+        counts = torch.cat([counts, counts.new_ones(len(counts), 2)], dim=1)
     choose = _chooser(transform, train, items, fitting, min(map(len, fold)))
     predicted = torch.full((len(items.region),), -1)
     accuracies, chosen, shares = [], [], []
@@ -281,10 +315,12 @@ def _check_numbers(transforms: list[str], n_resamples: int) -> None:
         raise DataError(f"`n_resamples` must be at least 1, got {n_resamples}.")
 
 
-def _check_options(transforms: list[str], fitting: Fitting) -> None:
+def _check_options(transforms: list[str], fitting: Fitting, items: Items) -> None:
     for name in transforms:
-        if name not in TRANSFORMS:
-            raise unknown_name("transform", name, TRANSFORMS)
+        if name not in EVERY:
+            raise unknown_name("transform", name, EVERY)
+    if items.frame is None and set(OF_UNITS) & set(transforms):
+        raise DataError(NO_UNITS)
     if fitting.rule not in get_args(Rule):
         raise unknown_name("rule", fitting.rule, get_args(Rule))
     steps = list(fitting.steps)
@@ -390,7 +426,7 @@ def identification_curves(
     progress : bool
         Show a progress bar.
     **options
-        Further options of `identify_regions`.
+        Further options of `identify_regions`. Noise and "framed" exclude each other.
 
     Returns
     -------
@@ -416,10 +452,12 @@ def identification_curves(
     >>> curves.groupby("n_stimuli")["accuracy"].agg(["size", "mean"]).values.tolist()
     [[6.0, 1.0], [3.0, 1.0]]
     """
-    items = as_items(rdms, subjects, regions)
+    items = as_items(rdms, subjects, regions, options.pop("units", None))
     everything = items.rdms.shape[-1]
     numbers = [everything] if n_stimuli is None else list(n_stimuli)
     _check(noise, numbers, n_subsets, everything)
+    if max(noise) > 0:
+        items = _without_frame(items, options.get("transform"))
     names = [[known[i] for i in number] for known, number in
              ((items.subjects, items.subject), (items.regions, items.region))]  # fmt: skip
     vectors = condense(items.rdms)
@@ -434,13 +472,26 @@ def identification_curves(
         stimuli = torch.from_numpy(np.sort(rng.permutation(everything)[:number]))
         added = torch.from_numpy(rng.standard_normal(vectors.shape)) * vectors.std() * level
         noisy = expand((vectors + added).clamp_min(0) if level else vectors)
-        result = identify_regions(block(noisy, stimuli), *names, seed=seed, **options)
+        some = items._replace(rdms=noisy).of_stimuli(stimuli)
+        check_values(some.rdms, *names)
+        result = identify_regions(cast(Any, some), seed=seed, **options)
         table = result.by_subject.melt(
             var_name="transform", value_name="accuracy", ignore_index=False
         )
         found.append(table.reset_index().assign(noise=level, n_stimuli=number, subset=subset))
     columns = ["noise", "n_stimuli", "subset", "transform", "subject", "accuracy"]
     return pd.concat(found, ignore_index=True)[columns]
+
+
+def _without_frame(items: Items, transform: str | Sequence[str] | None) -> Items:
+    """Refuse framed patterns of responses that noise in RDMs does not reach."""
+    asked = [transform] if isinstance(transform, str) else transform or ()
+    if set(OF_UNITS) & set(asked):
+        raise DataError(
+            "`noise` is added to dissimilarities, of which 'framed' is not made: leave either out, "
+            "or add noise to the responses yourself."
+        )
+    return items._replace(frame=None)
 
 
 def _check(noise: Sequence[float], numbers: Sequence[int], n_subsets: int, everything: int) -> None:

@@ -14,10 +14,51 @@ from torch import Tensor
 
 from softrsa._wording import listed
 from softrsa.errors import DataError, ShapeError, StimulusError
-from softrsa.io import check_rdms
+from softrsa.io import check_rdms, check_recording
 from softrsa.pairs import condense
+from softrsa.recordings import split_units
+from softrsa.rsm import build_rsms, similarity_matrix
 
 LEAST_STIMULI = 4
+
+
+class Frame(NamedTuple):
+    """What Framed RSA needs of each item's responses, in means over units."""
+
+    distances: Tensor  # (n_items, n, n), squared, of stimuli from each other
+    squares: Tensor  # (n_items, n), squared distances from the origin
+    means: Tensor  # (n_items, n)
+
+    def of_stimuli(self, stimuli: Tensor) -> Frame:
+        """Take some of the stimuli."""
+        rest = (x.index_select(1, stimuli) for x in self[1:])
+        return Frame(block(self.distances, stimuli), *rest)
+
+    def rdms(self) -> Tensor:
+        """Squared distances (n_items, n + 2, n + 2), of origin and constant pattern last.
+
+        As those of `softrsa.rsm.framed`, whose level is that of these stimuli.
+        """
+        level = self.squares.mean(1, keepdim=True).sqrt()
+        spread = (self.squares - self.means.square()).clamp_min(0.0)  # variance over units
+        constant = (self.means - level).square() + spread
+        n = self.squares.shape[1]
+        found = self.distances.new_zeros(len(self.squares), n + 2, n + 2)
+        found[:, :n, :n] = self.distances
+        for place, column in ((n, self.squares), (n + 1, constant)):
+            found[:, :n, place] = found[:, place, :n] = column
+        found[:, n, n + 1] = found[:, n + 1, n] = level.squeeze(1).square()
+        return found
+
+
+def frame_of(units: Sequence[Tensor | np.ndarray]) -> Frame:
+    """Sum up responses (n, n_units) of every item."""
+    found = []
+    for one in units:
+        x = torch.as_tensor(one).detach().cpu().double()
+        distances = -similarity_matrix(x, similarity="sqeuclidean")
+        found.append((distances, x.square().mean(1), x.mean(1)))
+    return Frame(*(torch.stack(part) for part in zip(*found, strict=True)))
 
 
 class Items(NamedTuple):
@@ -28,6 +69,12 @@ class Items(NamedTuple):
     region: Tensor
     subjects: list[str]
     regions: list[str]
+    frame: Frame | None = None  # where there are units
+
+    def of_stimuli(self, stimuli: Tensor) -> Items:
+        """Take some of the stimuli."""
+        frame = None if self.frame is None else self.frame.of_stimuli(stimuli)
+        return self._replace(rdms=block(self.rdms, stimuli), frame=frame)
 
     def references(self, without: Sequence[int]) -> Tensor:
         """Items of other subjects that make each region's mean: (n_items, n_regions, n_items)."""
@@ -67,7 +114,13 @@ def checked_items(
         torch.tensor([known.index(str(label)) for label in labels], dtype=torch.long)
         for known, labels in zip(names, (subjects, regions), strict=True)
     ]
-    pairs = condense(values)
+    check_values(values, subjects, regions)
+    return Items(values, numbers[0], numbers[1], names[0], names[1])
+
+
+def check_values(rdms: Tensor, subjects: Sequence[object], regions: Sequence[object]) -> None:
+    """Refuse RDMs with missing values, and constant ones."""
+    pairs = condense(rdms)
     for kind, bad in (
         ("missing values", ~pairs.isfinite().all(-1)),
         ("the same value for all pairs", pairs.amax(-1) == pairs.amin(-1)),
@@ -78,7 +131,6 @@ def checked_items(
                 f"{int(bad.sum())} RDMs have {kind}, the first that of region {regions[i]!r} of "
                 f"subject {subjects[i]!r}. Leave out the stimuli or the items concerned."
             )
-    return Items(values, numbers[0], numbers[1], names[0], names[1])
 
 
 SUBJECT = re.compile(r"(subj?|subject|part|participant|monkey|mouse|s|p|m)[-_ ]?\d+", re.IGNORECASE)
@@ -122,12 +174,7 @@ def labelled_items(stacks: LabelledRDMs) -> tuple[np.ndarray, list[str], list[st
         if "subject" not in stack.dims:
             raise DataError(f"Region {region!r} has no dimension subject, got {stack.dims}.")
         ids = stack["anchor"].values if ids is None else ids
-        if set(ids) != set(stack["anchor"].values):
-            only = sorted(set(map(str, ids)) ^ set(map(str, stack["anchor"].values)))
-            raise StimulusError(
-                f"All regions must have the same stimuli; {len(only)} are not in region "
-                f"{region!r} or only there: {', '.join(only[:5])}."
-            )
+        _check_same_stimuli(ids, stack["anchor"].values, region)
         stack = stack.sel(anchor=ids, neighbor=ids)
         leading = [str(dim) for dim in stack.dims[:-2]]
         for labels in product(*(stack[dim].values for dim in leading)):
@@ -139,6 +186,73 @@ def labelled_items(stacks: LabelledRDMs) -> tuple[np.ndarray, list[str], list[st
     if not values:
         raise DataError("There are no RDMs to identify: all are NaN or the mapping is empty.")
     return np.stack(values), subjects, regions
+
+
+def with_units(
+    items: Items, units: Sequence[Tensor | np.ndarray], subjects: Sequence[object]
+) -> Items:
+    """Add what Framed RSA needs of units to RDMs, after a check."""
+    n = items.rdms.shape[-1]
+    if len(units) != len(items.rdms):
+        raise ShapeError(
+            f"`units` must have responses for each of the {len(items.rdms)} RDMs, in their order; "
+            f"got {len(units)}."
+        )
+    for one, subject in zip(units, subjects, strict=True):
+        shape = tuple(getattr(one, "shape", ()))
+        if len(shape) != 2 or shape[0] != n or not shape[1]:
+            raise ShapeError(
+                f"`units` must each have shape ({n}, n_units), one row for each stimulus of the "
+                f"RDMs; got {shape} for subject {subject!r}."
+            )
+        if not torch.as_tensor(one).isfinite().all():
+            raise DataError(
+                f"`units` of subject {subject!r} have values that are NaN or infinite. Leave out "
+                "the stimuli or the units concerned."
+            )
+    return items._replace(frame=frame_of(units))
+
+
+def items_of_recordings(recordings: LabelledRDMs) -> Items:
+    """Make items of labelled recordings: correlation distances, and what Framed RSA needs.
+
+    One recording (stimulus, unit) with `region` and `subject` on its units, or one by region, with
+    `subject`; joined by stimulus id.
+    """
+    if isinstance(recordings, xr.DataArray):
+        check_has(recordings, "region", "the recording")
+        recordings = {str(k): part for k, part in split_units(recordings, "region").items()}
+    ids: np.ndarray | None = None
+    rdms, units, subjects, regions = [], [], [], []
+    for region, recording in recordings.items():
+        check_has(recording, "subject", f"the recording of region {region!r}")
+        checked = check_recording(recording, name=f"recording of region {region!r}")
+        ids = checked["stimulus"].values if ids is None else ids
+        _check_same_stimuli(ids, checked["stimulus"].values, region)
+        for subject, part in split_units(checked.sel(stimulus=ids), "subject").items():
+            rdms.append(1 - build_rsms(part).values)
+            units.append(part.values)
+            subjects.append(str(subject))
+            regions.append(region)
+    return checked_items(np.stack(rdms), subjects, regions)._replace(frame=frame_of(units))
+
+
+def check_has(recording: xr.DataArray, label: str, name: str) -> None:
+    """Refuse a recording whose units have no such label."""
+    if label not in recording.coords or recording[label].dims != ("unit",):
+        raise DataError(
+            f"Units of {name} must be labelled by {label}: `recording.assign_coords({label}="
+            '("unit", [...]))`.'
+        )
+
+
+def _check_same_stimuli(ids: np.ndarray, others: np.ndarray, region: str) -> None:
+    if set(ids) != set(others):
+        only = sorted(set(map(str, ids)) ^ set(map(str, others)))
+        raise StimulusError(
+            f"All regions must have the same stimuli; {len(only)} are not in region "
+            f"{region!r} or only there: {', '.join(only[:5])}."
+        )
 
 
 def block(rdms: Tensor, stimuli: Tensor) -> Tensor:

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from softrsa._descent import Ascent, first_best
 from softrsa._ranks import average_ranks
-from softrsa.errors import FitError
-from softrsa.identification.matching import Items, Rule, match_scores, products
+from softrsa.errors import DataError, FitError
+from softrsa.identification.matching import Frame, Items, Rule, match_scores, products
 from softrsa.pairs import condense, expand
 from softrsa.transforms import (
     GlobalGate,
@@ -29,6 +29,13 @@ from softrsa.transforms.on_rsms import threshold_grid
 
 TRANSFORMS = ("identity", "centered", "geo_topological", "geodesic", "global", "instance")
 LEARNED = ("global", "instance")
+OF_UNITS = ("framed",)  # need responses, not RDMs alone
+EVERY = (*TRANSFORMS, *OF_UNITS)
+NO_UNITS = (
+    "The transform 'framed' needs units, whose norms and means are not in RDMs: give recordings "
+    "(stimulus, unit) with region and subject on their units instead of RDMs, or `units=` beside "
+    "RDMs without labels."
+)
 NEAREST = (1, 2, 3, 5, 8, 12)  # neighbors whose edges a geodesic transform keeps
 
 
@@ -38,31 +45,38 @@ class Views(NamedTuple):
     ranks: Tensor  # (n_items, n, n), of the dissimilarities of each RDM, from 0 to 1
     nearness: Tensor  # (n_items, n, n), 1 - ranks within each anchor's row, from 0 to 1
     profiles: Tensor  # (n_items, n, n_quantiles), of each anchor's dissimilarities, negated
+    framed: Tensor | None = None  # (n_items, n + 2, n + 2), ranks as above, of framed patterns
 
     def of_stimuli(self, stimuli: Tensor) -> Views:
-        """Take some of the stimuli, ranked as they are among all."""
+        """Take some of the stimuli, ranked as they are among all, without framed RDMs."""
         square = (x.index_select(1, stimuli).index_select(2, stimuli) for x in self[:2])
         return Views(*square, profiles=self.profiles.index_select(1, stimuli))
 
     def of_items(self, items: Tensor) -> Views:
-        """Take some of the RDMs."""
-        return Views(*(x.index_select(0, items) for x in self))
+        """Take some of the RDMs, without framed ones."""
+        return Views(*(x.index_select(0, items) for x in self[:3]))
 
 
-def views(rdms: Tensor) -> Views:
-    """Rank and scale RDMs (n_items, n, n), none of them constant."""
+def views(rdms: Tensor, frame: Frame | None = None) -> Views:
+    """Rank and scale RDMs (n_items, n, n), none of them constant, and those of framed patterns."""
     n = rdms.shape[-1]
-    ranks = average_ranks(condense(rdms))
-    low, high = ranks.amin(-1, keepdim=True), ranks.amax(-1, keepdim=True)
     off = ~torch.eye(n, dtype=torch.bool)
     within = average_ranks(rdms[:, off].unflatten(-1, (n, n - 1))) - 1
     nearness = torch.ones_like(rdms)
     nearness[:, off] = 1 - within.flatten(-2) / (n - 2)
     return Views(
-        expand((ranks - low) / (high - low)),
+        _ranked(rdms),
         nearness,
         ProfileGate().profile(-rdms),
+        None if frame is None else _ranked(frame.rdms()),
     )
+
+
+def _ranked(rdms: Tensor) -> Tensor:
+    """Ranks of the dissimilarities of each RDM, from 0 to 1."""
+    ranks = average_ranks(condense(rdms))
+    low, high = ranks.amin(-1, keepdim=True), ranks.amax(-1, keepdim=True)
+    return expand((ranks - low) / (high - low))
 
 
 class Statistic(NamedTuple):
@@ -83,7 +97,15 @@ def candidates(transform: str, n_stimuli: int, grid: int) -> list[Statistic]:
         return [Statistic(f"k = {k}", _nearest(k)) for k in NEAREST if k < n_stimuli]
     if transform == "centered":
         return [Statistic("", lambda seen: condense(double_center(seen.ranks)))]
+    if transform == "framed":
+        return [Statistic("", _framed)]
     return [Statistic("", lambda seen: condense(seen.ranks))]
+
+
+def _framed(seen: Views) -> Tensor:
+    if seen.framed is None:
+        raise DataError(NO_UNITS)
+    return condense(seen.framed)
 
 
 def _thresholds(low: float, high: float) -> Callable[[Views], Tensor]:

@@ -4,6 +4,7 @@ from softrsa._precision import RoundingWarning
 from softrsa.rsm.build import build_rsms, to_rsm
 from softrsa.rsm.crossnobis import crossnobis, crossnobis_unbalanced
 from softrsa.rsm.estimate import build_rdms
+from softrsa.rsm.framing import framed
 from softrsa.rsm.poisson import poisson_cv, poisson_kl
 from softrsa.rsm.scaling import SCALINGS, scale_similarities
 from softrsa.rsm.searchlight import searchlight
@@ -26,6 +27,7 @@ __all__ = [
     "condensed_similarity",
     "crossnobis",
     "crossnobis_unbalanced",
+    "framed",
     "poisson_cv",
     "poisson_kl",
     "scale_similarities",

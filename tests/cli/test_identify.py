@@ -64,6 +64,13 @@ def test_recordings_and_their_rdms_give_what_python_gives(command, recordings, r
         assert table["accuracy"].tolist() == direct.table["accuracy"].tolist()
 
 
+def test_framed_rsa_is_of_recordings(command, recordings, tmp_path):
+    assert command(recordings, "--transform", "framed", "--resamples", "5", "--quiet")[0] == 0
+    table = pd.read_csv(tmp_path / "out" / "accuracies.csv")
+    assert table["transform"].tolist() == ["framed"]
+    assert table["accuracy"][0] > 1 / 2
+
+
 def test_curves_and_thresholds_have_files_of_their_own(command, rdms, tmp_path):
     code, out, _ = command(
         rdms, "--transform", "geo_topological", "--grid", "2", "--resamples", "3", "--stimuli",
@@ -111,6 +118,7 @@ def test_the_simulated_networks(command):
         (None, ("--demo", "--resamples", "0"), "`n_resamples` must be at least 1, got 0"),
         (None, ("--demo", "--published", "--folds", "9"), "leave out --folds"),
         (None, ("--demo", "--folds", "20"), "must have 4 of the 60 stimuli at least, got 20 folds"),
+        ("rdms", ("--transform", "framed"), "The transform 'framed' needs units"),
         ("rdms", ("--regions", "V1"), "two regions at least, got ['V1']"),
         ("one", (), "must be there for 4 subjects at least"),
         ("unlabelled", (), "units must be labelled by region and subject, found region"),

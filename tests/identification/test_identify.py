@@ -5,6 +5,7 @@ import warnings
 from itertools import combinations
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import xarray as xr
@@ -26,9 +27,11 @@ from softrsa.errors import (
     StimulusError,
     UnknownNameError,
 )
+from softrsa.identification.identify import _asked, as_items
 from softrsa.identification.matching import (
     best_region,
     checked_items,
+    frame_of,
     match_scores,
     products,
     resampled_products,
@@ -46,6 +49,7 @@ from softrsa.identification.statistics import (
 )
 from softrsa.pairs import condense, expand
 from softrsa.reports.identification_figures import plot_curves
+from softrsa.rsm import framed, similarity_matrix
 from softrsa.transforms import geo_topological_type
 
 N_SUBJECTS, N_REGIONS, N_STIMULI = 5, 3, 16
@@ -288,6 +292,129 @@ def test_a_region_needs_enough_subjects():
     assert found.data.sizes["item"] == 12
     with pytest.raises(DataError, match=r"two regions at least, got \['V1'\]"):
         identify_regions(rdms[::3], range(5), ["V1"] * 5)
+
+
+def make_units(noise, seed=0):
+    """Responses of regions with one geometry whose means over units differ, and norms with them."""
+    rng = np.random.default_rng(seed)
+    points = rng.normal(size=(N_STIMULI, 9))
+    preferred = rng.normal(size=(N_REGIONS, N_STIMULI, 1))
+    units = []
+    for _ in range(N_SUBJECTS):
+        mixed = points @ np.linalg.qr(rng.normal(size=(9, 9)))[0]
+        units += [mixed + own + noise * rng.normal(size=mixed.shape) for own in preferred]
+    return units
+
+
+def correlation_distances(units):
+    return torch.from_numpy(np.stack([1 - np.corrcoef(x) for x in units]))
+
+
+def as_recording(units, ids=None):
+    """The same, labelled: regions and subjects on units."""
+    owner = [i for i, x in enumerate(units) for _ in range(x.shape[1])]
+    return xr.DataArray(
+        np.concatenate(units, axis=1), dims=("stimulus", "unit"),
+        coords={
+            "stimulus": [f"image{i:02d}" for i in range(N_STIMULI)] if ids is None else ids,
+            "region": ("unit", [REGIONS[i] for i in owner]),
+            "subject": ("unit", [f"p{SUBJECTS[i]}" for i in owner]),
+        },
+    )  # fmt: skip
+
+
+def test_framed_rdms_are_those_of_framed_patterns():
+    units = make_units(0.3)
+    frame = frame_of(units)
+    for stimuli in (torch.arange(N_STIMULI), torch.tensor([2, 3, 7, 11, 15])):
+        expected = torch.stack(
+            [
+                -similarity_matrix(framed(torch.from_numpy(x)[stimuli]), similarity="sqeuclidean")
+                for x in units
+            ]
+        )
+        torch.testing.assert_close(frame.of_stimuli(stimuli).rdms(), expected)
+
+
+def test_a_frame_tells_regions_apart_by_their_means():
+    units = make_units(0.3)
+    options = {"units": units, "transform": ["identity", "framed"], "n_resamples": 30}
+    found = identify_regions(correlation_distances(units), SUBJECTS, REGIONS, **options)
+    accuracy = found.table.set_index("transform")["accuracy"]
+    assert accuracy["framed"] == 1.0
+    assert accuracy["identity"] < 0.7  # means are not in correlations
+    vectors = [rankdata(squareform(r, checks=False)) for r in frame_of(units).rdms().numpy()]
+    whole = identify_regions(
+        correlation_distances(units), SUBJECTS, REGIONS, **{**options, "stimulus_folds": 1}
+    )
+    subjects, regions = np.array(SUBJECTS), np.array(REGIONS)
+    for i, name in enumerate(whole.data["predicted"].sel(transform="framed").values[0]):
+        scores = {
+            region: np.corrcoef(
+                vectors[i],
+                np.mean([v for v, s, r in zip(vectors, subjects, regions, strict=True)
+                         if s != subjects[i] and r == region], 0),
+            )[0, 1]
+            for region in ("V1", "V4", "IT")
+        }  # fmt: skip
+        assert name == max(scores, key=scores.get)
+
+
+def test_recordings_are_read_by_their_labels():
+    units = make_units(1.0)
+    options = {"n_resamples": 20, "transform": ["identity", "framed"]}
+    bare = identify_regions(correlation_distances(units), SUBJECTS, REGIONS, units=units, **options)
+    recording = as_recording(units)
+    whole = identify_regions(recording, **options)
+    by_region = {
+        name: recording[::step].isel(unit=(recording["region"] == name).values)
+        for name, step in (("V1", 1), ("V4", -1), ("IT", 1))
+    }
+    parts = identify_regions(by_region, **options)
+    for found in (whole, parts):
+        pd.testing.assert_frame_equal(found.table, bare.table)
+    assert _asked(None, as_items(recording, None, None), published=False) == [*TRANSFORMS, "framed"]
+    assert _asked(None, checked_items(make_rdms(1.0), SUBJECTS, REGIONS), False) == [*TRANSFORMS]
+
+
+def test_curves_of_units():
+    recording = as_recording(make_units(0.3))
+    options = {"n_stimuli": [8], "n_subsets": 2, "n_resamples": 5}
+    found = identification_curves(recording, transform=["framed"], **options)
+    assert found["accuracy"].mean() > 0.8
+    noisy = identification_curves(recording, noise=(0.5,), transform="identity", **options)
+    assert set(noisy["noise"]) == {0.5}
+    with pytest.raises(DataError, match="`noise` is added to dissimilarities, of which 'framed'"):
+        identification_curves(recording, transform="framed", noise=(0.5,))
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda u: identify(correlation_distances(u), transform="framed"), DataError,
+         "The transform 'framed' needs units, whose norms and means are not in RDMs"),
+        (lambda u: identify(correlation_distances(u), units=u[1:]), ShapeError,
+         "for each of the 15 RDMs, in their order; got 14"),
+        (lambda u: identify(correlation_distances(u), units=[x[1:] for x in u]), ShapeError,
+         "shape (16, n_units), one row for each stimulus of the RDMs; got (15, 9) for subject 0"),
+        (lambda u: identify(correlation_distances(u), units=[x * np.nan for x in u]), DataError,
+         "`units` of subject 0 have values that are NaN"),
+        (lambda u: identify_regions(labelled(make_rdms(1.0)), units=u), DataError,
+         "`units` go with RDMs without labels"),
+        (lambda u: identify_regions(as_recording(u).drop_vars("subject")), DataError,
+         "Units of the recording of region 'V1' must be labelled by subject"),
+        (lambda u: identify_regions(as_recording(u).drop_vars("region")), DataError,
+         "Units of the recording must be labelled by region"),
+        (lambda u: identify_regions(
+            {"V1": as_recording(u), "V4": as_recording(u, ids=range(N_STIMULI))}
+         ), StimulusError, "32 are not in region 'V4' or only there"),
+        (lambda u: identify(correlation_distances(u), units=u, published=True,
+                            transform="framed"), UnknownNameError, "published transform 'framed'"),
+    ],
+)  # fmt: skip
+def test_units_that_do_not_fit(call, error, message):
+    with pytest.raises(error, match=re.escape(message)):
+        call(make_units(0.3))
 
 
 def labelled(rdms, *, without=()):
