@@ -125,31 +125,41 @@ class Mapped(NamedTuple):
 
 
 class _Map(nn.Module):
-    """Maps of components (problems, k, k), or the logarithms of weights (problems, k)."""
+    """Maps of components, one of each problem, that start at the identity.
 
-    def __init__(self, kind: str, n_problems: int, k: int, like: Tensor):
+    Weights of components are exp(v). Any map is I + G V G, with G the diagonal of the square roots
+    of the components' standard deviations, the largest being 1: what is learned of components that
+    vary little, which are many, costs more.
+    """
+
+    def __init__(self, kind: str, deviations: Tensor):
         super().__init__()
-        start = torch.eye(k) if kind == "full" else torch.zeros(k)
-        start = start.to(like).repeat(n_problems, *(1 for _ in start.shape))
-        self.at = nn.Parameter(start)
+        n_problems, k = deviations.shape
+        shape = (n_problems, k, k) if kind == "full" else (n_problems, k)
+        self.at = nn.Parameter(torch.zeros(shape).to(deviations))
+        self.root = (deviations / deviations[:, :1]).sqrt()
 
     def forward(self, z: Tensor) -> Tensor:
         """Map scores (problems, n, k)."""
+        root = self.root.unsqueeze(-2)
         if self.at.ndim == 3:
-            return z @ self.at
+            return z + (z * root) @ self.at * root
         return z * (self.at / 2).exp().unsqueeze(-2)  # similarities weigh by the square
 
     def distance(self) -> Tensor:
         """Squared distance from the identity, of each problem."""
-        if self.at.ndim == 3:
-            identity = torch.eye(self.at.shape[-1]).to(self.at)
-            return (self.at - identity).square().sum((-2, -1))
-        return self.at.square().sum(-1)
+        return self.at.square().flatten(1).sum(-1)
 
     def matrix(self, row: int) -> Tensor:
         """One problem's map (k, k), float64."""
-        at = self.at.detach()[row].double().clone()
-        return at if at.ndim == 2 else torch.diag((at / 2).exp())
+        at, root = self.at.detach()[row].double(), self.root[row].double()
+        if at.ndim == 1:
+            return torch.diag((at / 2).exp())
+        return torch.eye(len(root)).to(at) + root[:, None] * at * root
+
+    def keep(self, at: Tensor) -> None:
+        """Go on with some problems only."""
+        self.at, self.root = nn.Parameter(self.at.detach()[at].clone()), self.root[at]
 
 
 class _MapBatch:
@@ -165,7 +175,9 @@ class _MapBatch:
         self.train = self._block([p.train for p in problems], k)
         held_out = [p.validation for p in problems if p.validation is not None]
         self.validation = self._block(held_out, k) if held_out else None
-        self.map = _Map(first.kind, len(problems), k, self.train[0])
+        deviations = [p.components.variances.sqrt() for p in problems]
+        deviations = torch.stack([F.pad(one, (0, k - len(one))) for one in deviations])
+        self.map = _Map(first.kind, deviations.to(self.train[0]))
         self.penalty = torch.tensor([p.penalty for p in problems]).to(self.train[0])
         self.noisy = n > STEP_STIMULI
         self.generator = torch.Generator().manual_seed(plan.seed)
@@ -258,7 +270,7 @@ class _MapBatch:
     def keep(self, at: Tensor) -> None:
         """Go on with some problems only."""
         self.problems = [self.problems[i] for i in at.tolist()]
-        self.map.at = nn.Parameter(self.map.at.detach()[at].clone())
+        self.map.keep(at)
         self.penalty, self.train = self.penalty[at], [one[at] for one in self.train]
         if self.validation is not None:
             self.validation = [one[at] for one in self.validation]
