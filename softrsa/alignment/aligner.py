@@ -92,9 +92,10 @@ class Aligner:
     ----------
     transform : str, Transform or Module
         "identity" (plain RSA), "centered", "geo_topological" (thresholds by grid), "global" or
-        "instance" (learned SoftStep on both sides), or "selected": the simplest of these not worse
+        "instance" (learned SoftStep), "reweighted", "metric" or "encoding" (learned similarity of
+        the model's units), or "selected": the simplest of these not worse
         than the best by more than one standard error over inner folds. Or one of your own, or
-        "units+rsms": see `softrsa.transforms.Transform`.
+        "units+rsms", such as "metric+instance": see `softrsa.transforms.Transform`.
     measure : str or Measure
         A name of `softrsa.measures.available`, or a measure of your own. Where it is not
         differentiable, learned transforms are fitted under "centered_pearson" and chosen and scored
@@ -120,6 +121,11 @@ class Aligner:
     ----------
     model_transform_, brain_transform_ : Module
         Fitted transforms of RSMs (..., n, n).
+    model_similarity_ : Module or None
+        What was fitted to the model's units, from which its RSM is made then: a
+        `LearnedSimilarity`, several (`LearnedSimilarities`, one for each of several subjects that
+        "encoding" predicts), a module of your own; None where units stay as they are, as where no
+        map did better on inner folds.
     chosen_ : str
         Name of the transform; differs from ``transform`` for "selected".
     train_score_ : float
@@ -382,6 +388,9 @@ class Aligner:
     def _keep(self, fitted: Fitted) -> None:
         self.fitted_ = fitted
         self.model_transform_, self.brain_transform_ = fitted.model, fitted.brain
+        self.model_similarity_ = fitted.units
+        if isinstance(fitted.units, LearnedSimilarities) and len(fitted.units) == 1:
+            self.model_similarity_ = fitted.units.each()[0]
         self.chosen_ = fitted.chosen
         self.train_score_ = fitted.train_score
         self.inner_scores_ = fitted.inner_scores

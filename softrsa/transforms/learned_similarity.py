@@ -89,7 +89,7 @@ class LearnedSimilarity(nn.Module):
     >>> LearnedSimilarity(torch.eye(2), similarity="dot")(x)
     tensor([[0.5000, 0.0000, 0.5000],
             [0.0000, 0.5000, 0.5000],
-            [0.5000, 0.5000, 1.0000]], grad_fn=<SelectBackward0>)
+            [0.5000, 0.5000, 1.0000]])
     """
 
     offset: Tensor
@@ -162,9 +162,13 @@ class LearnedSimilarity(nn.Module):
 
     def forward(self, units: Tensor) -> Tensor:
         """Similarities (..., n, n) of stimuli with these units (..., n, n_units)."""
+        return self.compare(self.features(units))
+
+    def compare(self, features: Tensor) -> Tensor:
+        """Similarities (..., n, n) of stimuli with these features (..., n, n_features)."""
         row = self.similarity
         given = row.name if SIMILARITY_TABLE.get(row.name) is row else row
-        return similarity_matrix(self.features(units), similarity=given)
+        return similarity_matrix(features, similarity=given)
 
     def unit_weights(self) -> Tensor:
         """How much each unit counts (n_units,): squared length of its row of the map, mean 1."""
