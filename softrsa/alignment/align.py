@@ -370,14 +370,23 @@ def _with_allowed(
     unavailable = tuple(kind for kind, name in lacking.items() if name)
     refused = [one for one in acting if one.map in unavailable]
     if refused and asked:
-        one = refused[0]
-        raise DataError(
-            f"{one.name!r} learns a similarity of units, and {lacking[one.map]!r} is given as RDMs "
-            "or RSMs that nothing says are correlations or cosines. Give activations or "
-            "recordings, or leave the transform out."
-        )
+        _refuse_map(refused[0], str(lacking[refused[0].map]), layers)
     kept = tuple(one for one in options.transforms if one not in refused)
     return replace(options, transforms=kept, unavailable=unavailable)
+
+
+def _refuse_map(one: Chain, name: str, layers: Mapping[str, Responses]) -> None:
+    """Say why a similarity cannot be learned from what a layer or region is given as."""
+    if name not in layers or is_learnable(layers[name]):
+        raise DataError(
+            f"{one.name!r} predicts the units of a region, and region {name!r} is given as RDMs or "
+            "RSMs. Give recordings, use 'metric', or leave the transform out."
+        )
+    raise DataError(
+        f"{one.name!r} learns a similarity of units, and layer {name!r} is given as RDMs or RSMs "
+        "that nothing says are correlations or cosines. Give activations, say what they are "
+        '(`attrs["similarity"] = "correlation"`, for example), or leave the transform out.'
+    )
 
 
 def _first(sides: Mapping[str, Responses], condition: Callable[[Responses], bool]) -> str | None:

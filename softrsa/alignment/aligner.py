@@ -111,7 +111,7 @@ class Aligner:
     tiled : bool or "auto"
         Whether RSMs are computed tile by tile whenever they are needed instead of held, which takes
         features on both sides, a measure of `tiled_scores`, and a transform other than
-        "geo_topological" (which "selected" then leaves out). "auto" does so where it can be done
+        "geo_topological" and learned similarities (which "selected" then leaves out). "auto" does so where it can be done
         and RSMs would take more than 2 GB, a minibatch is asked for, or several processes work
         together.
     batch_size : int, optional
@@ -212,15 +212,15 @@ class Aligner:
         _check_measure(measure, one)
         settings = self.settings or FitSettings()
         sides = self._sides(model, brain)
-        chains = _allowed(one, *sides)
-        if any(chain.map for chain in chains):
+        chains = _allowed(one, measure, *sides)
+        if sides[0].held is not None and any(chain.map for chain in chains):
             whole = sides[0].units[0] if sides[0].units else None
             sides = replace(sides[0], points=place_points(sides[0]), source=whole), sides[1]
         tiling = None
         if sides[0].held is None:
             tiling = Tiling(self.batch_size, self.seed, join_ranks(sides[0].device))
             check_same_data(tiling.ranks, *sides)
-            chains = [one for one in chains if one.rsms.tiled]
+            chains = [one for one in chains if one.rsms.tiled and one.units is None]
         plan = make_plan(measure, *sides, settings, self.seed)
         if tiling is not None:
             plan = replace(plan, tiling=tiling, gated=plan.fitted)
@@ -271,7 +271,7 @@ class Aligner:
         if model.held is None:
             return fitted.score_tiled(model, brain, measure.name, join_ranks(model.device))
         if measure.takes == "features":
-            sides = fitted.model_side(model, brain), brain
+            sides = fitted.model_features(model, brain), brain
             return score_features(measure, sides, sides, range(len(brain.subjects)))
         return float(measure.between(*fitted.transformed(model, brain)).mean())
 
@@ -488,8 +488,9 @@ class Aligner:
         params = content["params"]
         if params["settings"] is not None:
             params["settings"] = FitSettings(**params["settings"])
-        model, brain = (_unpacked(content[side], own) for side in ("model", "brain"))
-        units = _unpacked(content["units"], own) if content.get("units") else None
+        similarity = params["similarity"]
+        model, brain = (_unpacked(content[side], own, similarity) for side in ("model", "brain"))
+        units = _unpacked(content["units"], own, similarity) if content.get("units") else None
         params["transform"] = _loaded_chain(params["transform"], units, model)
         described = content.get("description")
         aligner = cls(**params)
@@ -523,9 +524,11 @@ def _check_measure(measure: Measure, one: Chain) -> None:
         )
 
 
-def _allowed(one: Chain, model: Responses, brain: Responses) -> list[Chain]:
+def _allowed(one: Chain, measure: Measure, model: Responses, brain: Responses) -> list[Chain]:
     """List what is to be fitted and can be; refuse what was asked for and cannot be."""
     chains = with_choices([one])
+    if measure.takes == "features":
+        chains = [chain for chain in chains if acts_on_units_only(chain)]
     if one.map:
         check_units(model, repr(one.name), "`model`")
     lacks_brain = brain.units is None
@@ -611,15 +614,18 @@ def _packed(transform: nn.Module) -> dict[str, Any]:
     }
 
 
-def _unpacked(content: dict[str, Any], own: Mapping[str, nn.Module]) -> nn.Module:
-    """Build the transform that `_packed` took apart."""
+def _unpacked(
+    content: dict[str, Any], own: Mapping[str, nn.Module], similarity: SimilarityLike
+) -> nn.Module:
+    """Build the transform that `_packed` took apart; a ``similarity`` of one's own is not in it."""
     kind = content["kind"]
     if kind == "maps":
-        return LearnedSimilarities([_unpacked(one, own) for one in content["maps"]])
+        return LearnedSimilarities([_unpacked(one, own, similarity) for one in content["maps"]])
     if kind == "map":
+        name = content["similarity"]
         return LearnedSimilarity(
             content["state"]["weight"], content["state"]["offset"], prepare=content["prepare"],
-            similarity=content["similarity"],
+            similarity=name if name in SIMILARITY_TABLE else similarity,
         ).requires_grad_(False)  # fmt: skip
     if kind == "own":
         name = content["name"]

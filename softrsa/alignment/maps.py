@@ -308,7 +308,7 @@ def _batches(problems: Sequence[MapProblem]) -> Iterator[list[int]]:
         n_validation = 0 if p.validation is None else len(p.validation)
         shapes = tuple(u.shape[1] for u in p.brain.units or ()), len(p.brain.subjects)
         sized = p.group[-1] if isinstance(p.group, tuple) else len(p.components.variances)
-        kind = p.kind, sized, len(p.train), n_validation, p.last, shapes
+        kind = p.kind, sized, p.model.similarity, len(p.train), n_validation, p.last, shapes
         alike.setdefault(kind, {}).setdefault(i if p.group is None else p.group, []).append(i)
     for (*_, n, _, _, shapes), groups in alike.items():
         size = max(1, BATCH_ENTRIES // (n * n * shapes[1]))
@@ -525,7 +525,7 @@ def described(components: Components, of_components: Tensor) -> Description:
 
 def _encoding(lesson: Lesson, known: _Known, on_step: Callable[[int], object]) -> Mapped:
     """Predict each subject's units by ridge regression."""
-    similarity = as_similarity(lesson.model.similarity)
+    similarity = as_similarity(lesson.brain.similarity)  # of what is predicted
 
     def fit(stimuli: Tensor) -> tuple[LearnedSimilarities, Tensor]:
         components = known.of(lesson.model, stimuli)
@@ -571,7 +571,9 @@ def place_points(model: Responses) -> Tensor:
     """
     name = as_similarity(model.similarity).name
     if name not in ("correlation", "cosine", "dot"):
-        return rotated(model.all_units())
+        units = rotated(model.all_units())
+        values, vectors = torch.linalg.eigh(units.mT @ units)
+        return units @ vectors[:, values > values[-1] * ROUNDING]  # columns are orthogonal
     values, vectors = torch.linalg.eigh(model.rsms[0].double())
     there = values > values[-1] * ROUNDING
     return vectors[:, there] * values[there].sqrt()
@@ -587,6 +589,8 @@ def unit_maps(model: Responses, maps: LearnedSimilarities) -> list[LearnedSimila
     found = []
     for one in maps.each():
         weight = torch.cat([part.T @ _dual(model, one) for part in _prepared_chunks(model)])
+        if name == "dot":  # whose products are means over units
+            weight = weight / len(weight) ** 0.5
         weight = weight.to(model.source.dtype)
         found.append(
             LearnedSimilarity(

@@ -158,7 +158,10 @@ class Responses:
     def changed(self, change: Callable[[Tensor], Tensor]) -> Responses:
         """Put all numbers through a change of device or type."""
         units = None if self.units is None else tuple(map(change, self.units))
-        return replace(self, held=None if self.held is None else change(self.held), units=units)
+        held, points, source = (
+            None if one is None else change(one) for one in (self.held, self.points, self.source)
+        )
+        return replace(self, held=held, units=units, points=points, source=source)
 
     def all_units(self) -> Tensor:
         """All subjects' units side by side (n_stimuli, n_units)."""
