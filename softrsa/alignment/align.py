@@ -216,7 +216,8 @@ def align(
         options, layer_sides, region_sides, asked=asked
     )
     if any(one.map for one in options.fitted):
-        layer_sides = {name: _with_points(side) for name, side in layer_sides.items()}
+        raw = options.of_features
+        layer_sides = {name: _with_points(side, raw=raw) for name, side in layer_sides.items()}
     n_stimuli = next(iter(layer_sides.values())).n_stimuli
     splits = split_stimuli(n_stimuli, folds, seed=seed)
     if permute:
@@ -394,9 +395,10 @@ def _first(sides: Mapping[str, Responses], condition: Callable[[Responses], bool
     return next((name for name, side in sides.items() if condition(side)), None)
 
 
-def _with_points(side: Responses) -> Responses:
+def _with_points(side: Responses, *, raw: bool) -> Responses:
     """Find the points that a similarity is learned of; a mean of subjects has no own units."""
-    return replace(side, points=place_points(side), source=None if side.averaged else side.source)
+    side = replace(side, source=None if side.averaged else side.source, raw=raw)
+    return replace(side, points=place_points(side))
 
 
 def _sides(
@@ -409,7 +411,7 @@ def _sides(
     keep = (compact, Tensor.detach) if options.of_features else (None, None)
     if options.learns or own:  # what acts on units, or predicts them, may depend on which is which
         keep = (
-            Tensor.detach if own else rotated,
+            Tensor.detach if own else compact if options.of_features else rotated,
             Tensor.detach if "ridge" in maps or options.of_features else rotated,
         )
     layers = _read(parts[0], options, device, keep[0], source=maps != {""})

@@ -111,9 +111,9 @@ class Aligner:
     tiled : bool or "auto"
         Whether RSMs are computed tile by tile whenever they are needed instead of held, which takes
         features on both sides, a measure of `tiled_scores`, and a transform other than
-        "geo_topological" and learned similarities (which "selected" then leaves out). "auto" does so where it can be done
-        and RSMs would take more than 2 GB, a minibatch is asked for, or several processes work
-        together.
+        "geo_topological" and learned similarities (which "selected" then leaves out). "auto" does
+        so where it can be done and RSMs would take more than 2 GB, a minibatch is asked for, or
+        several processes work together.
     batch_size : int, optional
         Stimuli of each gradient step, drawn anew every time, of a fit in tiles; all by default.
 
@@ -215,7 +215,8 @@ class Aligner:
         chains = _allowed(one, measure, *sides)
         if sides[0].held is not None and any(chain.map for chain in chains):
             whole = sides[0].units[0] if sides[0].units else None
-            sides = replace(sides[0], points=place_points(sides[0]), source=whole), sides[1]
+            layer = replace(sides[0], source=whole, raw=measure.takes == "features")
+            sides = replace(layer, points=place_points(layer)), sides[1]
         tiling = None
         if sides[0].held is None:
             tiling = Tiling(self.batch_size, self.seed, join_ranks(sides[0].device))

@@ -567,10 +567,10 @@ def is_learnable(model: Responses) -> bool:
 def place_points(model: Responses) -> Tensor:
     """Find points (n, m) whose inner products are a layer's similarities.
 
-    Of similarities that are no inner products, points have those of the units.
+    Of similarities that are no inner products, and where features are compared (`Responses.raw`),
+    points have the inner products of the units.
     """
-    name = as_similarity(model.similarity).name
-    if name not in ("correlation", "cosine", "dot"):
+    if not model.patterns:
         units = rotated(model.all_units())
         values, vectors = torch.linalg.eigh(units.mT @ units)
         return units @ vectors[:, values > values[-1] * ROUNDING]  # columns are orthogonal
@@ -584,7 +584,7 @@ def unit_maps(model: Responses, maps: LearnedSimilarities) -> list[LearnedSimila
     """Make maps of a layer's units from maps of its points: the units of all stimuli are needed."""
     if model.source is None or model.points is None:
         raise DataError("The units of all stimuli are needed, and this layer has none.")
-    name = as_similarity(model.similarity).name
+    name = model.patterns
     prepares = name if name in OF_LENGTH_1 else ""
     found = []
     for one in maps.each():
@@ -621,7 +621,7 @@ def _prepared_chunks(model: Responses) -> Iterator[Tensor]:
     """Units as the similarity compares them, some at a time, float64."""
     if model.source is None:
         raise DataError("The units of all stimuli are needed, and this layer has none.")
-    units, name = model.source, as_similarity(model.similarity).name
+    units, name = model.source, model.patterns
     mean = units.double().mean(1, keepdim=True) if name == "correlation" else 0.0
     length: Tensor | float = 1.0
     if name in OF_LENGTH_1:
