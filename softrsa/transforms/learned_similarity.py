@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from softrsa._checks import check_floating
 from softrsa.errors import DataError, ShapeError
 from softrsa.rsm import similarity_matrix
-from softrsa.rsm.similarity import SIMILARITY_TABLE, SimilarityLike, as_similarity
+from softrsa.rsm.similarity import SimilarityLike, as_similarity
 
 OF_LENGTH_1 = ("correlation", "cosine")  # similarities whose patterns are brought to length 1
 
@@ -166,9 +166,7 @@ class LearnedSimilarity(nn.Module):
 
     def compare(self, features: Tensor) -> Tensor:
         """Similarities (..., n, n) of stimuli with these features (..., n, n_features)."""
-        row = self.similarity
-        given = row.name if SIMILARITY_TABLE.get(row.name) is row else row
-        return similarity_matrix(features, similarity=given)
+        return similarity_matrix(features, similarity=self.similarity)
 
     def unit_weights(self) -> Tensor:
         """How much each unit counts (n_units,): squared length of its row of the map, mean 1."""
