@@ -419,7 +419,14 @@ def test_a_factor_per_stimulus_is_no_gain(rng):
     )  # fmt: skip
     layer = xr.DataArray(units, dims=("stimulus", "unit"), coords={"stimulus": ids})
     folds = random_splits(120, 80, 2, seed=0)
-    free = FitSettings(gate_measure=None, inner_folds=2, grid=3, steps=(40,), gates=("profile",))
+    free = FitSettings(
+        gate_measure=None,
+        keep_stimuli=False,
+        inner_folds=2,
+        grid=3,
+        steps=(40,),
+        gates=("profile",),
+    )
     with pytest.warns(StimulusScaleWarning, match="gains under 'centered_pearson'"):
         result = run(layer, stack, ["instance"], folds, settings=free)
     found = table(result)
