@@ -38,13 +38,13 @@ FEW_UNITS = 24  # whose names can be written
 MEASURE = "measure"
 
 
-def gains_beside(given: AlignmentResult | pd.DataFrame) -> pd.DataFrame:
+def gains_beside(given: AlignmentResult | pd.DataFrame | xr.Dataset) -> pd.DataFrame:
     """Table of what each transform gains over the best fixed one, by four scores.
 
     Parameters
     ----------
-    given : AlignmentResult or DataFrame
-        A result, or its `table` with at least one fixed transform in it.
+    given : AlignmentResult, DataFrame or Dataset
+        A result, its `table` with at least one fixed transform in it, or its `data`.
 
     Returns
     -------
@@ -66,7 +66,7 @@ def gains_beside(given: AlignmentResult | pd.DataFrame) -> pd.DataFrame:
         attrs, shown = given.attrs, list(dict.fromkeys(given["transform"]))
         means = given.set_index(labels)[[*BESIDE]]
     else:
-        data = getattr(given, "data", given)
+        data = given if isinstance(given, xr.Dataset) else getattr(given, "data", given)
         check_drawn(data, [*labels, *BESIDE], "AlignmentResult.data", form=xr.Dataset)
         attrs, shown = data.attrs, data.attrs["transforms"].split(",")
         means = data[[*BESIDE]].mean("fold").to_dataframe(dim_order=labels)[[*BESIDE]]
@@ -181,7 +181,7 @@ def plot_learned_similarity(
     >>> [ax.get_xlabel() for ax in plot_learned_similarity(result, "a", "b").axes]
     ['principal component', 'unit']
     """
-    data = getattr(result, "data", result)
+    data = result.data
     check_drawn(data, ("layer", "region", "transform"), "AlignmentResult", form=xr.Dataset)
     mapped = [name for name in data.attrs.get("mapped", "").split(",") if name]
     if "component_weight" not in data or not mapped:
@@ -215,7 +215,8 @@ def _summary(one: xr.Dataset, title: str) -> str:
     distance = float(one["distance_from_identity"].mean())
     n_folds = one.sizes["fold"]
     some = "" if learned == n_folds else f", learned in {learned} of {n_folds} folds"
-    return f"{named}\neffective dimension {dimension:.1f}, distance from the identity {distance:.2f}{some}"
+    said = f"effective dimension {dimension:.1f}, distance from the identity {distance:.2f}"
+    return f"{named}\n{said}{some}"
 
 
 def _draw_components(ax: Axes, weights: np.ndarray) -> None:
