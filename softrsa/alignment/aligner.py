@@ -599,6 +599,7 @@ def _packed(transform: nn.Module) -> dict[str, Any]:
         "scaling": transform.scaling.how,
         "numbers": list(transform.scaling.numbers),
         "symmetrize": transform.symmetrize,
+        "keep": transform.keep,
     }
 
 
@@ -637,4 +638,4 @@ def _unpacked(content: dict[str, Any], own: Mapping[str, nn.Module]) -> nn.Modul
     gate.load_state_dict(content["state"])
     step = SoftStep(gate.requires_grad_(False), family=content["family"])
     scaling = Scaling(content["scaling"], tuple(content.get("numbers", ())))
-    return SoftGate(step, scaling, content["symmetrize"])
+    return SoftGate(step, scaling, content["symmetrize"], keep=content.get("keep", False))

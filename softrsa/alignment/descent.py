@@ -88,9 +88,10 @@ class FitPlan:
         """Make a gate a transform of RSMs; without one, they stay as they are."""
         if gate is None:
             return Identity()
-        return SoftGate(
-            SoftStep(gate, family=self.settings.family), scaling, self.settings.symmetrize
-        )
+        # tiles are sums of entries, and rows would have to be known before
+        keep = self.settings.keep_stimuli and gate.n_features > 0 and self.tiling is None
+        step = SoftStep(gate, family=self.settings.family)
+        return SoftGate(step, scaling, self.settings.symmetrize, keep=keep)
 
 
 @dataclass(frozen=True)

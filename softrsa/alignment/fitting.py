@@ -181,7 +181,9 @@ class Fitted:
         """Brain's transform, with scales of their own for subjects other than those fitted on."""
         if not isinstance(self.brain, SoftGate) or brain.subjects == self.subjects:
             return self.brain
-        return SoftGate(self.brain.step, self.brain.scaling.how, self.brain.symmetrize)
+        return SoftGate(
+            self.brain.step, self.brain.scaling.how, self.brain.symmetrize, keep=self.brain.keep
+        )
 
     def score_tiled(self, model: Responses, brain: Responses, measure: str, ranks: Ranks) -> float:
         """Mean score over subjects of the transformed RSMs, which are never held."""

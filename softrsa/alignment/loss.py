@@ -199,7 +199,9 @@ class AlignmentLoss(nn.Module):
             units = None if region.units is None else region.all_units().to(x)
             transform = self.brain_transform
             if isinstance(transform, SoftGate) and self.scales_brain and not region.bounded:
-                transform = SoftGate(transform.step, "minmax", transform.symmetrize)
+                transform = SoftGate(
+                    transform.step, "minmax", transform.symmetrize, keep=transform.keep
+                )
             brain = _transformed(transform, region.rsms.to(rsm), units)
             score = self.entry.between(model, brain).mean()
         if not bool(score.detach().isfinite()):

@@ -84,8 +84,8 @@ class AlignmentResult(StoredResult):
             `map_penalty`, `map_steps`, `effective_dimension`, `distance_from_identity`, 0 to 1),
             whose steps are learned (`sides`), noise ceilings, the transform most folds selected,
             step summaries, counts (`n_pairs` are pairs of test stimuli in a fold, less those
-            missing), and `score_low`, `score_high` (see `intervals`) and `p_chance` (of permuted stimulus
-            labels, one-sided, not corrected), NaN where scores were not resampled.
+            missing), and `score_low`, `score_high` (see `intervals`) and `p_chance` (of permuted
+            stimulus labels, one-sided, not corrected), NaN where scores were not resampled.
         """
         data = self.data
         shown = data.attrs["transforms"].split(",")

@@ -195,10 +195,13 @@ class FitSettings:
         Steps of the geo-topological (l, u) grid between 0 and 1.
     sides : {"both", "model", "brain"}
         Whose RSMs a SoftStep is learned of; those of the other side stay as they are.
+    keep_stimuli : bool
+        Whether instance-wise gates leave every stimulus the mean and the size of its row of the
+        RSM, so that no score can be won by one number or factor per stimulus. Not in tiles.
     gate_measure : str, optional
-        Measure that gates are fitted and chosen under: by default one that neither a number nor a
-        factor per stimulus can raise. None for the measure in use (or centered Pearson, where that
-        is not differentiable). In tiles it is always the measure in use.
+        Measure that gates are fitted and chosen under; by default the measure in use, or centered
+        Pearson where that is not differentiable. "balanced_pearson" is the other way to keep a
+        factor per stimulus from winning. In tiles it is always the measure in use.
     map_sizes : tuple of int
         Learned similarity: numbers of principal components of a layer's units to choose among;
         where there are fewer, all of them.
@@ -222,7 +225,8 @@ class FitSettings:
     inner_folds: int = 3
     grid: int = 10
     sides: Sides = "both"
-    gate_measure: str | None = "balanced_pearson"
+    keep_stimuli: bool = True
+    gate_measure: str | None = None
     map_sizes: tuple[int, ...] = (50, 400)
     map_penalties: tuple[float, ...] = (1e-4, 1e-3, 1e-2)
     map_steps: tuple[int, ...] = (5, 10, 20, 40)

@@ -109,6 +109,26 @@ def without_offsets(matrix: Tensor) -> Tensor:
     return _without_diagonal(matrix)
 
 
+ROUNDS = 3  # after which the sizes of rows agree to some percent, or much better
+
+
+def with_means_and_sizes(matrix: Tensor, like: Tensor) -> Tensor:
+    """Give RSMs (..., n, n) the row and column offsets, and the sizes of rows, of other RSMs.
+
+    What is left of a change is what differs within rows: neither a number nor a factor per stimulus
+    can be part of it. A row that is nothing on either side keeps its size.
+    """
+    own, other = double_center(matrix), double_center(like)
+    wanted = torch.linalg.vector_norm(other, dim=-1)
+    squares, factor = own.square(), torch.ones_like(wanted)
+    for _ in range(ROUNDS):
+        square = (squares @ factor.square().unsqueeze(-1)).squeeze(-1)
+        nothing = (square == 0) | (wanted == 0)
+        ratio = wanted.masked_fill(nothing, 1.0) / square.masked_fill(nothing, 1.0).sqrt()
+        factor = (factor * ratio.masked_fill(nothing, 1.0)).sqrt()
+    return like - other + factor.unsqueeze(-1) * own * factor.unsqueeze(-2)
+
+
 TIED = 4096  # stimuli: of more, ties are not sought in an RSM that is only made float64
 
 

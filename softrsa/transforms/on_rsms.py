@@ -15,7 +15,12 @@ from softrsa._table import Table
 from softrsa.errors import DataError, DTypeError
 from softrsa.pairs import expand
 from softrsa.rsm.scaling import Scaling, scale_similarities
-from softrsa.transforms.center import center_held, double_center, held_pairs
+from softrsa.transforms.center import (
+    center_held,
+    double_center,
+    held_pairs,
+    with_means_and_sizes,
+)
 from softrsa.transforms.gates import SoftStep, StepParameters
 from softrsa.transforms.geo_topological import GeoTopological, geo_topological_grid
 
@@ -78,11 +83,16 @@ class SoftGate(nn.Module):
     """Similarities scaled to [0, 1], through a SoftStep, symmetrized if asked for.
 
     With a `Scaling` learned on as many RSMs as there are, each is scaled by its own numbers; where
-    there are more or fewer, as for other subjects, by those of the RSMs themselves.
+    there are more or fewer, as for other subjects, by those of the RSMs themselves. To ``keep``
+    stimuli is to give every row the mean and the size that it had before the step, so that gates of
+    single stimuli change geometry only.
     """
 
-    def __init__(self, step: SoftStep, scaling: str | Scaling, symmetrize: bool):
+    def __init__(
+        self, step: SoftStep, scaling: str | Scaling, symmetrize: bool, *, keep: bool = False
+    ):
         super().__init__()
+        self.keep = keep
         self.step = step
         self.scaling = Scaling(scaling) if isinstance(scaling, str) else scaling
         self.symmetrize = symmetrize
@@ -104,7 +114,9 @@ class SoftGate(nn.Module):
     def step_scaled(self, scaled: Tensor, anchors: Tensor | None = None) -> Tensor:
         """Transform similarities that are scaled already."""
         stepped = self.step(scaled, anchors)
-        return (stepped + stepped.mT).mul_(0.5) if self.symmetrize else stepped
+        if self.symmetrize:
+            stepped = (stepped + stepped.mT).mul_(0.5)
+        return with_means_and_sizes(stepped, scaled) if self.keep else stepped
 
 
 def threshold_grid(steps: int) -> list[tuple[float, float]]:
