@@ -37,6 +37,7 @@ from softrsa.transforms.learned_similarity import (
     unit_length,
 )
 
+PATIENCE, LEAST_GAIN = 1, 1e-3  # a map is done where a stopping point gains no more than this
 STEP_STIMULI = 1000  # of more than these, each step of a map sees so many, drawn anew
 EXACT_STIMULI = 256  # up to so many, a step in float64 costs next to nothing
 ROUNDING = 1e-10  # variances of components below this part of the largest are none
@@ -164,6 +165,8 @@ class _Map(nn.Module):
 
 class _MapBatch:
     """Maps with one leading entry per problem, and what they are fitted to."""
+
+    patience, least = PATIENCE, LEAST_GAIN
 
     def __init__(self, problems: Sequence[MapProblem], plan: FitPlan):
         self.problems, self.plan = problems, plan
@@ -455,7 +458,7 @@ def _best(
         if i != lesson:
             continue
         curve = torch.stack([trace.validation for trace in traces]).double().mean(0)
-        end = given_up_at(curve, settings.map_stops)
+        end = given_up_at(curve, settings.map_stops, PATIENCE, LEAST_GAIN)
         curve = curve if end is None else curve[: end + 1]
         stop = first_best(curve)
         if stop > 0 and curve[stop] > best_score:

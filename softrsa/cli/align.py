@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from multiprocessing import get_all_start_methods, get_context
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
@@ -17,7 +17,7 @@ import softrsa
 from softrsa import datasets
 from softrsa._wording import listed
 from softrsa.activations import load_model
-from softrsa.alignment import AlignmentResult
+from softrsa.alignment import AlignmentResult, FitSettings
 from softrsa.alignment.align import named_parts
 from softrsa.alignment.cluster import import_distributed
 from softrsa.alignment.responses import Data
@@ -35,26 +35,25 @@ from softrsa.io.labelling import meaning
 from softrsa.io.schema import labels_along
 from softrsa.measures import get
 from softrsa.recordings import select
-from softrsa.reports import format_best, format_table
+from softrsa.reports import format_best, format_table, plot_beside, plot_learned_similarity
+from softrsa.reports.figures import panels
 from softrsa.reports.page_content import same_data
 from softrsa.transforms.on_rsms import TRANSFORMS, as_chain
 
 if TYPE_CHECKING:
     from distributed import Client
+    from matplotlib.figure import Figure
 
     from softrsa.reports.page_content import Pictures
 
 FILES = ("scores.csv", "result.nc", "report.html", "alignment.png")
-LEARNED_FILES = ("transforms.png",)  # where something is learned
+# where a step is learned, where a similarity is, and where either is
+LEARNED_FILES = ("transforms.png", "similarity.png", "gains.png")
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Load, align, write, show."""
-    asked = [as_chain(name).rsms for name in arguments.transform or TRANSFORMS]
-    learned = any(row.is_learned or row.name == "selected" for row in asked)
-    of_rsms = get(arguments.measure).takes != "features"
-    files = (*FILES, *(LEARNED_FILES if learned and of_rsms else ()))
-    written = outputs(arguments, files, others=LEARNED_FILES)
+    written = outputs(arguments, _files(arguments), others=LEARNED_FILES)
     with written as paths, _cluster(arguments.workers) as client:
         layers, regions, images = _load(arguments)
         result = softrsa.align(
@@ -71,6 +70,7 @@ def run(arguments: argparse.Namespace) -> None:
             join=arguments.join,
             ids=arguments.ids,
             permute=arguments.permute,
+            settings=FitSettings(sides=arguments.sides),
             n_resamples=arguments.resamples,
             seed=arguments.seed,
             device=arguments.device,
@@ -85,6 +85,19 @@ def run(arguments: argparse.Namespace) -> None:
     for message in same_data(table):
         warnings.warn(message, UserWarning, stacklevel=2)
     show(arguments, f"{format_table(table)}\n\n{format_best(table)}", table)
+
+
+def _files(arguments: argparse.Namespace) -> tuple[str, ...]:
+    """Name the files that this run will write."""
+    of_rsms = get(arguments.measure).takes != "features"
+    every = of_rsms and arguments.folds is not None
+    named = arguments.transform or (TRANSFORMS if every else ["identity"])
+    asked = [as_chain(name) for name in named]
+    chooses = any(one.name == "selected" for one in asked)
+    steps = of_rsms and (chooses or any(one.rsms.is_learned for one in asked))
+    maps = any(one.map for one in asked)
+    there = dict(zip(LEARNED_FILES, (steps, maps, steps or maps), strict=True))
+    return (*FILES, *(name for name, is_there in there.items() if is_there))
 
 
 FREE_PORT = ":0"  # any
@@ -126,6 +139,26 @@ def _write(result: AlignmentResult, paths: Mapping[str, Path], images: Pictures 
     result.plot().savefig(paths["alignment.png"], dpi=DPI)
     if "transforms.png" in paths:
         result.plot_transforms().savefig(paths["transforms.png"], dpi=DPI)
+    if "similarity.png" in paths:
+        _similarity_figure(result).savefig(paths["similarity.png"], dpi=DPI)
+    if "gains.png" in paths:
+        figure: Any = plot_beside(result).figure
+        figure.savefig(paths["gains.png"], dpi=DPI)
+
+
+def _similarity_figure(result: AlignmentResult) -> Figure:
+    """Draw the learned similarity with the best score, or say that there is none."""
+    table = result.table
+    rows = table[table["transform"].isin(result.data.attrs["mapped"].split(","))]
+    if "effective_dimension" in rows:
+        rows = rows[rows["effective_dimension"].notna() & rows["score"].notna()]
+    if rows.empty or "component_weight" not in result.data:
+        figure, (ax,) = panels(1)
+        ax.set_axis_off()
+        figure.suptitle("no similarity was learned in this result", fontsize=9)
+        return figure
+    best = rows.loc[rows["score"].idxmax()]
+    return plot_learned_similarity(result, best["layer"], best["region"], best["transform"])
 
 
 def _load(

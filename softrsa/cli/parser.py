@@ -40,7 +40,7 @@ real images and a pretrained network (extra `demo`):
 
 your own files, joined by stimulus id:
   $ softrsa align LAYERS.nc RECORDINGS.nc --by layer --region region --subject subject \\
-        --transform identity,geo_topological,global,instance --folds 5 --out results/
+        --transform identity,metric,instance,metric+instance --folds 5 --out results/
 """,
     "report": """\
 example, after `softrsa align ... --out results/`:
@@ -289,8 +289,15 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
             default="centered_pearson", names_in_help=MEASURES,
         ),
         option(
-            "--transform", "of: ... (all that suit the measure)", **LISTED,
-            names_in_help=TRANSFORMS,
+            "--transform", "of: ... (all that suit the data and the measure). global and instance "
+            "learn a SoftStep of similarities; reweighted, metric and encoding learn the "
+            "similarity itself, of the layers' units; metric+instance is one after the other",
+            **LISTED, names_in_help=TRANSFORMS,
+        ),
+        option(
+            "--sides", "whose similarities a SoftStep is learned of; with model the noise ceiling "
+            "is that of the untouched brain (%(default)s)",
+            choices=("both", "model", "brain"), default="both",
         ),
         option(
             "--folds", "over stimuli, or none to score all of them (%(default)s)", type=folds,

@@ -11,6 +11,11 @@ from softrsa.reports.figures import (
 from softrsa.reports.identification_figures import plot_geo_topological_grid
 from softrsa.reports.prediction_figures import plot_neighbors
 from softrsa.reports.rsm_figures import plot_mds, plot_rsm
+from softrsa.reports.similarity_figures import (
+    gains_beside,
+    plot_beside,
+    plot_learned_similarity,
+)
 from softrsa.reports.synthesis_figures import (
     plot_capture,
     plot_component_curves,
@@ -22,13 +27,16 @@ from softrsa.reports.synthesis_figures import (
 __all__ = [
     "format_best",
     "format_table",
+    "gains_beside",
     "plot_alignment",
+    "plot_beside",
     "plot_capture",
     "plot_component_curves",
     "plot_curve",
     "plot_decoding",
     "plot_feasible_region",
     "plot_geo_topological_grid",
+    "plot_learned_similarity",
     "plot_mds",
     "plot_neighbors",
     "plot_profile",

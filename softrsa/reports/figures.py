@@ -442,6 +442,9 @@ SHOWN = {
     "transform": "transform",
     "score": "score",
     "score_se": "± SE",
+    "per_anchor_score": "per anchor",
+    "balanced_score": "balanced",
+    "identification": "identified",
     "rsa_score": "Pearson RSA",
     "baseline_score": "best fixed",
     "gain": "gain",
@@ -467,6 +470,8 @@ def format_table(table: pd.DataFrame) -> str:
         One line per row, with a header.
     """
     named = SHOWN | ({"n_pairs": "pairs"} if table.attrs.get("pairs_missing") else {})
+    if "sides" in table and table["sides"].isin(["model", "brain"]).any():
+        named = named | {"sides": "steps of"}
     columns = [name for name in named if name in table.columns]
     shown = table[columns].dropna(axis="columns", how="all").rename(columns=named)
     return shown.to_string(index=False, float_format=lambda x: f"{x:.3f}", na_rep="-")

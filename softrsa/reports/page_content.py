@@ -17,6 +17,7 @@ from softrsa._wording import counted, listed
 from softrsa.errors import DataError, FileMissingError
 from softrsa.reports.figures import titles
 from softrsa.reports.rsm_figures import cluster_order
+from softrsa.reports.similarity_figures import BESIDE, FIXED, gains_beside
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -69,9 +70,6 @@ def same_data(table: pd.DataFrame) -> list[str]:
         return []
     pairs = dict.fromkeys(f"{row.layer} / {row.region}" for row in same.itertuples())
     return [f"Some scores are 1: {', '.join(list(pairs)[:3])}. Do both sides hold the same data?"]
-
-
-FIXED = "identity,centered,geo_topological"  # of results of older versions
 
 
 def _of_table(table: pd.DataFrame) -> list[str]:
@@ -171,10 +169,11 @@ MOST_STIMULI = 10  # for, and as many against the score
 COLUMNS = (  # of the table: name, heading, decimals (none: text; an interval: name of its end)
     ("layer", "layer", None), ("region", "region", None), ("transform", "transform", None),
     ("score", "score", 3), ("score_low", "95 %", "score_high"), ("score_se", "± SE", 3),
-    ("p_chance", "p (chance)", 4), ("rsa_score", "Pearson RSA", 3),
-    ("baseline_score", "best fixed", 3), ("gain", "gain", 3), ("row_offset_share", "row offset", 2),
-    ("ceiling_lower", "noise ceiling", "ceiling_upper"), ("train_score", "training", 3),
-    ("chosen", "chosen", None),
+    ("per_anchor_score", "per anchor", 3), ("balanced_score", "balanced", 3),
+    ("identification", "identified", 3), ("p_chance", "p (chance)", 4),
+    ("rsa_score", "Pearson RSA", 3), ("baseline_score", "best fixed", 3), ("gain", "gain", 3),
+    ("row_offset_share", "row offset", 2), ("ceiling_lower", "noise ceiling", "ceiling_upper"),
+    ("train_score", "training", 3), ("chosen", "chosen", None), ("sides", "steps of", None),
 )  # fmt: skip
 
 
@@ -210,6 +209,10 @@ def page_content(data: xr.Dataset, table: pd.DataFrame, images: Pictures | None)
             titles(data.attrs)[name] for name in shown if name in _learned_names(data)
         ],
         "learned": _learned(data, shown),
+        "beside": _beside(data),
+        "besideNames": list(BESIDE.values()),
+        "similarities": _similarities(data, shown),
+        "mapStops": [int(stop) for stop in data["map_stop"].values] if "map_stop" in data else [],
         "similarity": _rounded(data["similarity"].values),
         "stops": [int(stop) for stop in data["stop"].values],
         "stimuli": stimuli,
@@ -258,9 +261,14 @@ def _key(*labels: object) -> str:
 
 
 def _learned_names(data: xr.Dataset) -> list[str]:
-    """Name the transforms whose steps were learned."""
+    """Name the transforms of which a step or a similarity was learned."""
     found = data["step_mean"].notnull().any(["layer", "region", "fold", "side", "parameter"])
-    return [str(name) for name in data["transform"].values[found] if name != "selected"]
+    mapped = data.attrs.get("mapped", "").split(",")
+    return [
+        str(name)
+        for name, has in zip(data["transform"].values, found.values, strict=True)
+        if name != "selected" and (has or name in mapped)
+    ]
 
 
 def _learned(data: xr.Dataset, shown: list[str]) -> dict[str, Any]:
@@ -287,6 +295,65 @@ IDENTITY = {  # of each family of steps, and where its fits start
     "s1": "A step with lower 0, upper 1, transition 1 changes nothing.",
     "s2": "This family has no lower bound, and only steps near the identity.",
 }
+
+
+def _beside(data: xr.Dataset) -> dict[str, list[float | None]]:
+    """Gains over the best fixed transform by four scores; nothing for results without these."""
+    if not {*BESIDE} <= {*map(str, data.data_vars)}:
+        return {}
+    rows = gains_beside(data).to_dict("records")
+    return {
+        _key(row["layer"], row["region"], row["transform"]): [_number(row[name]) for name in BESIDE]
+        for row in rows
+    }
+
+
+def _number(value: float) -> float | None:
+    return round(float(value), 6) if np.isfinite(value) else None
+
+
+def _similarities(data: xr.Dataset, shown: list[str]) -> dict[str, Any]:
+    """Weights of components, the scores along the fit, and what was chosen, in words."""
+    found: dict[str, Any] = {}
+    if "component_weight" not in data:
+        return found
+    there = data["component_weight"].notnull().any(["fold", "component"])
+    weights, path = (data[name].mean("fold") for name in ("component_weight", "map_path"))
+    for layer in data["layer"].values:
+        for region in data["region"].values:
+            for transform in shown:
+                at = {"layer": layer, "region": region, "transform": transform}
+                if not bool(there.sel(at)):
+                    continue
+                of_one = weights.sel(at).values
+                known = path.sel(at)
+                found[_key(layer, region, transform)] = {
+                    "about": _about_map(data.sel(at)),
+                    "weights": _rounded(of_one[np.isfinite(of_one)]),
+                    "path": None
+                    if bool(known.isnull().all())
+                    else _rounded(known.transpose("role", "map_stop").values),
+                }
+    return found
+
+
+def _about_map(of_one: xr.Dataset) -> str:
+    """Say what the folds chose of a learned similarity and how far it is from the identity."""
+    learned = of_one["component_weight"].notnull().any("component")
+    n_learned, n_folds = int(learned.sum()), of_one.sizes["fold"]
+    chosen = of_one[["map_size", "map_steps"]].isel(fold=np.flatnonzero(learned.values))
+    kept = n_folds - n_learned
+    plain = f" In {counted(kept, 'fold')} the plain similarity was kept." if kept else ""
+    steps = int(chosen["map_steps"].median())
+    fitted = f", {steps} steps" if steps else ""
+    return (
+        "Learned of the layer only, before its similarities. "
+        f"{int(chosen['map_size'].median())} components{fitted} (medians). Effective dimension "
+        f"{float(of_one['effective_dimension'].mean()):.1f}; distance from the identity "
+        f"{float(of_one['distance_from_identity'].mean()):.2f} (0: every component counts as "
+        f"before, 1: at most).{plain} Weights: means over folds, 1 on average, the component with "
+        "most variance first."
+    )
 
 
 def _about(of_one: xr.Dataset, steps: xr.DataArray, family: str) -> str:

@@ -87,9 +87,7 @@ def test_rounding_of_the_data_is_no_rank(data, measure, brain_type, rng):
 
 def test_what_does_not_fit_is_refused(data, rng):
     layers, regions = data
-    with pytest.raises(
-        DataError, match=r"compares features, .* RSMs: centered\. Use identity"
-    ):
+    with pytest.raises(DataError, match=r"compares features, .* RSMs: centered\. Use identity"):
         align(layers, regions, measure="nbs", transforms=["identity", "centered"])
     rdms = 1 - torch.corrcoef(torch.randn(60, 9, dtype=torch.float64, generator=rng))
     with pytest.raises(DataError, match="'nbs' compares features, and 'V1' holds RDMs"):

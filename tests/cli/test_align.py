@@ -19,7 +19,7 @@ from torch import nn
 
 import softrsa.cli.align
 from softrsa.activations import NamedModel, preprocess_image
-from softrsa.alignment import AlignmentResult
+from softrsa.alignment import AlignmentResult, FitSettings
 from softrsa.alignment.align import RowOffsetWarning
 from softrsa.cli import main
 from softrsa.cli.align import FILES, LEARNED_FILES
@@ -150,7 +150,8 @@ class TestWhatIsWritten:
     def test_table_has_a_row_per_transform_and_the_columns_promised(self, out):
         table = pd.read_csv(out / "scores.csv")
         assert [column for column in COLUMNS if column not in table.columns] == []
-        names = ["identity", "centered", "geo_topological", "global", "instance", "selected"]
+        names = ["identity", "centered", "geo_topological", "global", "instance"]
+        names += ["reweighted", "metric", "encoding", "selected"]
         assert table["transform"].tolist() == names
         assert table["n_stimuli"].eq(24).all()
         learned = table[table["transform"].isin(["global", "instance"])]
@@ -165,7 +166,7 @@ class TestWhatIsWritten:
             check_dtype=False,
         )
 
-    @pytest.mark.parametrize("name", ["alignment.png", "transforms.png"])
+    @pytest.mark.parametrize("name", ["alignment.png", *LEARNED_FILES])
     def test_figures_are_images(self, out, name):
         with Image.open(out / name) as image:
             image.load()
@@ -190,6 +191,29 @@ def test_demo_says_that_it_is_simulated(command, tmp_path):
     assert dict(zip(best["region"], best["layer"], strict=True)) == {
         "early": "layer1", "middle": "layer2", "late": "layer4",
     }  # fmt: skip
+
+
+def test_sides_and_a_chain_of_a_learned_similarity(scores, command, files, layers, brain, tmp_path):
+    options = ("--transform", "metric+global", "--folds", "3", "--resamples", "0", "--quiet")
+    table = scores(*files, *options, "--sides", "model")
+    expected = softrsa.align(
+        layers, brain, transforms=["metric+global"], folds=3, n_resamples=0,
+        settings=FitSettings(sides="model"),
+    ).table  # fmt: skip
+    shared = ["layer", "region", "transform", "score", "balanced_score", "sides"]
+    pd.testing.assert_frame_equal(table[shared], expected[shared], rtol=1e-9)
+    assert table["sides"].eq("model").all()
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    assert written == {*FILES, *LEARNED_FILES}
+    code, shown, errors = command(*files, *options, "--sides", "left")
+    assert (code, shown) == (2, "")
+    assert "--sides" in errors
+
+
+def test_similarity_is_drawn_without_steps_and_said_to_be_missing(scores, files, tmp_path):
+    scores(*files, "--transform", "metric", "--folds", "3", "--resamples", "0", "--quiet")
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    assert written == {*FILES, "similarity.png", "gains.png"}
 
 
 def test_same_as_python(scores, files, layers, brain):
@@ -587,7 +611,8 @@ def test_what_an_earlier_run_left_is_of_this_run_or_gone(files, command, tmp_pat
     assert code == 0
     assert err.splitlines()[0] == (
         f"softrsa: {out} has results of an earlier run: scores.csv, result.nc, report.html, "
-        "alignment.png will be replaced; transforms.png, which this run does not write, deleted."
+        "alignment.png will be replaced; transforms.png, gains.png, which this run does not write, "
+        "deleted."
     )
     assert {path.name for path in out.iterdir()} == {*FILES, "mine.txt"}
     (out / "transforms.png").touch()

@@ -15,7 +15,7 @@ import softrsa
 from softrsa.alignment import AlignmentResult, FitSettings
 from softrsa.alignment.settings import repeat_call
 from softrsa.errors import DataError, FileMissingError
-from softrsa.reports.html import methods_text
+from softrsa.reports.methods import methods_text
 from softrsa.reports.page_content import cautions, page_content
 
 IDS = [f"item {i:02}" for i in range(40)]
@@ -273,7 +273,15 @@ def test_examples_are_the_rsms_of_the_best_layer(result):
     np.testing.assert_allclose(plain, np.corrcoef(x), atol=1e-6)
 
 
-def test_fits_begin_at_plain_scores_and_are_kept_at_every_stop(result):
+def test_fits_begin_at_plain_scores_and_are_kept_at_every_stop():
+    # along the way are scores of the measure that gates are fitted under: here the one in use
+    settings = FitSettings(steps=(5, 10), inner_folds=2, gate_measure=None)
+    rng = torch.Generator().manual_seed(0)
+    x, y = torch.randn(2, 40, 6, generator=rng)
+    result = softrsa.align(
+        {"a": x, "b": y}, {"c": x + y}, transforms=["identity", "centered", "global"], folds=4,
+        n_resamples=0, settings=settings,
+    )  # fmt: skip
     path = result.data["fit_path"].sel(transform="global")
     assert path["stop"].values.tolist() == [0, 5, 10]
     assert path.sel(role="train", stop=0).notnull().all()
@@ -330,7 +338,11 @@ def test_every_kind_of_measure_has_a_page(browser, tmp_path, measure):
     [
         ({"transforms": "centered,selected"}, "the simplest transform within", "SoftStep"),
         ({"transforms": "selected"}, "(among no transform, double-centering", "selected"),
-        ({"measure": "spearman"}, "the measure has no gradient", "double-centering, which"),
+        (
+            {"measure": "spearman"},
+            "after double-centering and balancing",
+            "double-centering, which",
+        ),
         ({"measure": "ridge_predictivity"}, "fitted on the training stimuli of", "SoftStep"),
         ({"measure": "procrustes_distance"}, "they are negative distances", "SoftStep"),
         ({"subjects": "leave_one_out"}, "fitted on the others", "shuffled"),
@@ -343,6 +355,93 @@ def test_words_are_true_of_other_settings(result, changed, said, unsaid):
     text, _ = methods_text(result.data.assign_attrs(changed))
     assert said in text
     assert unsaid not in text
+
+
+@pytest.fixture(scope="module")
+def mapped():
+    """A result with a learned similarity, with a SoftStep after it, and one of the model's side."""
+    rng = torch.Generator().manual_seed(0)
+    x, noise = torch.randn(2, 60, 4, generator=rng)
+    brain = x * torch.tensor([5.0, 5.0, 0.1, 0.1]) + noise
+    both = xr.DataArray(
+        torch.cat([brain, brain + 0.5 * noise.flip(0)], 1).numpy(), dims=("stimulus", "unit"),
+        coords={"stimulus": range(60), "subject": ("unit", ["ann"] * 4 + ["bob"] * 4)},
+    )  # fmt: skip
+    settings = FitSettings(
+        steps=(5, 10), inner_folds=2, sides="model", map_penalties=(1e-3,), gates=("profile",)
+    )
+    return softrsa.align(
+        {"a": x}, {"b": both}, transforms=["identity", "metric", "metric+global", "encoding"],
+        folds=3, settings=settings, n_resamples=0,
+    )  # fmt: skip
+
+
+def test_words_say_how_a_similarity_was_learned_and_on_whose_side(mapped):
+    text, references = methods_text(mapped.data)
+    for said in (
+        "Similarities were learned of the layers, never of the brain, on training stimuli only",
+        "any linear map of the components", "to maximize the same measure",
+        "Number of components (50 or 400, or all where there are fewer)",
+        "Encoding models predict the units of each subject by ridge regression",
+        "were fitted on the model's side only", "balancing, which removes row and column means and",
+        "Learned similarities and SoftSteps leave the brain's matrices as they are",
+    ):  # fmt: skip
+        assert said in text
+    assert "weight for each component" not in text
+    assert len(references) == len(set(re.findall(r"\[(\d+)\]", text)))
+
+
+def test_words_without_learned_similarity_and_of_older_settings(result):
+    settings = json.loads(result.data.attrs["settings"])
+    for name in ("sides", "gate_measure"):
+        del settings[name]
+    old = result.data.assign_attrs(settings=json.dumps(settings))
+    old = old.drop_attrs(deep=False).assign_attrs(
+        {k: v for k, v in old.attrs.items() if k not in ("mapped", "learned", "words")}
+    )
+    text, _ = methods_text(old)
+    assert "were fitted on both sides" in text
+    assert "They maximized the same measure." in text
+    assert "untouched brain" not in text
+    assert "Similarities were learned" not in text
+
+
+def test_page_of_a_result_without_the_four_scores_still_opens(browser, result, tmp_path):
+    lacking = ["per_anchor_score", "balanced_score", "identification"]
+    old = AlignmentResult(result.data.drop_vars(lacking))
+    old.report(tmp_path / "page.html")
+    with opened(browser, tmp_path / "page.html") as page:
+        assert not page.locator("#beside").is_visible()
+        assert "balanced" not in page.locator("#rows thead").inner_text()
+
+
+def test_page_shows_gains_by_four_scores_and_what_a_similarity_weighs(browser, mapped, tmp_path):
+    mapped.report(tmp_path / "page.html")
+    content = page_content(mapped.data, mapped.table, None)
+    table = mapped.table.set_index("transform")
+    names = ["score", "per_anchor_score", "balanced_score", "identification"]
+    fixed = mapped.data[names].sel(transform=mapped.data.attrs["baselines"].split(","))
+    fixed = fixed.mean("fold").isel(layer=0, region=0)
+    best = fixed.isel(transform=int(np.argmax(fixed["score"].values)))
+    wanted = [table.loc["metric", name] - float(best[name]) for name in names]
+    np.testing.assert_allclose(content["beside"]["a\0b\0metric"], wanted, atol=1e-6)
+    weights = mapped.data["component_weight"].sel(transform="metric").mean("fold").values.ravel()
+    found = content["similarities"]["a\0b\0metric"]["weights"]
+    np.testing.assert_allclose(found, weights[np.isfinite(weights)], atol=6e-4)
+    with opened(browser, tmp_path / "page.html") as page:
+        for name in ("per anchor", "balanced", "identified", "steps of"):
+            assert name in page.locator("#rows thead").inner_text()
+        assert page.locator("#beside circle").count() == 16
+        page.select_option("#pick-transform", "metric")
+        assert page.locator("#similarity-weights circle").count() == len(found)
+        assert page.locator("#similarity-path").is_visible()
+        assert not page.locator("#learned-about").is_visible()
+        page.select_option("#pick-transform", "encoding")
+        assert page.locator("#similarity-weights").is_visible()
+        assert not page.locator("#similarity-path").is_visible()
+        page.select_option("#pick-transform", "identity")
+        assert not page.locator("#similarity-about").is_visible()
+        assert "on the model's side only" in page.locator("dl").inner_text()
 
 
 def test_repeated_random_splits_are_counted_by_the_stimuli_they_test():

@@ -24,6 +24,19 @@ def test_table_has_three_decimals_and_the_main_columns():
     assert len(lines) == 4
 
 
+def test_table_has_the_four_scores_and_sides_where_one_is_left_alone():
+    beside = {"per_anchor_score": 0.2, "balanced_score": 0.3, "identification": 0.9}
+    both = TABLE.assign(**beside, sides=["", "both"] * 2)
+    header, first = format_table(both).splitlines()[:2]
+    start = ["layer", "region", "transform", "score", "±", "SE", "per", "anchor", "balanced"]
+    assert header.split()[:10] == [*start, "identified"]
+    assert first.split()[5:8] == ["0.200", "0.300", "0.900"]
+    assert "steps of" not in header
+    header, _, second = format_table(both.assign(sides=["", "model"] * 2)).splitlines()[:3]
+    assert header.endswith("steps of")
+    assert second.endswith(" model")
+
+
 def test_table_leaves_out_columns_without_any_value():
     assert "ceiling" not in format_table(TABLE[TABLE["transform"] == "identity"])
 

@@ -86,7 +86,7 @@ function drawSeries(add, s, X, Y) {
     path += `${pen}${X(v).toFixed(1)} ${Y(s.y[i]).toFixed(1)}`;
     pen = "L";
   });
-  add("path", { d: path, fill: "none", stroke: s.color, "stroke-width": s.width || 1.8, "stroke-dasharray": s.dash || "none" });
+  if (s.line !== false) add("path", { d: path, fill: "none", stroke: s.color, "stroke-width": s.width || 1.8, "stroke-dasharray": s.dash || "none" });
   if (s.area) return;
   s.x.forEach((v, i) => {
     if (s.y[i] === null) return;
@@ -237,16 +237,52 @@ function drawRows() {
   $("count").textContent = `${rows.length} of ${D.rows.length} rows`;
 }
 
+/* ---- gains by four scores ---- */
+function drawBeside() {
+  const gains = D.transforms.map(t => D.beside[keyOf(chosen.layer, chosen.region, t)]);
+  const known = gains.some(Boolean);
+  $("beside-part").classList.toggle("hidden", !known);
+  if (!known) return;
+  const names = D.besideNames.map((name, k) => k ? name : D.measure);
+  const series = names.map((name, k) => ({
+    name, color: color(k), line: false, x: gains.map((_, i) => i + 0.15 * (k - 1.5)), y: gains.map(g => g ? g[k] : null),
+    titles: gains.map((g, i) => `${D.transforms[i]}, ${name}: ${g ? shown(g[k]) : "–"}`),
+  }));
+  chart($("beside"), { series, names: D.transforms, ylabel: "gain", xlabel: "transform", height: 240,
+                       label: `Gains of transforms by four scores, ${chosen.layer} with ${chosen.region}` });
+  $("beside-note").textContent = `${chosen.layer} with ${chosen.region}: each transform less the fixed one that is best under ${D.measure}. ` +
+    "Where the geometry is more alike, all four rise. Where only the first does, or stimuli are identified less well, the gain is a shortcut: do not claim it.";
+}
+
 /* ---- learned transforms ---- */
+function drawSimilarity() {
+  const found = D.similarities[keyOf(chosen.layer, chosen.region, chosen.transform)];
+  $("similarity-about").classList.toggle("hidden", !found);
+  $("similarity-weights").parentElement.classList.toggle("hidden", !found);
+  $("similarity-path").parentElement.classList.toggle("hidden", !found || !found.path);
+  if (!found) return;
+  $("similarity-about").textContent = found.about;
+  chart($("similarity-weights"), { series: [{ color: color(0), x: found.weights.map((_, i) => i + 1), y: found.weights }],
+    legend: false, height: 230, xlabel: "principal component", ylabel: "weight", label: "Weights of principal components" });
+  if (!found.path) return;
+  const [train, inner] = found.path;
+  chart($("similarity-path"), { series: [
+      { name: "training stimuli", color: color(0), x: D.mapStops.map((_, i) => i), y: train },
+      { name: "inner folds", color: color(1), x: D.mapStops.map((_, i) => i), y: inner }],
+    names: D.mapStops.map(String), height: 212, xlabel: "steps", ylabel: "score", label: "Scores along the fit of the similarity, mean over folds" });
+}
 function drawLearned() {
   const found = D.learned[keyOf(chosen.layer, chosen.region, chosen.transform)];
+  const mapped = D.similarities[keyOf(chosen.layer, chosen.region, chosen.transform)];
+  drawSimilarity();
+  $("learned-about").classList.toggle("hidden", !found && Boolean(mapped));
   for (const id of ["curve-model", "curve-brain", "path"]) $(id).parentElement.classList.toggle("hidden", !found);
   if (!found) {
     const row = rowAt.get(keyOf(chosen.layer, chosen.region, chosen.transform));
     $("learned-about").textContent = (chosen.transform === "selected"
       ? `Most folds selected ${row.chosen || "a fixed transform"}, and none a learned one. `
       : `Nothing is learned under "${D.titles[chosen.transform]}". `) +
-      (D.learnedNames.length ? `Choose ${D.learnedNames.join(" or ")} above to see what gates learned.` : "");
+      (D.learnedNames.length ? `To see what was learned, choose above: ${D.learnedNames.join("; ")}.` : "");
     return;
   }
   $("learned-about").textContent = found.about;
@@ -368,7 +404,7 @@ function choose(change) {
   for (const key of ["transform", "region", "layer"]) $("pick-" + key).value = chosen[key];
   draw();
 }
-function draw() { drawProfile(); drawGrid(); drawRows(); drawLearned(); drawMatrices(); drawStimuli(); }
+function draw() { drawProfile(); drawGrid(); drawBeside(); drawRows(); drawLearned(); drawMatrices(); drawStimuli(); }
 fill("pick-transform", D.transforms, chosen.transform, D.titles);
 fill("pick-region", D.regions, chosen.region);
 fill("pick-layer", D.layers, chosen.layer);
@@ -392,7 +428,7 @@ const nameTheme = () => { $("theme").textContent = dark() ? "Light" : "Dark"; };
 $("theme").addEventListener("click", () => { document.documentElement.dataset.theme = dark() ? "light" : "dark"; nameTheme(); });
 nameTheme();
 let width = document.body.clientWidth;
-addEventListener("resize", () => { if (document.body.clientWidth !== width) { width = document.body.clientWidth; drawProfile(); drawLearned(); } });
-addEventListener("beforeprint", () => { drawProfile(); drawLearned(); });
+addEventListener("resize", () => { if (document.body.clientWidth !== width) { width = document.body.clientWidth; drawProfile(); drawBeside(); drawLearned(); } });
+addEventListener("beforeprint", () => { drawProfile(); drawBeside(); drawLearned(); });
 draw();
 })();
