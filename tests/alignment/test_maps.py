@@ -40,7 +40,9 @@ QUICK = FitSettings(
     map_sizes=(4, 20), map_penalties=(1e-3, 1e-1), map_steps=(5, 10, 20), inner_folds=2,
     gates=("profile",), n_quantiles=3, steps=(5, 10), grid=3,
 )  # fmt: skip
-SMALL = replace(QUICK, map_sizes=(20,), map_penalties=(1e-3,), map_steps=(5, 10))
+SMALL = replace(
+    QUICK, map_sizes=(20,), map_penalties=(1e-3,), map_steps=(5, 10), steps=(5,), grid=2
+)
 MAPS = ["reweighted", "metric", "encoding"]
 pytestmark = pytest.mark.filterwarnings("ignore::softrsa.alignment.StimulusScaleWarning")
 
@@ -220,9 +222,7 @@ def test_encoding_of_several_subjects(rng):
 # the same in Aligner as in align, whatever the form of the data
 
 
-@pytest.mark.parametrize(
-    "similarity", ["correlation", "cosine", "dot", "l2", "sqeuclidean", "l1", "own"]
-)
+@pytest.mark.parametrize("similarity", ["correlation", "cosine", "dot", "l2", "own"])
 @pytest.mark.parametrize("wide", [False, True])
 def test_maps_of_units_are_those_of_points(similarity, wide, rng):
     def own(a, b):
@@ -235,7 +235,7 @@ def test_maps_of_units_are_those_of_points(similarity, wide, rng):
     side = replace(side, source=units)
     side = replace(side, points=place_points(side))
     (split,) = one_split(40, 25)
-    settings = FitSettings(map_steps=(5,), map_penalties=(1e-3,), inner_folds=2)
+    settings = replace(SMALL, map_steps=(5,))
     for transform in MAPS:
         result = run(units, brain, transform, [split], similarity=similarity, settings=settings)
         parts = units[split.train], brain[split.train]
@@ -406,7 +406,7 @@ def test_nothing_is_found_where_there_is_nothing(control, rng):
     if control == "nothing":
         brain = draw(rng, *brain.shape)
     folds = random_splits(120, 80, 3, seed=0)
-    found = table(run(units, brain, MAPS, folds, permute=control == "permuted"))
+    found = table(run(units, brain, MAPS, folds, permute=control == "permuted", settings=SMALL))
     assert found["score"].abs().max() < 0.05
     assert found["balanced_score"].abs().max() < 0.06
     assert (found["identification"] - 0.5).max() < 0.05
@@ -484,9 +484,9 @@ FEATURES = ["linear_cka", "nbs", "angular_procrustes", "procrustes_distance", "r
 
 @pytest.mark.parametrize("measure", FEATURES)
 def test_measures_on_features_learn_too(measure, rng):
-    units, _, brain = known(rng, n=100, p=8, q=10, n_subjects=2)
-    folds = one_split(100, 70)
-    settings = replace(QUICK, map_sizes=(8,))
+    units, _, brain = known(rng, n=80, p=8, q=10, n_subjects=2)
+    folds = one_split(80, 56)
+    settings = replace(SMALL, map_steps=(20,))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         result = run(
@@ -573,10 +573,10 @@ def test_measures_of_ones_own_without_gradient_fit_the_nearest(rng):
 
 
 def test_selected_chooses_among_maps_under_measures_on_features(rng):
-    units, _, (brain,) = known(rng, n=60)
-    aligner = Aligner("selected", measure="linear_cka", settings=QUICK).fit(units, brain)
+    units, _, (brain,) = known(rng, n=40)
+    aligner = Aligner("selected", measure="linear_cka", settings=SMALL).fit(units, brain)
     assert aligner.chosen_ in MAPS
-    assert Aligner("selected", settings=QUICK, tiled=True).fit(units, brain).chosen_ not in MAPS
+    assert Aligner("selected", settings=SMALL, tiled=True).fit(units, brain).chosen_ not in MAPS
 
 
 # sides, chains, and what data do not allow
@@ -685,7 +685,7 @@ def test_stored_runs_have_the_same_scores(rng, tmp_path):
     units, _, brain = known(rng, n=40, p=6, q=8, n_subjects=2)
     transforms = ["metric", "encoding", "metric+global"]
     folds = [Split(torch.arange(26), torch.arange(26, 40)), *one_split(40, 26)]
-    options = {"n_resamples": 20, "subjects": "leave_one_out", "settings": SMALL}
+    options = {"n_resamples": 4, "subjects": "leave_one_out", "settings": SMALL}
     whole = run(units, brain, transforms, folds, **options)
     stored = run(units, brain, transforms, folds, store=tmp_path / "store", **options)
     again = run(units, brain, transforms, folds, store=tmp_path / "store", **options)
