@@ -4,6 +4,11 @@
 
 One table per question; seeds and splits are in this file.
 
+v4          macaque V4, two sessions, blocks of a network: what transforms gain, by which score;
+            gates in other ways and on one side; the brain's stimuli shuffled
+objects     the 92 images: blocks of a network, human IT, Algonauts EVC and IT
+amount      how much data learning needs: V4 with 60 to 900 training images
+truth       what each transform finds where it is known
 identify    are regions told apart better? `identify_regions` on simulated networks under both kinds
             of noise, and on EVC and IT of fifteen subjects
 
@@ -15,9 +20,13 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import os
 import time
+import warnings
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from types import ModuleType
 from typing import Literal, get_args
@@ -28,8 +37,17 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+import softrsa
 from softrsa import datasets
-from softrsa.alignment import identification_curves, identify_regions
+from softrsa.activations import load_model
+from softrsa.alignment import (
+    FitSettings,
+    align,
+    identification_curves,
+    identify_regions,
+    random_splits,
+)
+from softrsa.measures import get
 from softrsa.rsm import similarity_matrix
 from softrsa.transforms import double_center, soft_step
 
@@ -276,7 +294,172 @@ def identify(quick: bool) -> None:
         print(pd.DataFrame(rows).T.fillna("").to_string(), flush=True)
 
 
-TABLES = {"identify": identify}
+SESSIONS = ("201025", "210225")
+SEEDS = (201, 202, 203)  # of splits that nothing was chosen on
+SCORES = ("score", "per_anchor_score", "balanced_score", "identification")
+SHORT = {"score": "centered", "per_anchor_score": "per anchor", "balanced_score": "balanced"}
+MAPS = ("identity", "geo_topological", "reweighted", "metric", "encoding", "selected")
+STEPPED = ("identity", "instance", "metric", "metric+instance")
+GATES = {
+    "kept (default)": FitSettings(gates=("embedding",), n_components=5),
+    "model's side": FitSettings(gates=("embedding",), n_components=5, sides="model"),
+    "brain's side": FitSettings(gates=("embedding",), n_components=5, sides="brain"),
+    "S2": FitSettings(gates=("embedding",), n_components=5, family="s2"),
+    "balanced": FitSettings(
+        gates=("embedding",), n_components=5, keep_stimuli=False, gate_measure="balanced_pearson"
+    ),
+    "free": FitSettings(gates=("embedding",), n_components=5, keep_stimuli=False),
+}
+
+
+def data_folder() -> Path:
+    """Where the real data are."""
+    return Path(os.environ.get("SOFTRSA_DATA", ROOT.parent / "shared" / "data"))
+
+
+def shown(images: dict, layers: dict[str, str], pool: str = "flatten") -> dict[str, xr.DataArray]:
+    """Activations of the pretrained network by layer name, in the order of the images."""
+    model = load_model("efficientnet-lite0")
+    found = softrsa.extract_activations(
+        model.module, images, layers, preprocess=model.preprocess, pool=pool
+    ).sel(stimulus=[*images])
+    return {
+        name: found.isel(unit=(found["layer"] == name).values).reset_coords(drop=True)
+        for name in layers
+    }
+
+
+def v4_session(session: str, blocks: tuple[int, ...]) -> tuple[dict, dict]:
+    """Blocks of the network, and neurons z-scored over images."""
+    from PIL import Image
+
+    folder = data_folder() / "macaque_v4"
+    with zipfile.ZipFile(folder / f"images_{session}.zip") as archive:
+        images = {
+            Path(name).stem: np.asarray(Image.open(BytesIO(archive.read(name))).convert("RGB"))
+            for name in sorted(archive.namelist())
+        }
+    rates = np.load(folder / f"responses_avg_{session}.npy").T
+    z = (rates - rates.mean(0)) / rates.std(0)
+    neurons = xr.DataArray(z, dims=("stimulus", "unit"), coords={"stimulus": [*images]})
+    return shown(images, {f"block{i}": f"_blocks.{i}" for i in blocks}), {"V4": neurons}
+
+
+def gains(table: pd.DataFrame) -> pd.DataFrame:
+    """Scores less those of the best fixed transform, by pair and transform."""
+    fixed = table[table["transform"].isin(["identity", "centered", "geo_topological"])]
+    keys = ["region", "layer"]
+    best = fixed.loc[fixed.groupby(keys)["score"].idxmax()].set_index(keys)[[*SCORES]]
+    found = table.set_index(keys)
+    found[[*SCORES]] -= best.loc[found.index, [*SCORES]].values
+    return found.reset_index()
+
+
+def run(layers: dict, regions: dict, splits: list, transforms: tuple, **options) -> pd.DataFrame:
+    """Align without resamples, and say what the scores are."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return align(
+            layers, regions, transforms=[*transforms], folds=splits, n_resamples=0, progress=True,
+            **options,
+        ).table  # fmt: skip
+
+
+def show(title: str, table: pd.DataFrame, by: list[str]) -> None:
+    """Print mean scores and gains over the best fixed transform, and the worst of them."""
+    print(f"\n{title}: gain over the best fixed transform, mean over layers (worst layer)")
+    gained = gains(table).groupby(by, sort=False)[[*SCORES]].agg(["mean", "min"])
+    rows = {
+        name: {
+            SHORT.get(score, score): f"{row[score, 'mean']:+.3f} ({row[score, 'min']:+.3f})"
+            for score in SCORES
+        }
+        for name, row in gained.iterrows()
+    }
+    print(pd.DataFrame(rows).T.to_string(), flush=True)
+
+
+def v4(quick: bool) -> None:
+    """Question 1: macaque V4, fixed and learned, gates in several ways, permuted control."""
+    blocks = (7,) if quick else (4, 7, 13)
+    splits = [random_splits(1200, 900, 1, seed=seed)[0] for seed in SEEDS[: 1 if quick else None]]
+    for session in SESSIONS:
+        layers, regions = v4_session(session, blocks)
+        table = run(layers, regions, splits, MAPS)
+        plain = table[table["transform"] == "identity"].set_index("layer")
+        print(f"\nV4, session {session}, plain RSA\n{plain[[*SCORES]].round(3).to_string()}")
+        show(f"V4, session {session}", table, ["transform"])
+        chosen = table[table["transform"] == "selected"].set_index("layer")["chosen"]
+        print("selected:", ", ".join(f"{layer} {name}" for layer, name in chosen.items()))
+        shuffled = run(layers, regions, splits, MAPS, permute=True)
+        show(f"V4, session {session}, the brain's stimuli shuffled", shuffled, ["transform"])
+        middle = {name: layers[name] for name in layers if name == "block7"}
+        for name, settings in GATES.items():
+            table = run(middle, regions, splits[:1], STEPPED, settings=settings)
+            show(f"V4, session {session}, block 7, gates: {name}", table, ["transform"])
+
+
+def objects(quick: bool) -> None:
+    """Question 2: the 92 images."""
+    human, algonauts_data = datasets.load("kriegeskorte92"), datasets.load("algonauts2019-92")
+    layers = shown(human.images, {"block7": "_blocks.7", "block13": "_blocks.13"})
+    layers |= shown(human.images, {"head": "_conv_head"}, pool="mean")
+    regions = {"human IT": human.regions["human IT"]}
+    regions |= {f"Algonauts {name}": part for name, part in algonauts_data.regions.items()}
+    splits = random_splits(92, 60, 2 if quick else 10, seed=SEEDS[0])
+    transforms = ("identity", "geo_topological", "global", "instance", "reweighted", "metric",
+                  "metric+instance", "selected")  # fmt: skip
+    table = run(layers, regions, splits, transforms)
+    show("The 92 images", table, ["transform"])
+    show("The 92 images, selected", table[table["transform"].isin(["selected", "identity",
+         "centered", "geo_topological"])], ["transform", "region", "layer"])  # fmt: skip
+    shuffled = run(layers, regions, splits[:4], transforms, permute=True)
+    show("The 92 images, the brain's stimuli shuffled", shuffled, ["transform"])
+
+
+def amount(quick: bool) -> None:
+    """Question 4: how many training images learning needs, on the same 300 test images."""
+    for session in SESSIONS[: 1 if quick else None]:
+        layers, regions = v4_session(session, (7,))
+        (split,) = random_splits(1200, 900, 1, seed=SEEDS[0])
+        for n in (60, 240) if quick else (60, 120, 240, 480, 900):
+            some = split._replace(train=split.train[:: len(split.train) // n][:n])
+            table = run(layers, regions, [some], MAPS)
+            show(f"V4, session {session}, block 7, {n} training images", table, ["transform"])
+
+
+def truth(quick: bool) -> None:
+    """Question 5: held-out scores where the truth is known, as share of the oracle's."""
+    ways = {"default": FitSettings(), "free gates": FitSettings(keep_stimuli=False)}
+    for kind in KINDS:
+        for name, settings in ways.items():
+            tables, oracle = [], []
+            for seed in range(1 if quick else 3):
+                known = simulated_truth(kind, seed)
+                splits = random_splits(200, 140, 1, seed=seed)
+                transforms = ["identity", "geo_topological", "global", "instance", "reweighted",
+                              "metric", "metric+global", "metric+instance"]  # fmt: skip
+                if known.brain_units is not None:
+                    transforms.append("encoding")
+                with warnings.catch_warnings(record=True) as caught:
+                    warnings.simplefilter("always")
+                    result = align(
+                        known.layers, known.regions, transforms=[*transforms, "selected"],
+                        folds=splits, n_resamples=0, settings=settings,
+                    )  # fmt: skip
+                tables.append(result.table)
+                between = get("centered_pearson").between
+                oracle.append(known.oracle_score(between, splits[0].test))
+            mean = pd.concat(tables).groupby("transform", sort=False)[[*SCORES]].mean()
+            raised = any("stimulus-scale" in str(one.message) for one in caught)
+            print(
+                f"\n{kind}, {name}: oracle {np.mean(oracle):.3f}; stimulus-scale warning: {raised}"
+            )
+            mean["of the oracle"] = mean["score"] / np.mean(oracle)
+            print(mean.round(3).to_string(), flush=True)
+
+
+TABLES = {"v4": v4, "objects": objects, "amount": amount, "truth": truth, "identify": identify}
 
 
 def main() -> None:
@@ -294,6 +477,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
     np.set_printoptions(precision=3)
     main()

@@ -4,6 +4,7 @@ from softrsa.alignment.align import (
     FewStimuliWarning,
     MissingPairsWarning,
     RowOffsetWarning,
+    StimulusScaleWarning,
     UndefinedScoreWarning,
     align,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "PublishedIdentification",
     "RowOffsetWarning",
     "Split",
+    "StimulusScaleWarning",
     "UndefinedScoreWarning",
     "align",
     "feature_reweighted_rsa",

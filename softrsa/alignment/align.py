@@ -216,7 +216,8 @@ def align(
         options, layer_sides, region_sides, asked=asked
     )
     if any(one.map for one in options.fitted):
-        layer_sides = {name: _with_points(side) for name, side in layer_sides.items()}
+        raw = options.of_features
+        layer_sides = {name: _with_points(side, raw=raw) for name, side in layer_sides.items()}
     n_stimuli = next(iter(layer_sides.values())).n_stimuli
     splits = split_stimuli(n_stimuli, folds, seed=seed)
     if permute:
@@ -370,14 +371,23 @@ def _with_allowed(
     unavailable = tuple(kind for kind, name in lacking.items() if name)
     refused = [one for one in acting if one.map in unavailable]
     if refused and asked:
-        one = refused[0]
-        raise DataError(
-            f"{one.name!r} learns a similarity of units, and {lacking[one.map]!r} is given as RDMs "
-            "or RSMs that nothing says are correlations or cosines. Give activations or "
-            "recordings, or leave the transform out."
-        )
+        _refuse_map(refused[0], str(lacking[refused[0].map]), layers)
     kept = tuple(one for one in options.transforms if one not in refused)
     return replace(options, transforms=kept, unavailable=unavailable)
+
+
+def _refuse_map(one: Chain, name: str, layers: Mapping[str, Responses]) -> None:
+    """Say why a similarity cannot be learned from what a layer or region is given as."""
+    if name not in layers or is_learnable(layers[name]):
+        raise DataError(
+            f"{one.name!r} predicts the units of a region, and region {name!r} is given as RDMs or "
+            "RSMs. Give recordings, use 'metric', or leave the transform out."
+        )
+    raise DataError(
+        f"{one.name!r} learns a similarity of units, and layer {name!r} is given as RDMs or RSMs "
+        "that nothing says are correlations or cosines. Give activations, say what they are "
+        '(`attrs["similarity"] = "correlation"`, for example), or leave the transform out.'
+    )
 
 
 def _first(sides: Mapping[str, Responses], condition: Callable[[Responses], bool]) -> str | None:
@@ -385,9 +395,10 @@ def _first(sides: Mapping[str, Responses], condition: Callable[[Responses], bool
     return next((name for name, side in sides.items() if condition(side)), None)
 
 
-def _with_points(side: Responses) -> Responses:
+def _with_points(side: Responses, *, raw: bool) -> Responses:
     """Find the points that a similarity is learned of; a mean of subjects has no own units."""
-    return replace(side, points=place_points(side), source=None if side.averaged else side.source)
+    side = replace(side, source=None if side.averaged else side.source, raw=raw)
+    return replace(side, points=place_points(side))
 
 
 def _sides(
@@ -400,7 +411,7 @@ def _sides(
     keep = (compact, Tensor.detach) if options.of_features else (None, None)
     if options.learns or own:  # what acts on units, or predicts them, may depend on which is which
         keep = (
-            Tensor.detach if own else rotated,
+            Tensor.detach if own else compact if options.of_features else rotated,
             Tensor.detach if "ridge" in maps or options.of_features else rotated,
         )
     layers = _read(parts[0], options, device, keep[0], source=maps != {""})

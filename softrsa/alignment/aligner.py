@@ -92,9 +92,10 @@ class Aligner:
     ----------
     transform : str, Transform or Module
         "identity" (plain RSA), "centered", "geo_topological" (thresholds by grid), "global" or
-        "instance" (learned SoftStep on both sides), or "selected": the simplest of these not worse
+        "instance" (learned SoftStep), "reweighted", "metric" or "encoding" (learned similarity of
+        the model's units), or "selected": the simplest of these not worse
         than the best by more than one standard error over inner folds. Or one of your own, or
-        "units+rsms": see `softrsa.transforms.Transform`.
+        "units+rsms", such as "metric+instance": see `softrsa.transforms.Transform`.
     measure : str or Measure
         A name of `softrsa.measures.available`, or a measure of your own. Where it is not
         differentiable, learned transforms are fitted under "centered_pearson" and chosen and scored
@@ -110,9 +111,9 @@ class Aligner:
     tiled : bool or "auto"
         Whether RSMs are computed tile by tile whenever they are needed instead of held, which takes
         features on both sides, a measure of `tiled_scores`, and a transform other than
-        "geo_topological" (which "selected" then leaves out). "auto" does so where it can be done
-        and RSMs would take more than 2 GB, a minibatch is asked for, or several processes work
-        together.
+        "geo_topological" and learned similarities (which "selected" then leaves out). "auto" does
+        so where it can be done and RSMs would take more than 2 GB, a minibatch is asked for, or
+        several processes work together.
     batch_size : int, optional
         Stimuli of each gradient step, drawn anew every time, of a fit in tiles; all by default.
 
@@ -120,6 +121,11 @@ class Aligner:
     ----------
     model_transform_, brain_transform_ : Module
         Fitted transforms of RSMs (..., n, n).
+    model_similarity_ : Module or None
+        What was fitted to the model's units, from which its RSM is made then: a
+        `LearnedSimilarity`, several (`LearnedSimilarities`, one for each of several subjects that
+        "encoding" predicts), a module of your own; None where units stay as they are, as where no
+        map did better on inner folds.
     chosen_ : str
         Name of the transform; differs from ``transform`` for "selected".
     train_score_ : float
@@ -206,15 +212,16 @@ class Aligner:
         _check_measure(measure, one)
         settings = self.settings or FitSettings()
         sides = self._sides(model, brain)
-        chains = _allowed(one, *sides)
-        if any(chain.map for chain in chains):
+        chains = _allowed(one, measure, *sides)
+        if sides[0].held is not None and any(chain.map for chain in chains):
             whole = sides[0].units[0] if sides[0].units else None
-            sides = replace(sides[0], points=place_points(sides[0]), source=whole), sides[1]
+            layer = replace(sides[0], source=whole, raw=measure.takes == "features")
+            sides = replace(layer, points=place_points(layer)), sides[1]
         tiling = None
         if sides[0].held is None:
             tiling = Tiling(self.batch_size, self.seed, join_ranks(sides[0].device))
             check_same_data(tiling.ranks, *sides)
-            chains = [one for one in chains if one.rsms.tiled]
+            chains = [one for one in chains if one.rsms.tiled and one.units is None]
         plan = make_plan(measure, *sides, settings, self.seed)
         if tiling is not None:
             plan = replace(plan, tiling=tiling, gated=plan.fitted)
@@ -265,7 +272,7 @@ class Aligner:
         if model.held is None:
             return fitted.score_tiled(model, brain, measure.name, join_ranks(model.device))
         if measure.takes == "features":
-            sides = fitted.model_side(model, brain), brain
+            sides = fitted.model_features(model, brain), brain
             return score_features(measure, sides, sides, range(len(brain.subjects)))
         return float(measure.between(*fitted.transformed(model, brain)).mean())
 
@@ -382,6 +389,9 @@ class Aligner:
     def _keep(self, fitted: Fitted) -> None:
         self.fitted_ = fitted
         self.model_transform_, self.brain_transform_ = fitted.model, fitted.brain
+        self.model_similarity_ = fitted.units
+        if isinstance(fitted.units, LearnedSimilarities) and len(fitted.units) == 1:
+            self.model_similarity_ = fitted.units.each()[0]
         self.chosen_ = fitted.chosen
         self.train_score_ = fitted.train_score
         self.inner_scores_ = fitted.inner_scores
@@ -479,8 +489,9 @@ class Aligner:
         params = content["params"]
         if params["settings"] is not None:
             params["settings"] = FitSettings(**params["settings"])
-        model, brain = (_unpacked(content[side], own) for side in ("model", "brain"))
-        units = _unpacked(content["units"], own) if content.get("units") else None
+        similarity = params["similarity"]
+        model, brain = (_unpacked(content[side], own, similarity) for side in ("model", "brain"))
+        units = _unpacked(content["units"], own, similarity) if content.get("units") else None
         params["transform"] = _loaded_chain(params["transform"], units, model)
         described = content.get("description")
         aligner = cls(**params)
@@ -514,9 +525,11 @@ def _check_measure(measure: Measure, one: Chain) -> None:
         )
 
 
-def _allowed(one: Chain, model: Responses, brain: Responses) -> list[Chain]:
+def _allowed(one: Chain, measure: Measure, model: Responses, brain: Responses) -> list[Chain]:
     """List what is to be fitted and can be; refuse what was asked for and cannot be."""
     chains = with_choices([one])
+    if measure.takes == "features":
+        chains = [chain for chain in chains if acts_on_units_only(chain)]
     if one.map:
         check_units(model, repr(one.name), "`model`")
     lacks_brain = brain.units is None
@@ -603,15 +616,18 @@ def _packed(transform: nn.Module) -> dict[str, Any]:
     }
 
 
-def _unpacked(content: dict[str, Any], own: Mapping[str, nn.Module]) -> nn.Module:
-    """Build the transform that `_packed` took apart."""
+def _unpacked(
+    content: dict[str, Any], own: Mapping[str, nn.Module], similarity: SimilarityLike
+) -> nn.Module:
+    """Build the transform that `_packed` took apart; a ``similarity`` of one's own is not in it."""
     kind = content["kind"]
     if kind == "maps":
-        return LearnedSimilarities([_unpacked(one, own) for one in content["maps"]])
+        return LearnedSimilarities([_unpacked(one, own, similarity) for one in content["maps"]])
     if kind == "map":
+        name = content["similarity"]
         return LearnedSimilarity(
             content["state"]["weight"], content["state"]["offset"], prepare=content["prepare"],
-            similarity=content["similarity"],
+            similarity=name if name in SIMILARITY_TABLE else similarity,
         ).requires_grad_(False)  # fmt: skip
     if kind == "own":
         name = content["name"]

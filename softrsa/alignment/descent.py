@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from softrsa._descent import Ascent, first_best
+from softrsa._descent import TIE, Ascent
 from softrsa._memory import give_back_freed
 from softrsa._processes import ALONE, Ranks
 from softrsa._threads import map_on_cores
@@ -170,6 +170,8 @@ class Batch(Protocol):
     """Problems that are fitted side by side: see `ascend`."""
 
     noisy: bool
+    patience: int  # stopping points without a score better by ``least``, after which to give up
+    least: float
 
     @property
     def problems(self) -> Sequence[Any]:
@@ -226,7 +228,7 @@ def ascend(
             standings[i].append(tuple(value[row].cpu() for value in now))
             learned[i].append(batch.snapshot(row))
         so_far = [standings[i] for i in active.tolist()]
-        going = _going_on(batch.problems, so_far, k, stops)
+        going = _going_on(batch, so_far, k, stops)
         on_step(sum(stops[everyone[i].last] - stop for i in active[~going].tolist()))
         if not going.any():
             break
@@ -239,22 +241,23 @@ def ascend(
 
 
 def _going_on(
-    problems: Sequence[Any],
+    batch: Batch,
     standings: Sequence[Sequence[tuple[Tensor, ...]]],
     k: int,
     stops: Sequence[int],
 ) -> Tensor:
     """Which problems go on after stopping point ``k``: groups whole."""
     curves: dict[object, list[Tensor]] = {}
-    for problem, one in zip(problems, standings, strict=True):
+    for problem, one in zip(batch.problems, standings, strict=True):
         validation = torch.stack([standing[2] for standing in one])
         curves.setdefault(problem.group, []).append(validation)
+    rule = batch.patience, batch.least
     given_up = {
         group
         for group, found in curves.items()
-        if group is not None and given_up_at(torch.stack(found).mean(0), stops) is not None
+        if group is not None and given_up_at(torch.stack(found).mean(0), stops, *rule) is not None
     }
-    return torch.tensor([p.last > k and p.group not in given_up for p in problems])
+    return torch.tensor([p.last > k and p.group not in given_up for p in batch.problems])
 
 
 def fit_traces(
@@ -299,6 +302,8 @@ def _batches(problems: Sequence[Problem]) -> Iterator[list[int]]:
 
 class _Batch:
     """Gates with one leading entry per problem, and the data they see."""
+
+    patience, least = PATIENCE, TIE
 
     def __init__(self, problems: list[Problem], plan: FitPlan):
         self.problems, self.plan = problems, plan
@@ -459,14 +464,18 @@ def mean_scores(measures: tuple[Measure, Measure], sides: tuple[Tensor, Tensor])
     return [first, first if same else measures[1].between(*sides).mean(-1)]
 
 
-def given_up_at(validation: Tensor, stops: Sequence[int]) -> int | None:
-    """First stopping point where mean validation scores have been past their best for too long.
+def given_up_at(
+    validation: Tensor, stops: Sequence[int], patience: int = PATIENCE, least: float = TIE
+) -> int | None:
+    """First stopping point where mean validation scores have not got better for too long.
 
-    What comes after is not looked at, whether it was computed, as in tiles, or not.
+    Better is by more than ``least``. What comes after is not looked at, whether it was computed, as
+    in tiles, or not.
     """
     for k in range(len(validation)):
-        since_best = k - first_best(validation[: k + 1])
-        if stops[k] >= PATIENT_STEPS and since_best >= PATIENCE:
+        so_far = validation[: k + 1].nan_to_num(-torch.inf)
+        since_best = k - int((so_far >= so_far.max() - least).int().argmax())
+        if stops[k] >= PATIENT_STEPS and since_best >= patience:
             return k
     return None
 

@@ -156,6 +156,24 @@ class Fitted:
         if isinstance(self.units, LearnedSimilarities):
             wanted = self.subjects if brain is None else brain.subjects
             return mapped(model, self.units, self.subjects, wanted)
+        return self._changed(model)
+
+    def model_features(self, model: Responses, brain: Responses) -> Responses:
+        """As `model_side`, with the features that go with each subject of the ``brain``.
+
+        A subject that no map was fitted to gets those of all maps side by side.
+        """
+        if not isinstance(self.units, LearnedSimilarities):
+            return self._changed(model)
+        side = self.model_side(model, brain)
+        own = dict(zip(self.subjects, side.units or (), strict=False))
+        if len(self.units) == 1 or self.subjects == brain.subjects:
+            return side
+        units = tuple(own[s] if s in own else side.all_units() for s in brain.subjects)
+        return replace(side, units=units)
+
+    def _changed(self, model: Responses) -> Responses:
+        """Put the model's units through a module of the user's own."""
         return model if self.units is None else with_units(model, self.units, self.name)
 
     def transformed(
@@ -659,7 +677,8 @@ def make_plan(
     measure: Measure, model: Responses, brain: Responses, settings: FitSettings, seed: int
 ) -> FitPlan:
     """Resolve what depends on the data: the measures to fit under and each side's scaling."""
-    fitted = measure if measure.differentiable else get("centered_pearson")
+    nearest = "linear_cka" if measure.takes == "features" else "centered_pearson"
+    fitted = measure if measure.differentiable else get(nearest)
     gated = fitted if settings.gate_measure is None else get(settings.gate_measure)
     how = settings.scaling
     scaling = [

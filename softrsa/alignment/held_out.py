@@ -399,7 +399,7 @@ def stimulus_scale_warnings(data: xr.Dataset, options: Options) -> list[str]:
     bad = scale | worse
     if not bad.any():
         return []
-    rows = gain.where(bad).to_dataframe().dropna()
+    rows = gain.where(bad).to_dataframe().dropna(subset=["score"])
     place = int(rows["score"].argmax())
     worst, name = rows.iloc[place], " / ".join(map(str, rows.index[place]))
     return [
@@ -489,7 +489,7 @@ def evaluate_features(run: Run, options: Options) -> Judged:
     n = len(run.split.test)
     records = {}
     for name, fitted in run.fitted.items():
-        model = fitted.model_side(run.model, run.brain)
+        model = fitted.model_features(run.model, run.brain)
         train, test = (
             (model.take(stimuli), run.brain.take(stimuli))
             for stimuli in (run.split.train, run.split.test)

@@ -15,6 +15,7 @@ from softrsa.measures import Measure, available, get
 from softrsa.rsm import similarity_matrix
 from softrsa.rsm.similarity import SimilarityLike, as_similarity
 from softrsa.transforms import EmbeddingGate, GeoTopological, SoftStep
+from softrsa.transforms.learned_similarity import LearnedSimilarities, LearnedSimilarity
 from softrsa.transforms.on_rsms import SoftGate
 
 Transform = Callable[[Tensor], Tensor]
@@ -30,7 +31,8 @@ class AlignmentLoss(nn.Module):
     .. math:: L = \frac{\sum_{lr} w_{lr} \big(1 - \operatorname{mean}_s
               \mathrm{measure}(T_M(S_l), T_B(S_{rs}))\big)}{\sum_{lr} w_{lr}}
 
-    with :math:`S` the RSMs of the batch. Add it, with a weight of your choice, to a task's loss.
+    with :math:`S` the RSMs of the batch, those of layers after a learned similarity if one is
+    given. Add it, with a weight of your choice, to a task's loss.
 
     Parameters
     ----------
@@ -46,6 +48,12 @@ class AlignmentLoss(nn.Module):
         result symmetrized), a `GeoTopological`, a fitted `Aligner.model_transform_`, or any
         function such as `double_center`. Parameters of modules train along with the network where
         they require gradients and are given to the optimizer; `requires_grad_(False)` freezes them.
+    model_similarity : Module, optional
+        From a layer's units (n, n_units) to the features (n, n_features) that are compared, by
+        their RSM or, under a measure on features, themselves: a `LearnedSimilarity`, which brings
+        its own way to compare features, such as a fitted `Aligner.model_similarity_` or one that
+        trains along (`LearnedSimilarity.trainable`), or any module. Its parameters train where they
+        require gradients; gates that read an embedding read the features.
     similarity : str
         How units become similarities, see `softrsa.rsm.similarity_matrix`.
     weights : mapping of (layer, region) to float, optional
@@ -58,10 +66,14 @@ class AlignmentLoss(nn.Module):
     UnknownNameError
         If a name is unknown.
     DataError
-        If the measure is not differentiable, or transforms are given for one on features.
+        If the measure is not differentiable, transforms are given for one on features, or
+        ``model_similarity`` is no module.
 
     Notes
     -----
+    A map that was learned for each of several subjects goes with recordings of these subjects, in
+    this order.
+
     Batches of few stimuli are noisy estimates: their RSMs have n (n - 1) / 2 pairs. A distance is
     itself the loss. Similarities that are not finite (stimuli with constant features, as dead
     rectifiers give) are an error that names them.
@@ -75,6 +87,22 @@ class AlignmentLoss(nn.Module):
     0.0
     >>> round(loss(features.requires_grad_(), recordings).item(), 1)
     1.0
+
+    A map that trains along finds the units that the recordings are of:
+
+    >>> from softrsa.transforms import LearnedSimilarity
+    >>> learned = LearnedSimilarity.trainable(10, 10, similarity="correlation")
+    >>> loss = AlignmentLoss(model_similarity=learned)
+    >>> optimizer = torch.optim.Adam(loss.parameters(), lr=0.05)
+    >>> values = []
+    >>> for _ in range(20):
+    ...     optimizer.zero_grad()
+    ...     value = loss(features, features[:, :3])
+    ...     value.backward()
+    ...     optimizer.step()
+    ...     values.append(value.item())
+    >>> values[-1] < values[0] / 2
+    True
     """
 
     def __init__(
@@ -84,6 +112,7 @@ class AlignmentLoss(nn.Module):
         measure: str | Measure = "centered_pearson",
         model_transform: Transform | None = None,
         brain_transform: Transform | None = None,
+        model_similarity: nn.Module | None = None,
         similarity: SimilarityLike = "correlation",
         weights: Mapping[tuple[str, str], float] | None = None,
         penalty: float = 1e-4,
@@ -97,6 +126,7 @@ class AlignmentLoss(nn.Module):
         self.similarity, self.penalty = as_similarity(similarity), penalty
         self.model_transform = _on_rsms(model_transform, self.similarity.bounded)
         self.brain_transform = _on_rsms(brain_transform, self.similarity.bounded)
+        self.model_similarity = _checked(model_similarity)
         self.scales_brain = isinstance(brain_transform, SoftStep)  # nobody has said how
         self.weights = None if weights is None else dict(weights)
         self.regions = {} if brain is None else as_regions(brain, self.similarity)
@@ -186,24 +216,10 @@ class AlignmentLoss(nn.Module):
     ) -> Tensor:
         """1 - mean score over subjects, or the mean distance, of a layer and a region."""
         x, region = layers[pair[0]].flatten(1), regions[pair[1]]
-        if self.entry.takes == "features":
-            if region.units is None:
-                raise DataError(
-                    f"{self.entry.name!r} compares features, and RDMs or RSMs are given only."
-                )
-            score = torch.stack([self.entry(x, units.to(x)) for units in region.units]).mean()
-        else:
-            rsm = similarity_matrix(x, similarity=self.similarity)
-            _check_finite(rsm, pair[0])
-            model = _transformed(self.model_transform, rsm, x)
-            units = None if region.units is None else region.all_units().to(x)
-            transform = self.brain_transform
-            if isinstance(transform, SoftGate) and self.scales_brain and not region.bounded:
-                transform = SoftGate(
-                    transform.step, "minmax", transform.symmetrize, keep=transform.keep
-                )
-            brain = _transformed(transform, region.rsms.to(rsm), units)
-            score = self.entry.between(model, brain).mean()
+        score_of = (
+            self._score_of_features if self.entry.takes == "features" else self._score_of_rsms
+        )
+        score = score_of(x, region, pair)
         if not bool(score.detach().isfinite()):
             raise FitError(
                 f"{self.entry.name!r} of layer {pair[0]!r} and region {pair[1]!r} is "
@@ -211,6 +227,44 @@ class AlignmentLoss(nn.Module):
                 "(over units, for similarities 'correlation' and 'cosine')."
             )
         return 1 - score if self.entry.larger_is_more_similar else score
+
+    def _score_of_features(self, x: Tensor, region: Responses, pair: tuple[str, str]) -> Tensor:
+        """Mean score over subjects of a layer's features."""
+        if region.units is None:
+            raise DataError(
+                f"{self.entry.name!r} compares features, and RDMs or RSMs are given only."
+            )
+        features = _features(self.model_similarity, x, region, pair)
+        if len(features) == 1:
+            features *= len(region.units)
+        each = zip(features, region.units, strict=True)
+        return torch.stack([self.entry(own, units.to(own)) for own, units in each]).mean()
+
+    def _score_of_rsms(self, x: Tensor, region: Responses, pair: tuple[str, str]) -> Tensor:
+        """Mean score over subjects of a layer's RSM."""
+        features = _features(self.model_similarity, x, region, pair)
+        rsm = self._rsms(features)
+        _check_finite(rsm, pair[0])
+        model = _transformed(self.model_transform, rsm, torch.cat(features, 1))
+        units = None if region.units is None else region.all_units().to(x)
+        transform = self.brain_transform
+        if isinstance(transform, SoftGate) and self.scales_brain and not region.bounded:
+            transform = SoftGate(
+                transform.step, "minmax", transform.symmetrize, keep=transform.keep
+            )
+        brain = _transformed(transform, region.rsms.to(rsm), units)
+        return self.entry.between(model, brain).mean()
+
+    def _rsms(self, features: list[Tensor]) -> Tensor:
+        """RSM (n, n) of features, or one for each of several maps (n_maps, n, n)."""
+        learned = self.model_similarity
+        if isinstance(learned, LearnedSimilarities):
+            parts = zip(learned.each(), features, strict=True)
+            rsms = torch.stack([one.compare(own) for one, own in parts])
+            return rsms[0] if len(rsms) == 1 else rsms
+        if isinstance(learned, LearnedSimilarity):
+            return learned.compare(features[0])
+        return similarity_matrix(features[0], similarity=self.similarity)
 
     def _penalty(self) -> Tensor:
         transforms = self.model_transform, self.brain_transform
@@ -243,6 +297,55 @@ def _differentiable(measure: str | Measure, *transforms: Transform | None) -> Me
     return entry
 
 
+def _checked(model_similarity: nn.Module | None) -> nn.Module | None:
+    """Refuse what is no module from units to features."""
+    if model_similarity is None or isinstance(model_similarity, nn.Module):
+        return model_similarity
+    found = (
+        f"the class {model_similarity.__name__}"
+        if isinstance(model_similarity, type)
+        else f"{model_similarity!r} ({type(model_similarity).__name__})"
+    )
+    raise DataError(
+        f"`model_similarity` must be a module from units to features, got {found}: give a fitted "
+        "`Aligner.model_similarity_`, `LearnedSimilarity.trainable(n_units, n_features, "
+        "similarity=...)` or a module of your own, such as a torch.nn.Linear."
+    )
+
+
+def _features(
+    learned: nn.Module | None, x: Tensor, region: Responses, pair: tuple[str, str]
+) -> list[Tensor]:
+    """Features of a layer's units: one tensor, or one for each of a region's subjects."""
+    if not isinstance(learned, LearnedSimilarities):
+        return [x if learned is None else _put_through(learned, x, pair[0])]
+    maps, n_subjects = learned.each(), len(region.subjects)
+    if len(maps) not in (1, n_subjects):
+        raise DataError(
+            f"`model_similarity` has {len(maps)} maps, one for each subject it was fitted to, and "
+            f"region {pair[1]!r} has {n_subjects} subjects: give recordings of the same subjects "
+            "in the same order, or one of the maps."
+        )
+    return [_put_through(one, x, pair[0]) for one in maps]
+
+
+def _put_through(one: nn.Module, x: Tensor, layer: str) -> Tensor:
+    """Features that a module makes of a layer's units."""
+    if isinstance(one, LearnedSimilarity) and one.n_units != x.shape[1]:
+        raise ShapeError(
+            f"`model_similarity` reads {one.n_units} units, and layer {layer!r} has {x.shape[1]}: "
+            "give the layer it was made for, or each layer a loss of its own."
+        )
+    features = one.features(x) if isinstance(one, LearnedSimilarity) else one(x)
+    if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != len(x):
+        shape = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
+        raise ShapeError(
+            f"`model_similarity` must give features of shape ({len(x)}, n_features) of layer "
+            f"{layer!r}, got {shape}."
+        )
+    return features
+
+
 def _on_rsms(transform: Transform | None, bounded: bool) -> Transform | None:
     """Make a transform one of RSMs."""
     if isinstance(transform, type):
@@ -262,10 +365,11 @@ def _transformed(transform: Transform | None, rsms: Tensor, units: Tensor | None
 
 
 def _check_finite(rsm: Tensor, layer: str) -> None:
-    finite = rsm.detach().isfinite().all(-1)
+    finite = rsm.detach().isfinite()
     if not bool(finite.all()):
-        bad = (~rsm.detach().diagonal().isfinite()).nonzero().flatten().tolist()
-        bad = bad or (~finite).nonzero().flatten().tolist()
+        finite = finite if finite.ndim == 2 else finite.all(0)
+        bad = (~finite.diagonal()).nonzero().flatten().tolist()
+        bad = bad or (~finite.all(-1)).nonzero().flatten().tolist()
         raise FitError(
             f"Similarities of layer {layer!r} are not finite, for stimuli {bad[:10]} of the batch: "
             "their features are constant or not finite. Take a layer before its rectifier, "

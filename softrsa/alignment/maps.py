@@ -37,6 +37,7 @@ from softrsa.transforms.learned_similarity import (
     unit_length,
 )
 
+PATIENCE, LEAST_GAIN = 1, 1e-3  # a map is done where a stopping point gains no more than this
 STEP_STIMULI = 1000  # of more than these, each step of a map sees so many, drawn anew
 EXACT_STIMULI = 256  # up to so many, a step in float64 costs next to nothing
 ROUNDING = 1e-10  # variances of components below this part of the largest are none
@@ -164,6 +165,8 @@ class _Map(nn.Module):
 
 class _MapBatch:
     """Maps with one leading entry per problem, and what they are fitted to."""
+
+    patience, least = PATIENCE, LEAST_GAIN
 
     def __init__(self, problems: Sequence[MapProblem], plan: FitPlan):
         self.problems, self.plan = problems, plan
@@ -308,7 +311,7 @@ def _batches(problems: Sequence[MapProblem]) -> Iterator[list[int]]:
         n_validation = 0 if p.validation is None else len(p.validation)
         shapes = tuple(u.shape[1] for u in p.brain.units or ()), len(p.brain.subjects)
         sized = p.group[-1] if isinstance(p.group, tuple) else len(p.components.variances)
-        kind = p.kind, sized, len(p.train), n_validation, p.last, shapes
+        kind = p.kind, sized, p.model.similarity, len(p.train), n_validation, p.last, shapes
         alike.setdefault(kind, {}).setdefault(i if p.group is None else p.group, []).append(i)
     for (*_, n, _, _, shapes), groups in alike.items():
         size = max(1, BATCH_ENTRIES // (n * n * shapes[1]))
@@ -455,7 +458,7 @@ def _best(
         if i != lesson:
             continue
         curve = torch.stack([trace.validation for trace in traces]).double().mean(0)
-        end = given_up_at(curve, settings.map_stops)
+        end = given_up_at(curve, settings.map_stops, PATIENCE, LEAST_GAIN)
         curve = curve if end is None else curve[: end + 1]
         stop = first_best(curve)
         if stop > 0 and curve[stop] > best_score:
@@ -525,7 +528,7 @@ def described(components: Components, of_components: Tensor) -> Description:
 
 def _encoding(lesson: Lesson, known: _Known, on_step: Callable[[int], object]) -> Mapped:
     """Predict each subject's units by ridge regression."""
-    similarity = as_similarity(lesson.model.similarity)
+    similarity = as_similarity(lesson.brain.similarity)  # of what is predicted
 
     def fit(stimuli: Tensor) -> tuple[LearnedSimilarities, Tensor]:
         components = known.of(lesson.model, stimuli)
@@ -567,11 +570,13 @@ def is_learnable(model: Responses) -> bool:
 def place_points(model: Responses) -> Tensor:
     """Find points (n, m) whose inner products are a layer's similarities.
 
-    Of similarities that are no inner products, points have those of the units.
+    Of similarities that are no inner products, and where features are compared (`Responses.raw`),
+    points have the inner products of the units.
     """
-    name = as_similarity(model.similarity).name
-    if name not in ("correlation", "cosine", "dot"):
-        return rotated(model.all_units())
+    if not model.patterns:
+        units = rotated(model.all_units())
+        values, vectors = torch.linalg.eigh(units.mT @ units)
+        return units @ vectors[:, values > values[-1] * ROUNDING]  # columns are orthogonal
     values, vectors = torch.linalg.eigh(model.rsms[0].double())
     there = values > values[-1] * ROUNDING
     return vectors[:, there] * values[there].sqrt()
@@ -582,11 +587,13 @@ def unit_maps(model: Responses, maps: LearnedSimilarities) -> list[LearnedSimila
     """Make maps of a layer's units from maps of its points: the units of all stimuli are needed."""
     if model.source is None or model.points is None:
         raise DataError("The units of all stimuli are needed, and this layer has none.")
-    name = as_similarity(model.similarity).name
+    name = model.patterns
     prepares = name if name in OF_LENGTH_1 else ""
     found = []
     for one in maps.each():
         weight = torch.cat([part.T @ _dual(model, one) for part in _prepared_chunks(model)])
+        if name == "dot":  # whose products are means over units
+            weight = weight / len(weight) ** 0.5
         weight = weight.to(model.source.dtype)
         found.append(
             LearnedSimilarity(
@@ -617,7 +624,7 @@ def _prepared_chunks(model: Responses) -> Iterator[Tensor]:
     """Units as the similarity compares them, some at a time, float64."""
     if model.source is None:
         raise DataError("The units of all stimuli are needed, and this layer has none.")
-    units, name = model.source, as_similarity(model.similarity).name
+    units, name = model.source, model.patterns
     mean = units.double().mean(1, keepdim=True) if name == "correlation" else 0.0
     length: Tensor | float = 1.0
     if name in OF_LENGTH_1:

@@ -69,6 +69,9 @@ class Responses:
     points : Tensor, shape (n_stimuli, m), or None
         Of a layer whose similarity is learned: points whose inner products are its similarities
         (correlation, cosine, dot), or those of its units.
+    raw : bool
+        Whether points have the inner products of the units as they are in any case, as measures on
+        features take them.
     source : Tensor, shape (n_stimuli, n_units), or None
         The units as they were given, of all stimuli: what weights of units are told from. Parts of
         the stimuli do not have it.
@@ -83,6 +86,13 @@ class Responses:
     averaged: bool = False
     points: Tensor | None = None
     source: Tensor | None = None
+    raw: bool = False
+
+    @property
+    def patterns(self) -> str:
+        """Name of the similarity that units are prepared for before they are mapped, if any is."""
+        name = "" if self.raw else as_similarity(self.similarity).name
+        return name if name in ("correlation", "cosine", "dot") else ""
 
     @property
     def rsms(self) -> Tensor:
@@ -158,7 +168,10 @@ class Responses:
     def changed(self, change: Callable[[Tensor], Tensor]) -> Responses:
         """Put all numbers through a change of device or type."""
         units = None if self.units is None else tuple(map(change, self.units))
-        return replace(self, held=None if self.held is None else change(self.held), units=units)
+        held, points, source = (
+            None if one is None else change(one) for one in (self.held, self.points, self.source)
+        )
+        return replace(self, held=held, units=units, points=points, source=source)
 
     def all_units(self) -> Tensor:
         """All subjects' units side by side (n_stimuli, n_units)."""

@@ -228,8 +228,8 @@ class FitSettings:
     keep_stimuli: bool = True
     gate_measure: str | None = None
     map_sizes: tuple[int, ...] = (50, 400)
-    map_penalties: tuple[float, ...] = (1e-4, 1e-3, 1e-2)
-    map_steps: tuple[int, ...] = (5, 10, 20, 40)
+    map_penalties: tuple[float, ...] = (1e-6, 1e-4, 1e-3, 1e-2)
+    map_steps: tuple[int, ...] = (5, 10, 20, 40, 80, 160)
     map_rate: float = 0.05
 
     @property

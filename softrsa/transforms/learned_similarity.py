@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from softrsa._checks import check_floating
 from softrsa.errors import DataError, ShapeError
 from softrsa.rsm import similarity_matrix
-from softrsa.rsm.similarity import SIMILARITY_TABLE, SimilarityLike, as_similarity
+from softrsa.rsm.similarity import SimilarityLike, as_similarity
 
 OF_LENGTH_1 = ("correlation", "cosine")  # similarities whose patterns are brought to length 1
 
@@ -89,7 +89,7 @@ class LearnedSimilarity(nn.Module):
     >>> LearnedSimilarity(torch.eye(2), similarity="dot")(x)
     tensor([[0.5000, 0.0000, 0.5000],
             [0.0000, 0.5000, 0.5000],
-            [0.5000, 0.5000, 1.0000]], grad_fn=<SelectBackward0>)
+            [0.5000, 0.5000, 1.0000]])
     """
 
     offset: Tensor
@@ -162,9 +162,11 @@ class LearnedSimilarity(nn.Module):
 
     def forward(self, units: Tensor) -> Tensor:
         """Similarities (..., n, n) of stimuli with these units (..., n, n_units)."""
-        row = self.similarity
-        given = row.name if SIMILARITY_TABLE.get(row.name) is row else row
-        return similarity_matrix(self.features(units), similarity=given)
+        return self.compare(self.features(units))
+
+    def compare(self, features: Tensor) -> Tensor:
+        """Similarities (..., n, n) of stimuli with these features (..., n, n_features)."""
+        return similarity_matrix(features, similarity=self.similarity)
 
     def unit_weights(self) -> Tensor:
         """How much each unit counts (n_units,): squared length of its row of the map, mean 1."""

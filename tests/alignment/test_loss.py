@@ -7,7 +7,7 @@ import xarray as xr
 from sklearn.datasets import load_digits
 from torch import nn
 
-from softrsa.alignment import Aligner, AlignmentLoss
+from softrsa.alignment import Aligner, AlignmentLoss, FitSettings
 from softrsa.errors import DataError, FitError, ShapeError, StimulusError, UnknownNameError
 from softrsa.measures import available, centered_pearson, debiased_cka, linear_cka, pearson
 from softrsa.pairs import off_diagonal
@@ -17,6 +17,7 @@ from softrsa.transforms import (
     EmbeddingGate,
     GeoTopological,
     GlobalGate,
+    LearnedSimilarity,
     ProfileGate,
     SoftStep,
     double_center,
@@ -332,3 +333,100 @@ def test_scales_that_were_learned_are_kept(rng):
     found = AlignmentLoss(brain_transform=gate)(features[some], rdm[some, some])
     expected = centered_pearson(torch.corrcoef(features[some]), gate(1 - rdm[None])[0, some, some])
     assert found.item() == pytest.approx(1 - expected.item(), abs=1e-9)
+
+
+def known_metric(rng, n=60, p=8):
+    """Units, and two subjects that read them by a map in which the smallest count most."""
+    scale = torch.logspace(0, -1, p, dtype=torch.float64)
+    x = draw(rng, n, p) * scale
+    brain = [x / scale**2 @ draw(rng, p, 12) + 0.3 * draw(rng, n, 12) for _ in range(2)]
+    return x, brain
+
+
+@pytest.mark.parametrize("measure", ["centered_pearson", "linear_cka"])
+def test_gradients_reach_network_and_map(measure, rng):
+    x, y = draw(rng, 2, 7, 4)
+    network = nn.Linear(4, 4).double()
+    learned = LearnedSimilarity.trainable(4, 3, similarity="correlation").double()
+    loss = AlignmentLoss(measure=measure, model_similarity=learned).double()
+
+    def value(weight, bias, of_map):
+        features = torch.tanh(x @ weight.T + bias)
+        features = (features - features.mean(1, keepdim=True)) @ of_map
+        if measure == "linear_cka":
+            length = torch.tanh(x @ weight.T + bias)
+            length = (length - length.mean(1, keepdim=True)).norm(dim=1, keepdim=True)
+            return 1 - linear_cka(features / length, y)
+        own = torch.nn.functional.normalize(features, dim=1)
+        return 1 - centered_pearson(own @ own.mT, similarity_matrix(y))
+
+    found = loss(torch.tanh(network(x)), y)
+    parameters = [network.weight, network.bias, learned.weight]
+    expected = value(*parameters)
+    assert found.item() == pytest.approx(expected.item(), abs=1e-12)
+    by_hand = torch.autograd.grad(expected, parameters)
+    for own, other in zip(torch.autograd.grad(found, parameters), by_hand, strict=True):
+        torch.testing.assert_close(own, other, atol=1e-10, rtol=0)
+        assert own.norm() > 0
+
+
+@pytest.mark.parametrize("transform", ["reweighted", "metric", "encoding", "metric+global"])
+def test_fitted_map_gives_the_score_of_its_aligner(transform, rng):
+    x, brain = known_metric(rng)
+    parts = x[:40], [y[:40] for y in brain]
+    aligner = Aligner(transform, settings=FitSettings(map_steps=(5,), steps=(5,))).fit(*parts)
+    loss = AlignmentLoss(
+        model_similarity=aligner.model_similarity_, model_transform=aligner.model_transform_,
+        brain_transform=aligner.brain_transform_, penalty=0.0,
+    )  # fmt: skip
+    assert not [p for p in loss.parameters() if p.requires_grad]
+    new, stack = x[40:].requires_grad_(), torch.stack([y[40:] for y in brain])
+    found = loss(new, stack)
+    assert 1 - found.item() == pytest.approx(aligner.score(x[40:], list(stack)), abs=1e-12)
+    (grad,) = torch.autograd.grad(found, new)
+    assert grad.norm() > 0
+
+
+def test_fitted_map_serves_measures_on_features(rng):
+    x, brain = known_metric(rng)
+    parts = x[:40], [y[:40] for y in brain]
+    settings = FitSettings(map_steps=(5,))
+    aligner = Aligner("metric", measure="linear_cka", settings=settings).fit(*parts)
+    loss = AlignmentLoss(measure="linear_cka", model_similarity=aligner.model_similarity_)
+    stack = torch.stack([y[40:] for y in brain])
+    expected = aligner.score(x[40:], list(stack))
+    assert 1 - loss(x[40:], stack).item() == pytest.approx(expected, abs=1e-12)
+
+
+def test_any_module_makes_features(rng):
+    x, y = draw(rng, 2, 9, 4)
+    linear = nn.Linear(4, 3, bias=False).double()
+    for measure in ("pearson", "linear_cka"):
+        found = AlignmentLoss(measure=measure, model_similarity=linear)(x, y)
+        assert found.item() == AlignmentLoss(measure=measure)(linear(x), y).item()
+    untouched = Aligner("identity").fit(x, y).model_similarity_
+    assert untouched is None
+    assert AlignmentLoss(model_similarity=untouched)(x, y).item() == AlignmentLoss()(x, y).item()
+
+
+def test_similarities_that_do_not_fit_are_refused(rng):
+    x, brain = known_metric(rng)
+    with pytest.raises(DataError, match="module from units to features, got the class Linear"):
+        AlignmentLoss(model_similarity=nn.Linear)
+    with pytest.raises(DataError, match=r"got 'metric' \(str\): give a fitted"):
+        AlignmentLoss(model_similarity="metric")
+    learned = LearnedSimilarity.trainable(8, 3, similarity="cosine")
+    with pytest.raises(ShapeError, match="reads 8 units, and layer 'conv' has 7"):
+        AlignmentLoss(model_similarity=learned)({"conv": x[:, :7]}, brain[0])
+    with pytest.raises(ShapeError, match=r"shape \(60, n_features\) of layer 'model', got \(8,\)"):
+        AlignmentLoss(model_similarity=Mean())(x, brain[0])
+    encoding = Aligner("encoding").fit(x, brain).model_similarity_
+    with pytest.raises(DataError, match=r"has 2 maps.* region 'V4' has 3 subjects"):
+        AlignmentLoss(model_similarity=encoding)(x, {"V4": torch.stack([*brain, brain[0]])})
+
+
+class Mean(nn.Module):
+    """A module that keeps no stimuli."""
+
+    def forward(self, x):
+        return x.mean(0)
