@@ -79,7 +79,7 @@ TRANSFORM = Node(
                         "yes": Node(
                             "Units of the brain too?",
                             {
-                                "no, or few": Node("metric, then look whether\nmetric+instance adds to it"),
+                                "no, or few": Node("metric; does\nmetric+instance add?"),
                                 "yes": Node("encoding and metric"),
                             },
                         ),
