@@ -167,8 +167,9 @@ def neighbors() -> Axes:
 
 
 FIGURES: tuple[Callable[[], Axes | Figure], ...] = (
-    rsm, mds, profile, alignment, transforms, curve, learned_similarity, beside, geo_topological_grid,
-    models, comparisons, identification, scores, capture, region_of_scores, ranks, neighbors,
+    rsm, mds, profile, alignment, transforms, curve, learned_similarity, beside,
+    geo_topological_grid, models, comparisons, identification, scores, capture, region_of_scores,
+    ranks, neighbors,
 )  # fmt: skip
 
 
