@@ -74,17 +74,23 @@ TRANSFORM = Node(
             {
                 "fewer than 60": Node("centered: nothing to fit"),
                 "60 or more": Node(
-                    "What should the fit be for?",
+                    "Units of the layer?",
                     {
-                        "the best score": Node("selected (on inner folds;\noften a fixed one)"),
-                        "one common shape": Node("global"),
-                        "each stimulus' own": Node(
-                            "Units on both sides?",
+                        "yes": Node(
+                            "Units of the brain too?",
                             {
-                                "yes": Node("instance, any gate (watch\nthe row-offset share)"),
-                                "no, RDMs": Node("instance (profile\ngates, by itself)"),
+                                "no, or few": Node("metric; does\nmetric+instance add?"),
+                                "yes": Node("encoding and metric"),
                             },
                         ),
+                        "no, RDMs": Node(
+                            "One step for all stimuli?",
+                            {
+                                "yes": Node("global"),
+                                "one for each": Node("instance (profile\ngates, by itself)"),
+                            },
+                        ),
+                        "do not choose": Node("selected (on inner folds;\noften a fixed one)"),
                     },
                 ),
             },

@@ -74,6 +74,29 @@ def curve() -> Axes:
     return reports.plot_curve(aligned().data["curve"].sel(at))
 
 
+@cache
+def learned() -> AlignmentResult:
+    """Learn the similarity of a layer, of which the region reads four units."""
+    generator = torch.Generator().manual_seed(0)
+    layer = torch.randn(120, 20, generator=generator) * torch.logspace(0, -1, 20)
+    read = 5 * layer[:, [5, 7, 9, 11]] @ torch.randn(4, 30, generator=generator)
+    region = read + torch.randn(120, 30, generator=generator)
+    transforms = ["identity", "reweighted", "metric", "encoding"]
+    return softrsa.align(
+        {"layer": layer}, {"region": region}, transforms=transforms, folds=3, n_resamples=0
+    )
+
+
+def learned_similarity() -> Figure:
+    """Weights of a learned similarity."""
+    return reports.plot_learned_similarity(learned(), "layer", "region")
+
+
+def beside() -> Axes:
+    """Gains by four scores: geometry, or a shortcut."""
+    return reports.plot_beside(learned())
+
+
 def geo_topological_grid() -> Axes:
     """Which thresholds identify regions."""
     networks = softrsa.datasets.load("digit-networks").regions
@@ -144,8 +167,9 @@ def neighbors() -> Axes:
 
 
 FIGURES: tuple[Callable[[], Axes | Figure], ...] = (
-    rsm, mds, profile, alignment, transforms, curve, geo_topological_grid, models, comparisons,
-    identification, scores, capture, region_of_scores, ranks, neighbors,
+    rsm, mds, profile, alignment, transforms, curve, learned_similarity, beside,
+    geo_topological_grid, models, comparisons, identification, scores, capture, region_of_scores,
+    ranks, neighbors,
 )  # fmt: skip
 
 

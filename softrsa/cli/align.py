@@ -157,7 +157,7 @@ def _similarity_figure(result: AlignmentResult) -> Figure:
         ax.set_axis_off()
         figure.suptitle("no similarity was learned in this result", fontsize=9)
         return figure
-    best = rows.loc[rows["score"].idxmax()]
+    best = rows.sort_values("score").iloc[-1]
     return plot_learned_similarity(result, best["layer"], best["region"], best["transform"])
 
 

@@ -250,6 +250,11 @@ def _fitted(
         f"{_numbers(settings['penalties'], 'or')}). They maximized "
         f"{_gate_measure(settings, entry)}."
     )
+    if settings.get("keep_stimuli") and reads:
+        text += (
+            " Every row was given back the mean and the size that it had before a step of its own, "
+            "so that neither a number nor a factor per stimulus could be learned."
+        )
     if reads:
         text += f" Gates of single stimuli read {_joined(reads, 'or')}."
     return (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from textwrap import fill
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -66,7 +66,7 @@ def gains_beside(given: AlignmentResult | pd.DataFrame | xr.Dataset) -> pd.DataF
         attrs, shown = given.attrs, list(dict.fromkeys(given["transform"]))
         means = given.set_index(labels)[[*BESIDE]]
     else:
-        data = given if isinstance(given, xr.Dataset) else getattr(given, "data", given)
+        data: Any = given if isinstance(given, xr.Dataset) else getattr(given, "data", given)
         check_drawn(data, [*labels, *BESIDE], "AlignmentResult.data", form=xr.Dataset)
         attrs, shown = data.attrs, data.attrs["transforms"].split(",")
         means = data[[*BESIDE]].mean("fold").to_dataframe(dim_order=labels)[[*BESIDE]]
@@ -78,8 +78,9 @@ def gains_beside(given: AlignmentResult | pd.DataFrame | xr.Dataset) -> pd.DataF
             "Give the result itself, which has them, or align with one of them."
         )
     pairs = there.groupby(labels[:2], sort=False)["score"]
-    best = there.loc[pairs.idxmax().dropna()].droplevel("transform")
-    gains = means - best.reindex(means.index.droplevel("transform")).values
+    best = there.loc[pairs.idxmax().dropna()].reset_index("transform", drop=True)
+    of_pairs = means.reset_index("transform", drop=True).index
+    gains = means - best.reindex(of_pairs).values
     gains = gains.loc[gains.index.get_level_values("transform").isin(shown)]
     found = gains.reset_index()
     found.attrs.update({k: v for k, v in attrs.items() if k in ("titles", "baselines", MEASURE)})

@@ -274,8 +274,7 @@ def test_examples_are_the_rsms_of_the_best_layer(result):
 
 
 def test_fits_begin_at_plain_scores_and_are_kept_at_every_stop():
-    # along the way are scores of the measure that gates are fitted under: here the one in use
-    settings = FitSettings(steps=(5, 10), inner_folds=2, gate_measure=None)
+    settings = FitSettings(steps=(5, 10), inner_folds=2)
     rng = torch.Generator().manual_seed(0)
     x, y = torch.randn(2, 40, 6, generator=rng)
     result = softrsa.align(
@@ -368,10 +367,11 @@ def mapped():
         coords={"stimulus": range(60), "subject": ("unit", ["ann"] * 4 + ["bob"] * 4)},
     )  # fmt: skip
     settings = FitSettings(
-        steps=(5, 10), inner_folds=2, sides="model", map_penalties=(1e-3,), gates=("profile",)
-    )
+        steps=(5, 10), inner_folds=2, sides="model", map_penalties=(1e-3,), gates=("profile",),
+        gate_measure="balanced_pearson",
+    )  # fmt: skip
     return softrsa.align(
-        {"a": x}, {"b": both}, transforms=["identity", "metric", "metric+global", "encoding"],
+        {"a": x}, {"b": both}, transforms=["identity", "metric", "metric+instance", "encoding"],
         folds=3, settings=settings, n_resamples=0,
     )  # fmt: skip
 
@@ -383,7 +383,8 @@ def test_words_say_how_a_similarity_was_learned_and_on_whose_side(mapped):
         "any linear map of the components", "to maximize the same measure",
         "Number of components (50 or 400, or all where there are fewer)",
         "Encoding models predict the units of each subject by ridge regression",
-        "were fitted on the model's side only", "balancing, which removes row and column means and",
+        "Every row was given back the mean and the size", "were fitted on the model's side only",
+        "balancing, which removes row and column means and",
         "Learned similarities and SoftSteps leave the brain's matrices as they are",
     ):  # fmt: skip
         assert said in text
@@ -393,7 +394,7 @@ def test_words_say_how_a_similarity_was_learned_and_on_whose_side(mapped):
 
 def test_words_without_learned_similarity_and_of_older_settings(result):
     settings = json.loads(result.data.attrs["settings"])
-    for name in ("sides", "gate_measure"):
+    for name in ("sides", "gate_measure", "keep_stimuli"):
         del settings[name]
     old = result.data.assign_attrs(settings=json.dumps(settings))
     old = old.drop_attrs(deep=False).assign_attrs(
