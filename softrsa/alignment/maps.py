@@ -378,10 +378,19 @@ def learn_maps(
     list of Mapped
         For every lesson.
     """
-    known = _Known()
+    known, heard = _Known(), 0
+
+    def hear(steps: int) -> None:
+        nonlocal heard
+        heard += steps
+        on_step(steps)
+
     if kind == "ridge":
-        return [_encoding(lesson, known, on_step) for lesson in lessons]
-    return _descended(kind, lessons, plain, plan, known=known, on_step=on_step)
+        return [_encoding(lesson, known, hear) for lesson in lessons]
+    found = _descended(kind, lessons, plain, plan, known=known, on_step=hear)
+    each = [count_map_steps(kind, len(lesson.inner), plan.settings) for lesson in lessons]
+    on_step(sum(each) - heard)  # steps not taken
+    return found
 
 
 def _descended(
