@@ -32,7 +32,7 @@ from softrsa.alignment.held_out import (
     stimulus_scale_warnings,
     undefined_warnings,
 )
-from softrsa.alignment.maps import MAPS, is_learnable, place_points
+from softrsa.alignment.maps import MAPS, is_learnable, with_points
 from softrsa.alignment.memory import check_memory, estimate_of_run
 from softrsa.alignment.responses import Data, Responses, as_responses, join_all, one_subject
 from softrsa.alignment.result import AlignmentResult
@@ -217,8 +217,7 @@ def align(
         options, layer_sides, region_sides, asked=asked
     )
     if any(one.map for one in options.fitted):
-        raw = options.of_features
-        layer_sides = {name: _with_points(side, raw=raw) for name, side in layer_sides.items()}
+        layer_sides = {name: with_points(side) for name, side in layer_sides.items()}
     n_stimuli = next(iter(layer_sides.values())).n_stimuli
     splits = split_stimuli(n_stimuli, folds, seed=seed)
     if permute:
@@ -390,12 +389,6 @@ def _refuse_map(one: Chain, name: str, layers: Mapping[str, Responses]) -> None:
 def _first(sides: Mapping[str, Responses], condition: Callable[[Responses], bool]) -> str | None:
     """Name of the first side that a condition holds for."""
     return next((name for name, side in sides.items() if condition(side)), None)
-
-
-def _with_points(side: Responses, *, raw: bool) -> Responses:
-    """Find the points that a similarity is learned of; a mean of subjects has no own units."""
-    side = replace(side, source=None if side.averaged else side.source, raw=raw)
-    return replace(side, points=place_points(side))
 
 
 def _sides(

@@ -28,7 +28,7 @@ from softrsa.alignment.fitting import (
     score_features,
     scores_beside,
 )
-from softrsa.alignment.maps import Description, place_points, unit_maps
+from softrsa.alignment.maps import Description, unit_maps, with_points
 from softrsa.alignment.responses import (
     Data,
     Responses,
@@ -220,8 +220,7 @@ class Aligner:
         chains = _allowed(one, measure, *sides)
         if sides[0].held is not None and any(chain.map for chain in chains):
             whole = sides[0].units[0] if sides[0].units else None
-            layer = replace(sides[0], source=whole, raw=measure.takes == "features")
-            sides = replace(layer, points=place_points(layer)), sides[1]
+            sides = with_points(replace(sides[0], source=whole)), sides[1]
         tiling = None
         if sides[0].held is None:
             tiling = Tiling(self.batch_size, self.seed, join_ranks(sides[0].device))

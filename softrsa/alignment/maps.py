@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import NamedTuple
 
@@ -338,15 +338,16 @@ class Lesson(NamedTuple):
 class _Known:
     """Components of layers over stimuli, each found once however many regions there are."""
 
-    def __init__(self):
+    def __init__(self, *, scaled: bool):
         self.found: dict[tuple[int, bytes], Components] = {}
+        # measures on features may know the scale, which a map leaves as it is at first
+        self.scaled = scaled
 
     def of(self, model: Responses, stimuli: Tensor) -> Components:
         points = points_of(model)
         key = id(points), stimuli.cpu().numpy().tobytes()
         if key not in self.found:
-            # measures on features may know the scale, which a map leaves as it is at first
-            self.found[key] = Components.fit(points[stimuli], scaled=not model.raw)
+            self.found[key] = Components.fit(points[stimuli], scaled=self.scaled)
         return self.found[key]
 
 
@@ -378,7 +379,7 @@ def learn_maps(
     list of Mapped
         For every lesson.
     """
-    known, heard = _Known(), 0
+    known, heard = _Known(scaled=plan.scored.takes != "features"), 0
 
     def hear(steps: int) -> None:
         nonlocal heard
@@ -581,8 +582,8 @@ def is_learnable(model: Responses) -> bool:
 def place_points(model: Responses) -> Tensor:
     """Find points (n, m) whose inner products are a layer's similarities.
 
-    Of similarities that are no inner products, and where features are compared (`Responses.raw`),
-    points have the inner products of the units.
+    Where a layer has units (`Responses.raw`), and for similarities that are no inner products, points
+    have the inner products of the units: what patterns of length 1 leave out may be what counts.
     """
     if not model.patterns:
         units = rotated(model.all_units())
@@ -591,6 +592,14 @@ def place_points(model: Responses) -> Tensor:
     values, vectors = torch.linalg.eigh(model.rsms[0].double())
     there = values > values[-1] * ROUNDING
     return vectors[:, there] * values[there].sqrt()
+
+
+def with_points(layer: Responses) -> Responses:
+    """Find the points that a similarity is learned of; a mean of subjects has no own units."""
+    source = None if layer.averaged else layer.source
+    raw = layer.units is not None and not layer.averaged
+    layer = replace(layer, source=source, raw=raw)
+    return replace(layer, points=place_points(layer))
 
 
 @torch.no_grad()
