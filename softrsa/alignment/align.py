@@ -44,6 +44,7 @@ from softrsa.alignment.settings import (
     FitSettings,
     Options,
     Split,
+    StimulusScaleWarning,
     ordered,
     split_stimuli,
     splits_or_count,
@@ -267,10 +268,6 @@ class UndefinedScoreWarning(UserWarning):
 
 class RowOffsetWarning(UserWarning):
     """A score says more about one number per stimulus than about geometry."""
-
-
-class StimulusScaleWarning(UserWarning):
-    """A gain is one factor per stimulus that both sides agree on, not geometry."""
 
 
 class FewStimuliWarning(UserWarning):

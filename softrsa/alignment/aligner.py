@@ -41,9 +41,11 @@ from softrsa.alignment.responses import (
     tiling_obstacle,
 )
 from softrsa.alignment.settings import (
+    GATES,
     SMALLEST_BLOCK,
     DegenerateFitWarning,
     FitSettings,
+    StimulusScaleWarning,
     acts_on_units_only,
     with_choices,
 )
@@ -206,6 +208,9 @@ class Aligner:
         DegenerateFitWarning
             If a learned transform cannot start, because the scaled RSMs have next to no variance;
             the best fixed one stands in for it.
+        StimulusScaleWarning
+            If gates of single stimuli are fitted in tiles, where each stimulus' mean and size
+            cannot be kept.
         """
         one, measure = as_chain(self.transform), get(self.measure)
         as_similarity(self.similarity)  # refused now where it is unknown
@@ -225,6 +230,7 @@ class Aligner:
         plan = make_plan(measure, *sides, settings, self.seed)
         if tiling is not None:
             plan = replace(plan, tiling=tiling, gated=plan.fitted)
+            _warn_of_tiled_gates(chains, settings)
         task = Task(*sides, torch.arange(sides[0].n_stimuli))
         shown = progress and (tiling is None or tiling.ranks.rank == 0)
         with progress_bar(count_fit_steps([task], chains, settings), shown) as advance:
@@ -522,6 +528,18 @@ def _check_measure(measure: Measure, one: Chain) -> None:
         raise DataError(
             f"{measure.name!r} fits predictions, which an Aligner does not keep: use "
             f"`align(..., measure={measure.name!r})`."
+        )
+
+
+def _warn_of_tiled_gates(chains: Sequence[Chain], settings: FitSettings) -> None:
+    """Say that gates of single stimuli are not held to what each stimulus was before."""
+    if settings.keep_stimuli and any({*GATES} & {*chain.rsms.gates} for chain in chains):
+        warnings.warn(
+            "In tiles gates of single stimuli cannot keep each stimulus' mean and size, so a score "
+            "may be won by one factor per stimulus: compare `Aligner.scores(...)` with those of "
+            "'identity'. FitSettings(keep_stimuli=False) says that this is known.",
+            StimulusScaleWarning,
+            stacklevel=3,
         )
 
 

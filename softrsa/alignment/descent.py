@@ -454,6 +454,8 @@ class _Batch:
             score.nan_to_num(-torch.inf).masked_fill(bad, -torch.inf)
             for score in mean_scores(measures, self._transformed(self.validation))
         )
+        if self.plan.settings.gate_measure is None:  # the measure in use may have no gradient
+            validation = held_out
         return Standing(train, objective, validation, held_out, bad)
 
 

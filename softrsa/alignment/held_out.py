@@ -389,14 +389,14 @@ def stimulus_scale_warnings(data: xr.Dataset, options: Options) -> list[str]:
     """Name the gains that are one factor per stimulus, or that stimuli are told apart worse for."""
     shown = [one.name for one in options.transforms]
     fixed = [one.name for one in options.fitted if one.rsms.baseline and one.units is None]
-    means = data[["score", "balanced_score", "identification"]].mean("fold")
-    best = means.sel(transform=fixed)
-    place = best["score"].fillna(-np.inf).argmax("transform")
-    gain = (means - best.isel(transform=place).drop_vars("transform")).sel(transform=shown)
-    gained = gain["score"] > LEAST_GAIN
-    scale = gained & (gain["balanced_score"] < LEAST_SHARE * gain["score"])
-    worse = gained & (gain["identification"] < -MOST_LOST)
-    bad = scale | worse
+    found = data[["score", "balanced_score", "identification"]]
+    best = found["score"].mean("fold").sel(transform=fixed).fillna(-np.inf).argmax("transform")
+    baseline = found.sel(transform=fixed).isel(transform=best).drop_vars("transform")
+    each = (found - baseline).sel(transform=shown)
+    gain = each.mean("fold")
+    lacking = _beyond_noise(LEAST_SHARE * each["score"] - each["balanced_score"], 0.0)
+    worse = _beyond_noise(-each["identification"], MOST_LOST)
+    bad = (gain["score"] > LEAST_GAIN) & (lacking | worse)
     if not bad.any():
         return []
     rows = gain.where(bad).to_dataframe().dropna(subset=["score"])
@@ -409,6 +409,13 @@ def stimulus_scale_warnings(data: xr.Dataset, options: Options) -> list[str]:
         f"{worst['balanced_score']:+.3f}, identification of stimuli "
         f"{worst['identification']:+.3f}). Do not claim these gains; quote `balanced_score`."
     ]
+
+
+def _beyond_noise(each: xr.DataArray, least: float) -> xr.DataArray:
+    """Whether means over folds are more than ``least``, and more than one standard error."""
+    mean, n = each.mean("fold"), each.notnull().sum("fold")
+    error = each.std("fold", ddof=1) / n**0.5 if each.sizes["fold"] > 1 else xr.zeros_like(mean)
+    return (mean > least) & (mean > error.where(n > 1, 0.0))
 
 
 def undefined_warnings(data: xr.Dataset, options: Options) -> list[str]:

@@ -47,11 +47,11 @@ class Components(NamedTuple):
     """Principal components of a layer's points over training stimuli, largest first."""
 
     mean: Tensor  # (m,)
-    directions: Tensor  # (m, k), scaled so that the scores' squares sum to 1 per stimulus
+    directions: Tensor  # (m, k), scaled if asked for: scores' squares sum to 1 per stimulus
     variances: Tensor  # (k,), which sum to 1 at most
 
     @classmethod
-    def fit(cls, points: Tensor) -> Components:
+    def fit(cls, points: Tensor, *, scaled: bool = True) -> Components:
         """Find all components of ``points`` (n, m), float64."""
         mean = points.mean(0)
         centered = points - mean
@@ -64,7 +64,8 @@ class Components(NamedTuple):
         directions = centered.mT @ (vectors / variances.sqrt()) if n <= m else vectors
         largest = directions.gather(0, directions.abs().argmax(0, keepdim=True))
         total = variances.sum()
-        return cls(mean, directions * largest.sign() * (n / total) ** 0.5, variances / total)
+        scale = (n / total) ** 0.5 if scaled else 1.0
+        return cls(mean, directions * largest.sign() * scale, variances / total)
 
     def first(self, k: int) -> Components:
         """Keep the first k."""
@@ -344,7 +345,8 @@ class _Known:
         points = points_of(model)
         key = id(points), stimuli.cpu().numpy().tobytes()
         if key not in self.found:
-            self.found[key] = Components.fit(points[stimuli])
+            # measures on features may know the scale, which a map leaves as it is at first
+            self.found[key] = Components.fit(points[stimuli], scaled=not model.raw)
         return self.found[key]
 
 
@@ -376,10 +378,19 @@ def learn_maps(
     list of Mapped
         For every lesson.
     """
-    known = _Known()
+    known, heard = _Known(), 0
+
+    def hear(steps: int) -> None:
+        nonlocal heard
+        heard += steps
+        on_step(steps)
+
     if kind == "ridge":
-        return [_encoding(lesson, known, on_step) for lesson in lessons]
-    return _descended(kind, lessons, plain, plan, known=known, on_step=on_step)
+        return [_encoding(lesson, known, hear) for lesson in lessons]
+    found = _descended(kind, lessons, plain, plan, known=known, on_step=hear)
+    each = [count_map_steps(kind, len(lesson.inner), plan.settings) for lesson in lessons]
+    on_step(sum(each) - heard)  # steps not taken
+    return found
 
 
 def _descended(

@@ -28,6 +28,10 @@ class DegenerateFitWarning(UserWarning):
     """A learned transform collapsed or could not start, and something else was taken instead."""
 
 
+class StimulusScaleWarning(UserWarning):
+    """A gain is, or may be, one factor per stimulus that both sides agree on, not geometry."""
+
+
 class Split(NamedTuple):
     """Positions of training and test stimuli, each ascending."""
 
