@@ -233,6 +233,7 @@ def _draw_components(ax: Axes, weights: np.ndarray) -> None:
     ax.axhline(1, color="0.5", linestyle="--", linewidth=0.9, zorder=0)
     ax.set_ylim(bottom=0)
     name_axes(ax, "principal component", "weight (mean 1)")
+    ax.locator_params(axis="x", integer=True)
     ax.set_title("by component, most variance first", fontsize=8)
 
 
@@ -252,7 +253,7 @@ def _draw_units(ax: Axes, result: AlignmentResult, layer: str, region: str, tran
     at = np.arange(1, len(values) + 1)
     if len(values) <= FEW_UNITS:
         ax.bar(at, values, color=COLORS[1])
-        slanted = max(map(len, names)) * len(names) > 40
+        slanted = max(map(len, names)) * len(names) > 32
         name_places(ax, at, [*names], slanted=slanted, size=7)
     else:
         ax.plot(at, values, color=COLORS[1], linewidth=1.4)

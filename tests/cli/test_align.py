@@ -193,6 +193,7 @@ def test_demo_says_that_it_is_simulated(command, tmp_path):
     }  # fmt: skip
 
 
+@pytest.mark.filterwarnings("ignore::softrsa.alignment.StimulusScaleWarning")
 def test_sides_and_a_chain_of_a_learned_similarity(scores, command, files, layers, brain, tmp_path):
     options = ("--transform", "metric+global", "--folds", "3", "--resamples", "0", "--quiet")
     table = scores(*files, *options, "--sides", "model")

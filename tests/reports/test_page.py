@@ -339,7 +339,7 @@ def test_every_kind_of_measure_has_a_page(browser, tmp_path, measure):
         ({"transforms": "selected"}, "(among no transform, double-centering", "selected"),
         (
             {"measure": "spearman"},
-            "after double-centering and balancing",
+            "as the measure has no gradient",
             "double-centering, which",
         ),
         ({"measure": "ridge_predictivity"}, "fitted on the training stimuli of", "SoftStep"),
