@@ -62,6 +62,7 @@ BESIDE_SCORE = {  # what every score stands beside, and the measure that gives i
     "identification": stimulus_identification,
 }
 GUARDS = (balanced_pearson, stimulus_identification)  # what `simplest` looks at beside the score
+FEWEST_BESIDE = 5  # stimuli that all of these can score
 TOLERANCE = 0.005  # by which these may be lower than those of the best fixed transform
 
 
@@ -522,7 +523,9 @@ class _Seen:
         if not self.guarded or self.plan.tiling is not None:
             return None
         pair = fitted.stepped(model.take(stimuli), brain.take(stimuli))
-        return torch.stack([measure(*pair).mean().double() for measure in GUARDS])
+        few = pair[0].shape[-1] < FEWEST_BESIDE
+        unknown = torch.full((len(GUARDS),), torch.nan, dtype=torch.float64)
+        return unknown if few else torch.stack([one(*pair).mean().double() for one in GUARDS])
 
     def learned(self, one: Chain, on_step: Callable[[int], object]) -> list[Fitted]:
         """Choose gate, penalty and steps on inner folds; fit again on all training stimuli."""
@@ -743,9 +746,9 @@ MOST_IDENTIFIED = 1000  # stimuli: of more, evenly drawn ones are told apart
 def scores_beside(model: Tensor, brain: Tensor) -> dict[str, float]:
     """Scores (`BESIDE_SCORE`) that no number or factor per stimulus can raise, means over subjects.
 
-    NaN where pairs are missing.
+    NaN where pairs are missing, or stimuli are too few.
     """
-    if lacks_pairs(model, brain):
+    if lacks_pairs(model, brain) or model.shape[-1] < FEWEST_BESIDE:
         return dict.fromkeys(BESIDE_SCORE, torch.nan)
     n = model.shape[-1]
     some = torch.linspace(0, n - 1, min(n, MOST_IDENTIFIED), dtype=torch.float64).round().long()

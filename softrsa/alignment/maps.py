@@ -582,8 +582,8 @@ def is_learnable(model: Responses) -> bool:
 def place_points(model: Responses) -> Tensor:
     """Find points (n, m) whose inner products are a layer's similarities.
 
-    Where a layer has units (`Responses.raw`), and for similarities that are no inner products, points
-    have the inner products of the units: what patterns of length 1 leave out may be what counts.
+    Where a layer has units (`Responses.raw`), and for similarities that are no inner products,
+    points have the inner products of the units: what patterns of length 1 leave out may count.
     """
     if not model.patterns:
         units = rotated(model.all_units())

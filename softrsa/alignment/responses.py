@@ -70,8 +70,7 @@ class Responses:
         Of a layer whose similarity is learned: points whose inner products are its similarities
         (correlation, cosine, dot), or those of its units.
     raw : bool
-        Whether points have the inner products of the units as they are in any case, as measures on
-        features take them.
+        Whether points have the inner products of the units as they are, whatever the similarity.
     source : Tensor, shape (n_stimuli, n_units), or None
         The units as they were given, of all stimuli: what weights of units are told from. Parts of
         the stimuli do not have it.
