@@ -138,6 +138,7 @@ def add(package, name):
     return importlib.import_module(f"additions.{name}")
 
 
+@pytest.mark.filterwarnings("ignore::softrsa.alignment.StimulusScaleWarning")
 def test_one_file_each_and_align_knows_them_all(package, tmp_path):
     for name in ("a_measure", "a_transform", "a_similarity", "a_format", "a_data_set"):
         add(package, name)

@@ -42,7 +42,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::softrsa.alignment.StimulusScale
 
 CPU = torch.device("cpu")
 TABLE = [
-    "layer", "region", "transform", "score", "score_se", "train_score", "rsa_score",
+    "layer", "region", "transform", "score", "score_se", "per_anchor_score", "balanced_score",
+    "identification", "train_score", "rsa_score",
     "baseline_score", "gain", "row_offset_share", "ceiling_lower", "ceiling_upper", "chosen",
     "n_stimuli",
 ]  # fmt: skip
@@ -93,7 +94,7 @@ def test_plain_rsa_on_the_same_folds(result, data, layers):
 def test_table_summarizes_the_folds(result):
     table = result.table
     assert list(table.columns[: len(TABLE)]) == TABLE
-    assert len(table) == 2 * 2 * 6
+    assert len(table) == 2 * 2 * len(TRANSFORMS)
     row = table.set_index(["layer", "region", "transform"]).loc[("wide", "IT", "instance")]
     folds = result.data.sel(layer="wide", region="IT")
     scores = folds["score"].sel(transform="instance").values

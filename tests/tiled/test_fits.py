@@ -20,6 +20,10 @@ from softrsa.tiled.scores import lay_out
 from softrsa.transforms.on_rsms import TRANSFORMS, as_chain
 
 CPU = torch.device("cpu")
+# of gates of single stimuli in tiles
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:In tiles gates:softrsa.alignment.StimulusScaleWarning"
+)
 SHORT = FitSettings(steps=(4,), inner_folds=2, keep_stimuli=False)
 SETTINGS = FitSettings(steps=(4, 12), inner_folds=2, keep_stimuli=False)
 
