@@ -387,8 +387,10 @@ MOST_LOST = 0.01  # of identification
 
 def stimulus_scale_warnings(data: xr.Dataset, options: Options) -> list[str]:
     """Name the gains that are one factor per stimulus, or that stimuli are told apart worse for."""
-    shown = [one.name for one in options.transforms]
     fixed = [one.name for one in options.fitted if one.rsms.baseline and one.units is None]
+    shown = [one.name for one in options.transforms if one.name not in fixed]
+    if not shown:
+        return []
     found = data[["score", "balanced_score", "identification"]]
     best = found["score"].mean("fold").sel(transform=fixed).fillna(-np.inf).argmax("transform")
     baseline = found.sel(transform=fixed).isel(transform=best).drop_vars("transform")

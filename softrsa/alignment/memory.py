@@ -123,6 +123,8 @@ def estimate_memory(
     sides = matrices * square
     if learned or options.of_features:
         sides += sum(8.0 * n * min(n, s.n_units) * s.n_subjects for s in (*layers, *regions))
+    if any(one.map for one in options.fitted):  # points of layers, and their components
+        sides += sum(2 * 8.0 * n * min(n, side.n_units or n) for side in layers)
     if options.subjects == "leave_one_out":  # what the fits of all runs learn from is held together
         sides += sum(r.n_subjects * (r.n_subjects - 1) for r in regions) * square
     at_once = min(cores, n_runs)

@@ -170,7 +170,7 @@ def test_encoding_is_ridge_regression_of_scikit_learn(form, rng):
     if form == "wide":
         units = units @ draw(rng, 12, 200)
     (split,) = one_split(60, 40)
-    predicted = ridge_prediction(by_hand_points(units), brain.numpy(), split.train.numpy())
+    predicted = ridge_prediction(units.numpy(), brain.numpy(), split.train.numpy())
     rsm = np.corrcoef(predicted[split.test])
     given = (units.float(), brain.float()) if form == "float32" else (units, brain)
     exact = 1e-4 if form == "float32" else 1e-7
@@ -185,7 +185,7 @@ def test_encoding_of_several_subjects(rng):
     """Each by its own prediction; who was left out, by the mean of the others' RSMs."""
     units, _, brain = known(rng, n=60, n_subjects=3)
     (split,) = one_split(60, 40)
-    points, test = by_hand_points(units), split.test
+    points, test = units.numpy(), split.test
     rsms = [
         torch.from_numpy(
             np.corrcoef(ridge_prediction(points, one.numpy(), split.train.numpy())[test])
@@ -345,7 +345,7 @@ def test_weights_of_units_are_rows_of_the_map(rng):
     learned = run(units, brain, ["encoding"], folds).unit_weights(
         "layer", "region", transform="encoding"
     )
-    x, train = by_hand_points(units), folds[0].train.numpy()
+    x, train = units.numpy(), folds[0].train.numpy()
     z = x[train] - x[train].mean(0)
     strengths = RELATIVE_STRENGTHS.numpy() * np.square(z).sum() / rank_of(z)
     fit = RidgeCV(strengths, alpha_per_target=True).fit(x[train], brain.numpy()[train])
@@ -409,7 +409,8 @@ def test_nothing_is_found_where_there_is_nothing(control, rng):
     found = table(run(units, brain, MAPS, folds, permute=control == "permuted", settings=SMALL))
     assert found["score"].abs().max() < 0.05
     assert found["balanced_score"].abs().max() < 0.06
-    assert (found["identification"] - 0.5).max() < 0.05
+    # one split of 40 stimuli has a standard error of .046, by ranks that are uniform
+    assert (found["identification"] - 0.5).max() < 0.1
 
 
 def test_a_factor_per_stimulus_is_no_gain(rng):
@@ -646,7 +647,9 @@ def test_what_data_do_not_allow_is_left_out_or_refused(rng, label):
     assert not {*MAPS} & {*rdms}
     said = rdm_stack(units, dissimilarity="correlation")
     scores = align({"fc": said}, {"V4": label(brain)}, transforms=MAPS, **options).table["score"]
-    direct = align({"fc": layer}, {"V4": label(brain)}, transforms=MAPS, **options).table["score"]
+    patterns = label(torch.from_numpy(by_hand_points(units)))  # all that correlations know
+    direct = align({"fc": patterns}, {"V4": label(brain)}, transforms=MAPS, **options)
+    direct = direct.table["score"]
     np.testing.assert_allclose(scores, direct, atol=1e-6)
     with pytest.raises(DataError, match=r"'encoding' predicts .*region 'V4' is given as RDMs"):
         align({"fc": layer}, {"V4": rdm_stack(brain)}, transforms=["encoding"], **options)

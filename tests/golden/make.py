@@ -16,6 +16,7 @@ import json
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -389,7 +390,8 @@ def _tiled_aligners(transforms: list[str]) -> Arrays:
     first = brain["subject"] == brain["subject"][0]
     values: Arrays = {}
     for transform in transforms:
-        aligner = Aligner(transform, settings=SHORT, tiled=True).fit(model, brain[:, first])
+        settings = replace(SHORT, keep_stimuli=False)  # as tiles do
+        aligner = Aligner(transform, settings=settings, tiled=True).fit(model, brain[:, first])
         score = aligner.score(new_model, new_brain[:, first])
         values[transform] = np.array([score, aligner.train_score_])
     return values

@@ -15,7 +15,7 @@ from softrsa.transforms.on_rsms import SoftGate
 
 N = 90
 KINDS = ("float32", "float64")
-SETTINGS = FitSettings(steps=(3, 6), inner_folds=2)
+SETTINGS = FitSettings(steps=(3, 6), inner_folds=2, keep_stimuli=False)
 
 
 def make_data(kind: str) -> tuple[torch.Tensor, list[torch.Tensor]]:
