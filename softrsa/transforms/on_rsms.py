@@ -114,9 +114,12 @@ class SoftGate(nn.Module):
     def step_scaled(self, scaled: Tensor, anchors: Tensor | None = None) -> Tensor:
         """Transform similarities that are scaled already."""
         stepped = self.step(scaled, anchors)
-        if self.keep:
-            stepped = with_means_and_sizes(stepped, scaled)
-        return (stepped + stepped.mT).mul_(0.5) if self.symmetrize else stepped
+        if self.symmetrize:
+            stepped = (stepped + stepped.mT).mul_(0.5)
+        if not self.keep:
+            return stepped
+        kept = with_means_and_sizes(stepped, scaled)
+        return (kept + kept.mT).mul_(0.5) if self.symmetrize else kept  # but for rounding, it is
 
 
 def threshold_grid(steps: int) -> list[tuple[float, float]]:
