@@ -71,7 +71,8 @@ def test_rsms_of_all_sides_in_float64():
     assert fixed.sides == 5 * 8e6
     learned = options("selected")
     units = 2 * 1000 * 50 * 8 + 3 * 1000 * 1000 * 8
-    assert memory.estimate_memory(*sides, learned, **common).sides == 5 * 8e6 + units
+    points = 2 * 2 * 1000 * 50 * 8  # of the layers, and their components
+    assert memory.estimate_memory(*sides, learned, **common).sides == 5 * 8e6 + units + points
     one_out = options("identity", subjects="leave_one_out")
     left_out = memory.estimate_memory(*sides, one_out, **common)
     assert left_out.sides == fixed.sides + 3 * 2 * 8e6
