@@ -267,7 +267,8 @@ def mapped(
     """
     units = points_of(model)
     features = tuple(one.features(units) for one in maps.each())
-    rsms = torch.stack([one(units) for one in maps.each()])
+    each = zip(maps.each(), features, strict=True)
+    rsms = torch.stack([one.compare(found) for one, found in each])
     if len(maps) > 1:
         places = {name: i for i, name in enumerate(fitted_on)}
         mean = rsms.mean(0)
@@ -327,7 +328,8 @@ def simplest(fits: Sequence[Fitted]) -> Fitted:
     """
     names = {one.name for one in baselines()}
     fixed = [fit for fit in fits if fit.name in names]
-    best = max(fixed or fits, key=lambda fit: float(fit.inner_scores.mean()))
+    among = fixed or [*fits]
+    best = among[first_best(torch.stack([fit.inner_scores.mean() for fit in among]))]
     if best.inner_beside is None:
         return one_standard_error(fits)
     floor = best.inner_beside.mean(1) - TOLERANCE

@@ -59,9 +59,11 @@ class Components(NamedTuple):
         product_ = centered @ centered.mT if n <= m else centered.mT @ centered
         variances, vectors = torch.linalg.eigh(product_)
         variances, vectors = variances.flip(0), vectors.flip(1)
-        there = variances > variances[0] * ROUNDING
+        there = variances > variances[:1] * ROUNDING
         variances, vectors = variances[there], vectors[:, there]
         directions = centered.mT @ (vectors / variances.sqrt()) if n <= m else vectors
+        if not there.any():  # stimuli that do not differ
+            return cls(mean, directions, variances)
         largest = directions.gather(0, directions.abs().argmax(0, keepdim=True))
         total = variances.sum()
         scale = (n / total) ** 0.5 if scaled else 1.0
@@ -339,7 +341,8 @@ class _Known:
     """Components of layers over stimuli, each found once however many regions there are."""
 
     def __init__(self, *, scaled: bool):
-        self.found: dict[tuple[int, bytes], Components] = {}
+        # points too, so that no others get their id
+        self.found: dict[tuple[int, bytes], tuple[Tensor, Components]] = {}
         # measures on features may know the scale, which a map leaves as it is at first
         self.scaled = scaled
 
@@ -347,8 +350,8 @@ class _Known:
         points = points_of(model)
         key = id(points), stimuli.cpu().numpy().tobytes()
         if key not in self.found:
-            self.found[key] = Components.fit(points[stimuli], scaled=self.scaled)
-        return self.found[key]
+            self.found[key] = points, Components.fit(points[stimuli], scaled=self.scaled)
+        return self.found[key][1]
 
 
 def learn_maps(
@@ -447,7 +450,7 @@ def _descended(
 def _choices(settings: FitSettings, components: Sequence[Components]) -> list[tuple[int, float]]:
     """Sizes and penalties to try, sizes no larger than all inner folds have."""
     most = min(len(one.variances) for one in components)
-    sizes = sorted({min(size, most) for size in settings.map_sizes})
+    sizes = sorted({min(size, most) for size in settings.map_sizes} - {0})
     return list(product(sizes, settings.map_penalties))
 
 
@@ -555,6 +558,8 @@ def _encoding(lesson: Lesson, known: _Known, on_step: Callable[[int], object]) -
             of_components.append(coefficients)
         return maps, torch.cat(of_components, 1)
 
+    if not len(known.of(lesson.model, lesson.train).variances):
+        return _no_map(lesson)
     maps, coefficients = fit(lesson.train)
     inner = [fit(split.train)[0] for split in lesson.inner]
     on_step(1)
@@ -583,12 +588,17 @@ def place_points(model: Responses) -> Tensor:
     """Find points (n, m) whose inner products are a layer's similarities.
 
     Where a layer has units (`Responses.raw`), and for similarities that are no inner products,
-    points have the inner products of the units: what patterns of length 1 leave out may count.
+    points have the inner products of the units, less their means over stimuli: what patterns of
+    length 1 leave out may count. Only differences of points matter; a mean that is large beside
+    them would hide the smaller ones in its rounding.
     """
     if not model.patterns:
         units = rotated(model.all_units())
+        rounding = len(units) * torch.finfo(units.dtype).eps * units.square().sum()
+        units = units - units.mean(0)
         values, vectors = torch.linalg.eigh(units.mT @ units)
-        return units @ vectors[:, values > values[-1] * ROUNDING]  # columns are orthogonal
+        there = values > torch.maximum(values[-1] * ROUNDING, rounding)
+        return units @ vectors[:, there]  # columns are orthogonal
     values, vectors = torch.linalg.eigh(model.rsms[0].double())
     there = values > values[-1] * ROUNDING
     return vectors[:, there] * values[there].sqrt()
@@ -614,10 +624,13 @@ def unit_maps(model: Responses, maps: LearnedSimilarities) -> list[LearnedSimila
         weight = torch.cat([part.T @ _dual(model, one) for part in _prepared_chunks(model)])
         if name == "dot":  # whose products are means over units
             weight = weight / len(weight) ** 0.5
-        weight = weight.to(model.source.dtype)
+        offset = one.offset
+        if not name:
+            offset = offset + (_mean_pattern(model.source) @ weight)[0]
+        kind = model.source.dtype
         found.append(
             LearnedSimilarity(
-                weight, one.offset.to(weight), prepare=prepares, similarity=one.similarity
+                weight.to(kind), offset.to(kind), prepare=prepares, similarity=one.similarity
             )
         )
     return found
@@ -640,12 +653,19 @@ def _dual(model: Responses, one: LearnedSimilarity) -> Tensor:
     return (points / points.square().sum(0)) @ one.weight.detach()
 
 
+def _mean_pattern(units: Tensor) -> Tensor:
+    """Mean over stimuli of each unit (1, n_units), float64."""
+    return units.mean(0, keepdim=True, dtype=torch.float64)
+
+
 def _prepared_chunks(model: Responses) -> Iterator[Tensor]:
-    """Units as the similarity compares them, some at a time, float64."""
+    """Units as points hold them, some at a time, float64."""
     if model.source is None:
         raise DataError("The units of all stimuli are needed, and this layer has none.")
     units, name = model.source, model.patterns
-    mean = units.double().mean(1, keepdim=True) if name == "correlation" else 0.0
+    mean: Tensor | float = 0.0
+    if name == "correlation":
+        mean = units.mean(1, keepdim=True, dtype=torch.float64)
     length: Tensor | float = 1.0
     if name in OF_LENGTH_1:
         squares = [(part.double() - mean).square().sum(1) for part in units.split(CHUNK, 1)]
@@ -653,4 +673,4 @@ def _prepared_chunks(model: Responses) -> Iterator[Tensor]:
     elif name == "dot":
         length = units.shape[1] ** 0.5
     for part in units.split(CHUNK, 1):
-        yield (part.double() - mean) / length
+        yield (part.double() - (mean if name else _mean_pattern(part))) / length

@@ -97,12 +97,14 @@ def test_points_have_the_similarities_as_products(similarity, shape, rng):
 
 
 @pytest.mark.parametrize("shape", [(9, 5), (9, 40)])
-def test_other_points_have_the_products_of_units(shape, rng):
+def test_other_points_have_the_products_of_centered_units(shape, rng):
     x = draw(rng, *shape)
     side = as_responses(x, similarity="l2", name="x", device=CPU)
-    torch.testing.assert_close(place_points(side) @ place_points(side).mT, x @ x.mT)
     raw = replace(as_responses(x, similarity="correlation", name="x", device=CPU), raw=True)
-    torch.testing.assert_close(place_points(raw) @ place_points(raw).mT, x @ x.mT)
+    deviations = x.numpy() - x.numpy().mean(0)
+    expected = deviations @ deviations.T
+    for points in (place_points(side), place_points(raw)):
+        np.testing.assert_allclose(points @ points.mT, expected, atol=1e-10)
 
 
 def test_rdms_of_correlations_have_points_and_others_none(rng):
@@ -336,6 +338,20 @@ def test_results_are_kept_in_files(rng, tmp_path, label):
         result.unit_weights("fc", "V4", transform="reweighted")
     with pytest.raises(UnknownNameError, match="layer with weights"):
         result.unit_weights("conv", "V4")
+
+
+def test_a_large_mean_of_units_hides_nothing(rng):
+    """Only differences between stimuli matter to maps of units as they are."""
+    units, _, (brain,) = known(rng, n=60)
+    folds = one_split(60, 40)
+    shifted = units + 100 * units.std() * torch.arange(1.0, 13.0, dtype=torch.float64)
+    options = {"similarity": "l2", "settings": SMALL}
+    first, second = (run(x, brain, MAPS, folds, **options) for x in (units, shifted))
+    np.testing.assert_allclose(table(second)["score"], table(first)["score"], atol=1e-5)
+    parts = shifted[folds[0].train], brain[folds[0].train]
+    aligner = Aligner("metric", **options).fit(*parts)
+    found = aligner.score(shifted[folds[0].test], brain[folds[0].test])
+    assert found == pytest.approx(table(second)["score"]["metric"], abs=1e-5)
 
 
 def test_weights_of_units_are_rows_of_the_map(rng):
@@ -677,8 +693,9 @@ def test_a_layer_without_variance_learns_nothing(rng):
     brain = draw(rng, 40, 6)
     same = torch.arange(6).double().expand(40, 6).clone()
     with pytest.warns(UserWarning, match="undefined"):
-        found = table(run(same, brain, ["reweighted", "metric"], one_split(40, 26)))
+        found = table(run(same, brain, MAPS, one_split(40, 26)))
     assert (found["map_steps"] == 0).all()
+    assert found["score"].isna().all()
 
 
 # stores
