@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from typing import NamedTuple
 
@@ -390,7 +391,10 @@ def learn_maps(
         on_step(steps)
 
     if kind == "ridge":
-        return [_encoding(lesson, known, hear) for lesson in lessons]
+        entries = max((lesson.model.n_stimuli**2 for lesson in lessons), default=0)
+        device = lessons[0].model.device if lessons else torch.device("cpu")
+        encode = partial(_encoding, known=known, on_step=hear)
+        return map_on_cores(encode, lessons, entries=entries, device=device)
     found = _descended(kind, lessons, plain, plan, known=known, on_step=hear)
     each = [count_map_steps(kind, len(lesson.inner), plan.settings) for lesson in lessons]
     on_step(sum(each) - heard)  # steps not taken

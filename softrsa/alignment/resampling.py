@@ -188,14 +188,16 @@ def resample_scores(
         by stimuli, by pairs, by chance.
     """
     if measure.embed is not None:
-        score, of_stimuli, of_pairs = _matched(partial(influences, measure), models, brains)
+        score, of_stimuli, of_pairs = _matched(
+            partial(influences, measure), models, brains, at_once=False
+        )
         mean = of_pairs.mean(1)
         influence = mean.sum(-1) + mean.sum(-2)
     elif draws is None:
         return OfRun(brains.new_full((len(brains), brains.shape[-1]), torch.nan), None)
     else:
         of_each = partial(left_out_influences, measure, on_step=on_step)
-        score, of_stimuli = _matched(of_each, models, brains)
+        score, of_stimuli = _matched(of_each, models, brains, at_once=True)
         of_pairs, influence = None, of_stimuli.mean(1)
     if draws is None:
         return OfRun(influence, None)
@@ -212,7 +214,9 @@ def resample_scores(
     permute = partial(permuted_scores, measure, orders=orders)
     if of_pairs is None:
         permute = partial(scores_of_permuted, measure, orders=orders, on_step=on_step)
-    (by_chance,) = _matched(lambda x, y: [permute(x, y).movedim(0, -1)], models, brains)
+    (by_chance,) = _matched(
+        lambda x, y: [permute(x, y).movedim(0, -1)], models, brains, at_once=of_pairs is None
+    )
     by_chance = by_chance.movedim(-1, 0)
     n_subjects = len(run.brain.subjects)
     found = (score[None], by_stimuli, by_pairs, by_chance)
@@ -223,17 +227,29 @@ def _matched(
     function: Callable[[Tensor, Tensor], Sequence[Tensor]],
     models: Sequence[Tensor],
     brains: Tensor,
+    *,
+    at_once: bool,
 ) -> list[Tensor]:
     """Call a function of models (k, n, n) and subjects (k, s, n, n), which gives (k, s, ...)s.
 
-    Where subjects have models of their own, these are the models, with one subject each.
+    Where subjects have models of their own, these are the models, with one subject each. All
+    ``at_once`` is one call, whose steps are heard once; otherwise those that share one are apart.
     """
-    if all(len(model) == 1 for model in models):
+    shared = torch.tensor([len(model) == 1 for model in models])
+    if shared.all():
         return [*function(torch.cat([*models]), brains)]
-    t, s = brains.shape[:2]
-    each = torch.stack([model.expand(s, -1, -1) for model in models])
-    found = function(each.flatten(0, 1), brains.flatten(0, 1).unsqueeze(1))
-    return [one.view(t, s, *one.shape[2:]) for one in found]
+    s = brains.shape[1]
+    if at_once:
+        models = [model.expand(s, -1, -1) for model in models]
+        shared = torch.zeros_like(shared)
+    own = torch.stack([model for model, one in zip(models, shared, strict=True) if not one])
+    found = function(own.flatten(0, 1), brains[~shared].flatten(0, 1).unsqueeze(1))
+    parts = [[one.view(len(own), s, *one.shape[2:]) for one in found]]
+    if shared.any():
+        singles = torch.cat([model for model, one in zip(models, shared, strict=True) if one])
+        parts.append([*function(singles, brains[shared])])
+    order = torch.cat([(~shared).nonzero(), shared.nonzero()]).flatten().argsort()
+    return [torch.cat(one)[order.to(brains.device)] for one in zip(*parts, strict=True)]
 
 
 def left_out_influences(

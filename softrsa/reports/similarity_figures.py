@@ -111,7 +111,7 @@ def plot_beside(given: AlignmentResult | pd.DataFrame, *, ax: Axes | None = None
     ...     "layer": "conv", "region": "V4", "transform": ["identity", "metric"],
     ...     "score": [0.2, 0.4], "per_anchor_score": [0.2, 0.35],
     ...     "balanced_score": [0.2, 0.3], "identification": [0.9, 0.9]})
-    >>> [round(bar.get_height(), 2) for bar in plot_beside(table).patches]
+    >>> [round(float(bar.get_height()), 2) for bar in plot_beside(table).patches]
     [0.2, 0.15, 0.1, 0.0]
     """
     gains = gains_beside(given)
