@@ -33,6 +33,7 @@ from softrsa.transforms import (
     SoftStep,
     StepParameters,
 )
+from softrsa.transforms.center import MeansAndSizes
 from softrsa.transforms.on_rsms import Identity, SoftGate
 
 # Entries of the brain-side RSMs of one batch. Below it the working set stays near the cores'
@@ -120,19 +121,32 @@ class Block:
     brain: Tensor  # (batch, n_subjects, n, n)
     model_anchors: Tensor | None  # (batch, 1 or n_subjects, n, k)
     brain_anchors: Tensor | None  # (batch, n_subjects or 1, n, k)
+    model_kept: MeansAndSizes | None  # of each side, where gates keep them
+    brain_kept: MeansAndSizes | None
 
     def at(self, problems: Tensor) -> Block:
         """Keep some problems."""
-        return Block(*(None if x is None else x[problems] for x in vars(self).values()))  # type: ignore[arg-type]
+
+        def some(x: Tensor | MeansAndSizes | None) -> Any:
+            if isinstance(x, MeansAndSizes):
+                return MeansAndSizes(x.offsets[problems], x.sizes[problems])
+            return None if x is None else x[problems]
+
+        return Block(*map(some, vars(self).values()))
 
     def of_stimuli(self, stimuli: Tensor) -> Block:
         """Keep some stimuli, the same of every problem."""
-        anchors = (self.model_anchors, self.brain_anchors)
-        return Block(
-            self.model[..., stimuli, :][..., stimuli],
-            self.brain[..., stimuli, :][..., stimuli],
-            *(None if x is None else x[..., stimuli, :] for x in anchors),
-        )
+
+        def side(
+            rsms: Tensor, anchors: Tensor | None, kept: MeansAndSizes | None
+        ) -> tuple[Tensor, Tensor | None, MeansAndSizes | None]:
+            rsms = rsms[..., stimuli, :][..., stimuli]
+            seen = None if anchors is None else anchors[..., stimuli, :]
+            return rsms, seen, None if kept is None else MeansAndSizes.of(rsms)
+
+        model = side(self.model, self.model_anchors, self.model_kept)
+        brain = side(self.brain, self.brain_anchors, self.brain_kept)
+        return Block(model[0], brain[0], model[1], brain[1], model[2], brain[2])
 
 
 @dataclass(frozen=True)
@@ -363,7 +377,11 @@ class _Batch:
             elif gate is not None and self.embeddings is not None:
                 profile = self._embedded([pair[k] for pair in sides], k)
             anchors.append(profile)
-        return Block(scaled[0], scaled[1], anchors[0], anchors[1])
+        kept = [
+            MeansAndSizes.of(rsms) if isinstance(transform, SoftGate) and transform.keep else None
+            for transform, rsms in zip(self.transforms, scaled, strict=True)
+        ]
+        return Block(*scaled, *anchors, *kept)
 
     def _embedded(self, sides: list[Responses], k: int) -> Tensor:
         pairs = zip(self.embeddings or [], sides, strict=True)
@@ -373,11 +391,13 @@ class _Batch:
 
     def _transformed(self, block: Block) -> tuple[Tensor, Tensor]:
         model, brain = (
-            transform.step_scaled(rsms, anchors) if isinstance(transform, SoftGate) else rsms
-            for transform, rsms, anchors in zip(
+            transform.step_scaled(*side) if isinstance(transform, SoftGate) else side[0]
+            for transform, side in zip(
                 self.transforms,
-                (block.model, block.brain),
-                (block.model_anchors, block.brain_anchors),
+                (
+                    (block.model, block.model_anchors, block.model_kept),
+                    (block.brain, block.brain_anchors, block.brain_kept),
+                ),
                 strict=True,
             )
         )

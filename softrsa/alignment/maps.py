@@ -167,6 +167,29 @@ class _Map(nn.Module):
         self.at, self.root = nn.Parameter(self.at.detach()[at].clone()), self.root[at]
 
 
+def is_poolable(measure: Measure) -> bool:
+    """Whether scores are inner products of vectors that are linear but for their length."""
+    return measure.embed is not None and measure.embed.of != "ranks"
+
+
+LEAST_MEAN = 1e-3  # length of a mean of unit vectors: of less, rounding would show
+
+
+def pooled(measure: Measure, rsms: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Put subjects' RSMs (k, n_subjects, n, n) together: one each, and what to multiply scores by.
+
+    Where a score is an inner product of unit vectors, its mean over subjects is that with the mean
+    vector. None where it is not, or is not defined for all.
+    """
+    embed = measure.embed
+    if embed is None or not is_poolable(measure) or rsms.shape[1] == 1:
+        return None
+    size = embed.vectors(measure.pairs_of(rsms)).flatten(2).norm(dim=-1)
+    mean = (rsms / size[..., None, None]).mean(1, keepdim=True)
+    length = embed.vectors(measure.pairs_of(mean)).flatten(1).norm(dim=-1)
+    return (mean, length) if bool((length > LEAST_MEAN).all()) else None
+
+
 class _MapBatch:
     """Maps with one leading entry per problem, and what they are fitted to."""
 
@@ -179,6 +202,7 @@ class _MapBatch:
         self.similarity = similarity_of_features(first.model.similarity)
         n, k = len(first.train), max(len(p.components.variances) for p in problems)
         self.dtype = torch.float64 if n <= EXACT_STIMULI else torch.float32
+        self.noisy = n > STEP_STIMULI
         self.train = self._block([p.train for p in problems], k)
         held_out = [p.validation for p in problems if p.validation is not None]
         self.validation = self._block(held_out, k) if held_out else None
@@ -186,7 +210,6 @@ class _MapBatch:
         deviations = torch.stack([F.pad(one, (0, k - len(one))) for one in deviations])
         self.map = _Map(first.kind, deviations.to(self.train[0]))
         self.penalty = torch.tensor([p.penalty for p in problems]).to(self.train[0])
-        self.noisy = n > STEP_STIMULI
         self.generator = torch.Generator().manual_seed(plan.seed)
 
     def _block(self, stimuli: list[Tensor], k: int) -> list[Tensor]:
@@ -197,8 +220,13 @@ class _MapBatch:
             scores.append(F.pad(z, (0, k - z.shape[1])))
             brain = p.brain.take(i)
             brains.append(brain.units or () if self.of_features else (brain.rsms,))
-        columns = zip(*brains, strict=True)
-        return [torch.stack(one).to(self.dtype) for one in (scores, *columns)]
+        columns = [torch.stack(one) for one in zip(*brains, strict=True)]
+        if not self.of_features:
+            columns.append(torch.ones(len(scores)).to(columns[0]))  # by which scores are multiplied
+            scored, fitted = self.plan.scored, self.plan.fitted
+            if scored is fitted and not self.noisy:
+                columns = [*(pooled(scored, columns[0]) or columns)]
+        return [one.to(self.dtype) for one in (torch.stack(scores), *columns)]
 
     @property
     def learned(self) -> list[nn.Module]:
@@ -213,10 +241,10 @@ class _MapBatch:
         drawn = torch.randperm(n, generator=self.generator)[:STEP_STIMULI]
         drawn = drawn.to(self.train[0].device)
         z, *brain = self.train
-        some = [
-            one[:, drawn] if self.of_features else one[..., drawn, :][..., drawn] for one in brain
-        ]
-        return self._objective_of([z[:, drawn], *some])
+        if self.of_features:
+            return self._objective_of([z[:, drawn], *(units[:, drawn] for units in brain)])
+        rsms, factor = brain
+        return self._objective_of([z[:, drawn], rsms[..., drawn, :][..., drawn], factor])
 
     def whole_objective(self) -> Tensor:
         """Score to raise, less the penalty, on all training stimuli."""
@@ -237,7 +265,8 @@ class _MapBatch:
     def _score(self, measure: Measure, train: list[Tensor], block: list[Tensor]) -> Tensor:
         """Mean score over subjects of a block; predictions are fitted on ``train``."""
         if not self.of_features:
-            return measure.between(self._rsms(block[0]), block[1]).mean(-1)
+            z, rsms, factor = block
+            return measure.between(self._rsms(z), rsms).mean(-1) * factor
         x = self.map(block[0])
         if measure.held_out is None or train is block:
             scores = [measure(x, y) for y in block[1:]]
@@ -298,7 +327,7 @@ def trace_maps(
         found = ascend(batch, plan.settings.map_stops, plan.settings.map_rate, on_step)
         return [MapTrace(*columns, maps=maps) for columns, maps in found]
 
-    batches = list(_batches(problems))
+    batches = list(_batches(problems, plan.scored))
     entries = problems[0].brain.n_stimuli ** 2 if problems else 0
     device = problems[0].brain.device if problems else torch.device("cpu")
     traces: dict[int, MapTrace] = {}
@@ -308,17 +337,18 @@ def trace_maps(
     return [traces[i] for i in range(len(problems))]
 
 
-def _batches(problems: Sequence[MapProblem]) -> Iterator[list[int]]:
+def _batches(problems: Sequence[MapProblem], scored: Measure) -> Iterator[list[int]]:
     """Positions of problems that can be stacked, about `BATCH_ENTRIES` together, groups whole."""
     alike: dict[tuple, dict[object, list[int]]] = {}
     for i, p in enumerate(problems):
         n_validation = 0 if p.validation is None else len(p.validation)
-        shapes = tuple(u.shape[1] for u in p.brain.units or ()), len(p.brain.subjects)
+        units = (p.brain.units or ()) if scored.takes == "features" else ()
+        shapes = tuple(u.shape[1] for u in units), len(p.brain.subjects)
         sized = p.group[-1] if isinstance(p.group, tuple) else len(p.components.variances)
         kind = p.kind, sized, p.model.similarity, len(p.train), n_validation, p.last, shapes
         alike.setdefault(kind, {}).setdefault(i if p.group is None else p.group, []).append(i)
     for (*_, n, _, _, shapes), groups in alike.items():
-        size = max(1, BATCH_ENTRIES // (n * n * shapes[1]))
+        size = max(1, BATCH_ENTRIES // (n * n * (1 if is_poolable(scored) else shapes[1])))
         members: list[int] = []
         for group in groups.values():
             members += group
@@ -552,15 +582,17 @@ def _encoding(lesson: Lesson, known: _Known, on_step: Callable[[int], object]) -
     def fit(stimuli: Tensor) -> tuple[LearnedSimilarities, Tensor]:
         components = known.of(lesson.model, stimuli)
         z = components.project(points_of(lesson.model)[stimuli])
-        maps, of_components = LearnedSimilarities(), []
-        for units in lesson.brain.units or ():
-            y = units[stimuli].double()
-            coefficients = ridge_coefficients(z, y - y.mean(0))
-            weight = components.directions @ coefficients
-            offset = components.mean @ weight - y.mean(0)
+        units = [each[stimuli].double() for each in lesson.brain.units or ()]
+        y = torch.cat(units, 1)
+        # each unit has a strength of its own, so subjects are as well fitted side by side
+        coefficients = ridge_coefficients(z, y - y.mean(0))
+        maps = LearnedSimilarities()
+        widths = [each.shape[1] for each in units]
+        for own, mean in zip(coefficients.split(widths, 1), y.mean(0).split(widths), strict=True):
+            weight = components.directions @ own
+            offset = components.mean @ weight - mean
             maps.append(LearnedSimilarity(weight, offset, similarity=similarity))
-            of_components.append(coefficients)
-        return maps, torch.cat(of_components, 1)
+        return maps, coefficients
 
     if not len(known.of(lesson.model, lesson.train).variances):
         return _no_map(lesson)

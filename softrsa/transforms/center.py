@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from softrsa._checks import check_floating, check_square
+from softrsa._gradients import again
 from softrsa._ranks import rounding_of, tied
 from softrsa.errors import ShapeError
 
@@ -112,21 +114,85 @@ def without_offsets(matrix: Tensor) -> Tensor:
 ROUNDS = 3  # after which the sizes of rows agree to some percent, or much better
 
 
-def with_means_and_sizes(matrix: Tensor, like: Tensor) -> Tensor:
+class MeansAndSizes(NamedTuple):
+    """Row and column offsets (..., n, n) of RSMs, and the sizes of rows (..., n) without them."""
+
+    offsets: Tensor
+    sizes: Tensor
+
+    @classmethod
+    def of(cls, rsms: Tensor) -> MeansAndSizes:
+        """Measure ``rsms`` (..., n, n)."""
+        rest = double_center(rsms)
+        return cls(rsms - rest, torch.linalg.vector_norm(rest, dim=-1))
+
+
+def with_means_and_sizes(matrix: Tensor, like: MeansAndSizes) -> Tensor:
     """Give RSMs (..., n, n) the row and column offsets, and the sizes of rows, of other RSMs.
 
     What is left of a change is what differs within rows: neither a number nor a factor per stimulus
     can be part of it. A row that is nothing on either side keeps its size.
     """
-    own, other = double_center(matrix), double_center(like)
-    wanted = torch.linalg.vector_norm(other, dim=-1)
-    squares, factor = own.square(), torch.ones_like(wanted)
+    own, sizes = torch.broadcast_tensors(double_center(matrix), like.sizes.unsqueeze(-1))
+    return like.offsets + _Sized.apply(own, sizes[..., 0])
+
+
+def _sized(own: Tensor, sizes: Tensor) -> Tensor:
+    """Scale rows and columns (..., n, n) by one factor per stimulus, so that rows have sizes."""
+    return own * _outer_square(_factors(own.square(), sizes)[-1])
+
+
+def _factors(squares: Tensor, sizes: Tensor) -> list[Tensor]:
+    """Factors (..., n) after every round, the first being 1."""
+    factors = [torch.ones_like(sizes)]
     for _ in range(ROUNDS):
-        square = (squares @ factor.square().unsqueeze(-1)).squeeze(-1)
-        nothing = (square == 0) | (wanted == 0)
-        ratio = wanted.masked_fill(nothing, 1.0) / square.masked_fill(nothing, 1.0).sqrt()
-        factor = (factor * ratio.masked_fill(nothing, 1.0)).sqrt()
-    return like - other + factor.unsqueeze(-1) * own * factor.unsqueeze(-2)
+        square, nothing = _row_squares(squares, factors[-1], sizes)
+        ratio = sizes.masked_fill(nothing, 1.0) / square.masked_fill(nothing, 1.0).sqrt()
+        factors.append((factors[-1] * ratio).sqrt())
+    return factors
+
+
+def _row_squares(squares: Tensor, factor: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
+    """Squared sizes of rows whose columns are scaled, and where there is nothing to scale."""
+    square = (squares @ factor.square().unsqueeze(-1)).squeeze(-1)
+    return square, (square == 0) | (sizes == 0)
+
+
+def _outer_square(factor: Tensor) -> Tensor:
+    return factor.unsqueeze(-1) * factor.unsqueeze(-2)
+
+
+class _Sized(torch.autograd.Function):
+    """`_sized` with its gradient in closed form, which adds all rounds in one product."""
+
+    @staticmethod
+    def forward(ctx, own: Tensor, sizes: Tensor) -> Tensor:
+        squares = own.square()
+        factors = _factors(squares, sizes)
+        ctx.save_for_backward(own, sizes, squares, *factors)
+        return _outer_square(factors[-1]).mul_(own)
+
+    @staticmethod
+    def backward(ctx, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        own, sizes, squares, *factors = ctx.saved_tensors
+        if torch.is_grad_enabled():  # somebody will differentiate once more
+            return again(_sized, (own, sizes), grad_outputs[0], ctx.needs_input_grad)
+        weighted, last = grad_outputs[0] * own, factors[-1].unsqueeze(-1)
+        of_factor = (weighted @ last + weighted.mT @ last).squeeze(-1)
+        of_sizes, of_squares = torch.zeros_like(sizes), []
+        for before, after in reversed(list(pairwise(factors))):
+            square, nothing = _row_squares(squares, before, sizes)
+            half = (
+                of_factor * after / 2
+            )  # log after = (log before + log sizes) / 2 - log square / 4
+            of_sizes += (half / sizes).masked_fill_(nothing, 0.0)
+            of_squares.append((-half / (2 * square)).masked_fill_(nothing, 0.0))
+            back = (squares.mT @ of_squares[-1].unsqueeze(-1)).squeeze(-1)
+            of_factor = half / before + 2 * before * back
+        scaled = torch.stack([factor.square() for factor in factors[-2::-1]], -2)
+        of_own = (torch.stack(of_squares, -1) @ scaled).mul_(own).mul_(2)
+        of_own.addcmul_(grad_outputs[0], _outer_square(factors[-1]))
+        return of_own, of_sizes
 
 
 TIED = 4096  # stimuli: of more, ties are not sought in an RSM that is only made float64

@@ -16,6 +16,7 @@ from softrsa.errors import DataError, DTypeError
 from softrsa.pairs import expand
 from softrsa.rsm.scaling import Scaling, scale_similarities
 from softrsa.transforms.center import (
+    MeansAndSizes,
     center_held,
     double_center,
     held_pairs,
@@ -111,15 +112,17 @@ class SoftGate(nn.Module):
         """Lower, upper and transition of the anchors of ``rsms``."""
         return self.step.gate(self.scale(rsms), anchors)
 
-    def step_scaled(self, scaled: Tensor, anchors: Tensor | None = None) -> Tensor:
-        """Transform similarities that are scaled already."""
+    def step_scaled(
+        self, scaled: Tensor, anchors: Tensor | None = None, kept: MeansAndSizes | None = None
+    ) -> Tensor:
+        """Transform similarities that are scaled already; what is ``kept`` may be known."""
         stepped = self.step(scaled, anchors)
         if self.symmetrize:
             stepped = (stepped + stepped.mT).mul_(0.5)
         if not self.keep:
             return stepped
-        kept = with_means_and_sizes(stepped, scaled)
-        return (kept + kept.mT).mul_(0.5) if self.symmetrize else kept  # but for rounding, it is
+        found = with_means_and_sizes(stepped, kept or MeansAndSizes.of(scaled))
+        return (found + found.mT).mul_(0.5) if self.symmetrize else found  # but for rounding, it is
 
 
 def threshold_grid(steps: int) -> list[tuple[float, float]]:

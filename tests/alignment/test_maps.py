@@ -19,7 +19,15 @@ from softrsa.alignment import (
     align,
     random_splits,
 )
-from softrsa.alignment.maps import Components, described, is_learnable, place_points, unit_maps
+from softrsa.alignment.maps import (
+    Components,
+    described,
+    is_learnable,
+    is_poolable,
+    place_points,
+    pooled,
+    unit_maps,
+)
 from softrsa.alignment.responses import as_responses
 from softrsa.errors import DataError, UnknownNameError
 from softrsa.measures import (
@@ -717,3 +725,30 @@ def test_stored_runs_have_the_same_scores(rng, tmp_path):
     with pytest.raises(DataError, match="do not keep them"):
         stored.unit_weights("layer", "region")
     assert json.loads(whole.data.attrs["settings"])["map_sizes"] == [20]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["centered_pearson", "pearson", "cosine", "whitened_pearson", "whitened_cosine"],
+)
+def test_pooled_subjects_score_as_their_mean(name, rng):
+    measure = get(name)
+    model, *brain = (
+        similarity_matrix(torch.randn(7, 9, generator=rng, dtype=torch.float64)) for _ in range(5)
+    )
+    brain = torch.stack(brain).unsqueeze(0) * torch.tensor([1.0, 5.0, 0.1, 1.0]).view(-1, 1, 1)
+    rsms, factor = pooled(measure, brain)
+    expected = torch.stack([measure.between(model, one) for one in brain[0]]).mean()
+    found = measure.between(model, rsms[0, 0]) * factor[0]
+    torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
+
+
+def test_what_cannot_be_pooled_is_not(rng):
+    assert not is_poolable(get("spearman"))
+    assert not is_poolable(get("balanced_pearson"))
+    rsms = torch.randn(1, 2, 6, 6, generator=rng, dtype=torch.float64)
+    assert pooled(get("centered_pearson"), rsms[:, :1]) is None
+    rsms[0, 1] = 0.5  # whose score is undefined
+    assert pooled(get("centered_pearson"), rsms) is None
+    rsms[0, 1] = -rsms[0, 0]  # whose mean is nothing
+    assert pooled(get("centered_pearson"), rsms) is None

@@ -9,6 +9,7 @@ from hypothesis.extra.numpy import arrays
 
 from softrsa.errors import DTypeError, ShapeError
 from softrsa.transforms import double_center
+from softrsa.transforms.center import ROUNDS, MeansAndSizes, with_means_and_sizes
 
 
 def residual(matrix):
@@ -75,3 +76,50 @@ def test_wrong_input_is_named():
         double_center(torch.zeros(4, 5))
     with pytest.raises(DTypeError, match=r"`matrix` must be float32 or float64, got torch\.int64"):
         double_center(torch.zeros(4, 4).long())
+
+
+def sized_by_hand(own, sizes):
+    """Rows and columns times one factor per stimulus, found in ROUNDS rounds."""
+    factor = np.ones(len(own))
+    for _ in range(ROUNDS):
+        rows = np.sqrt(((own * factor) ** 2).sum(1))
+        factor = np.sqrt(factor * sizes / rows)
+    return own * np.outer(factor, factor)
+
+
+def test_means_and_sizes_by_hand(rng):
+    own, like = (torch.randn(2, 6, 6, generator=rng, dtype=torch.float64) for _ in range(2))
+    found = with_means_and_sizes(own, MeansAndSizes.of(like))
+    for one, of_like, got in zip(own, like, found, strict=True):
+        rest = double_center(of_like).numpy()
+        sizes = np.sqrt((rest**2).sum(1))
+        wanted = of_like.numpy() - rest + sized_by_hand(double_center(one).numpy(), sizes)
+        np.testing.assert_allclose(got.numpy(), wanted, atol=1e-12)
+
+
+def test_means_and_sizes_take_offsets_and_factors_away(rng):
+    own, like = (torch.randn(8, 8, generator=rng, dtype=torch.float64) for _ in range(2))
+    kept = MeansAndSizes.of(like)
+    factor = 1 + torch.rand(8, generator=rng, dtype=torch.float64)
+    found = with_means_and_sizes(own + factor[:, None] + factor, kept)
+    torch.testing.assert_close(found, with_means_and_sizes(own, kept), atol=1e-12, rtol=0)
+    # any number of rounds would take a factor away; three do so to some percent
+    scaled = with_means_and_sizes(double_center(own) * factor.outer(factor), kept)
+    plain = with_means_and_sizes(own, kept)
+    assert (scaled - plain).norm() < 0.2 * (double_center(own) * factor.outer(factor) - own).norm()
+
+
+@pytest.mark.parametrize("empty", [False, True])
+def test_gradients_of_means_and_sizes(empty, rng):
+    own, like = (torch.randn(2, 5, 5, generator=rng, dtype=torch.float64) for _ in range(2))
+    if empty:
+        like[0] = 1.0  # rows without size keep what they have
+    own.requires_grad_()
+    kept = MeansAndSizes.of(like)
+    assert torch.autograd.gradcheck(lambda x: with_means_and_sizes(x, kept), own)
+    assert torch.autograd.gradgradcheck(lambda x: with_means_and_sizes(x, kept), own)
+    if not empty:
+        like.requires_grad_()
+        assert torch.autograd.gradcheck(
+            lambda x, y: with_means_and_sizes(x, MeansAndSizes.of(y)), (own, like)
+        )
