@@ -50,12 +50,13 @@ from softrsa.alignment.settings import (
     splits_or_count,
 )
 from softrsa.errors import DataError, StimulusError, unknown_name
+from softrsa.inference.trial_ceiling import has_trial_ceiling, scaled_halves
 from softrsa.io import check_rdms
 from softrsa.io.axes import from_frame
 from softrsa.io.labelling import meaning
 from softrsa.measures import Measure, get
 from softrsa.measures.missing import check_leaves_out, lacks_pairs
-from softrsa.recordings import split_units
+from softrsa.recordings import average_trials, split_units
 from softrsa.rsm.similarity import SimilarityLike, as_similarity
 from softrsa.transforms.center import held_pairs
 from softrsa.transforms.on_rsms import TRANSFORMS, Chain, TransformLike, as_chain
@@ -181,7 +182,9 @@ def align(
     A learned transform that cannot start in a fold, because the scaled RSMs have next to no
     variance, is replaced there by the best fixed one, with a warning and in the table's column
     `folds_fallen_back`; all others go on. Test scores use pairs of test stimuli only. Noise
-    ceilings are those of the transformed RSMs of the test stimuli. Intervals and p take the fitted
+    ceilings are those of the transformed RSMs of the test stimuli: of several subjects by their
+    agreement, of one subject by that of its trials, where single trials (trial, unit) are given (see
+    `softrsa.inference.trial_ceiling`). Intervals and p take the fitted
     transforms as they are: they say what would hold for other stimuli and subjects, not for other
     fits. A warning is raised where row offsets explain more than half of what is shared and the
     measure does not remove them.
@@ -202,12 +205,12 @@ def align(
     )  # fmt: skip
     check_client(client)
     target = resolve_device(device)
-    parts = joined(
-        named_parts(layers, by, "layer"), named_parts(regions, region, "region"), options
-    )
+    areas, trials = averaged(named_parts(regions, region, "region"))
+    parts = joined(named_parts(layers, by, "layer"), areas, options)
     expected = estimate_of_run(parts, options, elsewhere=client is not None)
     check_memory(expected, available_memory(target), device=target, said=progress)
     layer_sides, region_sides = _sides(parts, options, target)
+    region_sides, untold = with_trials(region_sides, trials, options)
     n_averaged = sum(len(side.subjects) > 1 for side in layer_sides.values())
     layer_sides = {name: one_subject(side) for name, side in layer_sides.items()}
     asked = transforms is not None
@@ -253,6 +256,7 @@ def align(
         DegenerateFitWarning: degenerate_warnings(data),
         FewStimuliWarning: few_stimuli_warnings(options, runs),
         MissingPairsWarning: missing,
+        NoCeilingWarning: untold,
     }
     for category, messages in raised.items():
         for message in messages:
@@ -271,6 +275,10 @@ class RowOffsetWarning(UserWarning):
 
 class FewStimuliWarning(UserWarning):
     """A measure on features is high for any features, as there are more units than stimuli."""
+
+
+class NoCeilingWarning(UserWarning):
+    """Single trials of a subject were given, and no noise ceiling can be told from them."""
 
 
 class MissingPairsWarning(UserWarning):
@@ -430,6 +438,41 @@ def named_parts(data: LabelledData, by: str, kind: str) -> dict[str, Data]:
             raise unknown_name(f"{kind} coordinate", by, present)
         return {kind: data}
     return dict(split_units(data, by))
+
+
+def averaged(parts: dict[str, Data]) -> tuple[dict[str, Data], dict[str, xr.DataArray]]:
+    """Average the trials of every region that has some; and give these."""
+    trials = {
+        name: part
+        for name, part in parts.items()
+        if isinstance(part, xr.DataArray) and "trial" in part.dims and "time" not in part.dims
+    }
+    means = {name: average_trials(part) for name, part in trials.items()}
+    return {**parts, **means}, trials
+
+
+N_HALVES = 20  # random halves of trials that a ceiling is told from
+
+
+def with_trials(
+    sides: dict[str, Responses], trials: Mapping[str, xr.DataArray], options: Options
+) -> tuple[dict[str, Responses], list[str]]:
+    """Add random halves of the trials to regions of one subject; and say where that cannot be."""
+    found, messages = dict(sides), []
+    for name, part in trials.items():
+        side = sides[name]
+        if len(side.subjects) > 1 or not has_trial_ceiling(options.scoring, side.similarity):
+            continue
+        try:
+            halves = scaled_halves(part, side.similarity, n_splits=N_HALVES, seed=options.seed)
+        except StimulusError as error:
+            messages.append(f"Region {name!r} has no noise ceiling: {error}")
+            continue
+        ids = pd.Index(pd.unique(part["stimulus"].values))
+        places = ids.get_indexer(side.stimuli) if side.stimuli is not None else range(len(ids))
+        halves = halves[:, :, torch.as_tensor([*places])].to(side.device)
+        found[name] = replace(side, halves=halves)
+    return found, messages
 
 
 def joined(

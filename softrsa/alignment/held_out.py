@@ -36,12 +36,13 @@ from softrsa.alignment.settings import (
 from softrsa.errors import DataError
 from softrsa.inference import noise_ceiling
 from softrsa.inference.noise_ceiling import NoiseCeiling
+from softrsa.inference.trial_ceiling import ceiling_of_halves, has_trial_ceiling
 from softrsa.measures import Measure, get, pearson, row_offset_share
 from softrsa.measures.missing import FEWEST_PAIRS, lacks_pairs, on_held_pairs
 from softrsa.measures.shape import coordinates
 from softrsa.pairs import off_diagonal
 from softrsa.transforms.center import held_pairs
-from softrsa.transforms.on_rsms import SoftGate
+from softrsa.transforms.on_rsms import Identity, SoftGate
 
 
 def stimulus_labels(model: Responses, brain: Responses) -> np.ndarray:
@@ -174,7 +175,11 @@ def evaluate(
     n_pairs = int(held_pairs(model.rsms, brain.rsms).sum()) // 2
     records = {}
     for k, (name, fitted) in enumerate(run.fitted.items()):
-        ceiling = _ceiling(pairs[name][1], options.measure, pool)
+        ceiling = (
+            _ceiling(pairs[name][1], options.measure, pool)
+            if brain.halves is None
+            else _ceiling_of_trials(brain, fitted, options.measure)
+        )
         records[name] = {
             "score": float(scores[k]),
             "n_pairs": n_pairs,
@@ -222,6 +227,22 @@ def _ceiling(rsms: Tensor, measure: Measure, pool: Literal["normalized", "raw"])
         nothing = rsms.new_full((len(rsms),), torch.nan)
         return NoiseCeiling(nothing, nothing)
     return noise_ceiling(rsms, measure, pool=pool)
+
+
+def _ceiling_of_trials(brain: Responses, fitted: Fitted, measure: Measure) -> NoiseCeiling:
+    """Noise ceiling (1,) of a subject of whom there are single trials; see `trial_ceiling`.
+
+    NaN under a transform whose gate reads embeddings of units: halves of trials have none.
+    """
+    transform = fitted.brain_for(brain)
+    reads_units = fitted.embeddings is not None and isinstance(transform, SoftGate)
+    if brain.halves is None or reads_units or not has_trial_ceiling(measure, brain.similarity):
+        return NoiseCeiling(*torch.full((2, 1), torch.nan, dtype=torch.float64))
+    found = ceiling_of_halves(
+        brain.halves, brain.rsms[0], measure, brain.similarity,
+        None if isinstance(transform, Identity) else transform,
+    )  # fmt: skip
+    return NoiseCeiling(*torch.tensor(found, dtype=torch.float64).view(2, 1))
 
 
 def plain_rsa(model: Responses, brain: Responses, subjects: Sequence[int]) -> float:

@@ -611,7 +611,7 @@ def count_map_steps(kind: str, n_inner: int, settings: FitSettings) -> int:
     return (choices * n_inner + 1) * settings.map_steps[-1]
 
 
-CHUNK = 16384  # units taken at a time
+CHUNK = 4096  # units taken at a time
 MAPS: tuple[str, ...] = ("diagonal", "full", "ridge")  # ways to learn one
 
 

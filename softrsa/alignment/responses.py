@@ -74,6 +74,8 @@ class Responses:
     source : Tensor, shape (n_stimuli, n_units), or None
         The units as they were given, of all stimuli: what weights of units are told from. Parts of
         the stimuli do not have it.
+    halves : Tensor, shape (n_splits, 2, n_stimuli, n_units), or None
+        Of one subject of whom there are single trials: means of random halves of them.
     """
 
     held: Tensor | None
@@ -86,6 +88,7 @@ class Responses:
     points: Tensor | None = None
     source: Tensor | None = None
     raw: bool = False
+    halves: Tensor | None = None
 
     @property
     def patterns(self) -> str:
@@ -129,6 +132,7 @@ class Responses:
             stimuli=None if self.stimuli is None else self.stimuli[stimuli.cpu().numpy()],
             points=None if self.points is None else self.points[stimuli],
             source=None,
+            halves=None if self.halves is None else self.halves[:, :, stimuli],
         )
 
     def at(self, wanted: pd.Index, name: str) -> Responses:
@@ -167,10 +171,11 @@ class Responses:
     def changed(self, change: Callable[[Tensor], Tensor]) -> Responses:
         """Put all numbers through a change of device or type."""
         units = None if self.units is None else tuple(map(change, self.units))
-        held, points, source = (
-            None if one is None else change(one) for one in (self.held, self.points, self.source)
+        held, points, source, halves = (
+            None if one is None else change(one)
+            for one in (self.held, self.points, self.source, self.halves)
         )
-        return replace(self, held=held, units=units, points=points, source=source)
+        return replace(self, held=held, units=units, points=points, source=source, halves=halves)
 
     def all_units(self) -> Tensor:
         """All subjects' units side by side (n_stimuli, n_units)."""

@@ -6,12 +6,14 @@ from softrsa.inference.crossvalidation import FlexibleModel, crossvalidate, weig
 from softrsa.inference.noise_ceiling import NoiseCeiling, noise_ceiling
 from softrsa.inference.permutation import CeilingTest, noise_ceiling_test, permutation_test
 from softrsa.inference.result import InferenceResult, evaluate
+from softrsa.inference.trial_ceiling import TrialCeiling, trial_ceiling
 
 __all__ = [
     "CeilingTest",
     "FlexibleModel",
     "InferenceResult",
     "NoiseCeiling",
+    "TrialCeiling",
     "Variances",
     "bootstrap",
     "compare_models",
@@ -21,5 +23,6 @@ __all__ = [
     "noise_ceiling_test",
     "permutation_test",
     "resampling_variances",
+    "trial_ceiling",
     "weighted_rsm_model",
 ]

@@ -3,13 +3,14 @@
 from softrsa.recordings.covariance import precision_of, residual_covariance
 from softrsa.recordings.joining import join_stimuli
 from softrsa.recordings.noise import noise_covariance, noise_precision, whiten_noise
-from softrsa.recordings.split_halves import reliability, select_reliable
+from softrsa.recordings.split_halves import half_means, reliability, select_reliable
 from softrsa.recordings.trials import average_trials
 from softrsa.recordings.units import select, split_units
 from softrsa.recordings.windows import time_windows
 
 __all__ = [
     "average_trials",
+    "half_means",
     "join_stimuli",
     "noise_covariance",
     "noise_precision",

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from softrsa._wording import counted, listed
 from softrsa.errors import DataError, ShapeError, StimulusError
+from softrsa.io.schema import check_trials
 from softrsa.recordings.trials import as_tensor, checked_trials, groups
 
 
@@ -88,6 +89,57 @@ def reliability(trials: xr.DataArray, *, n_splits: int = 100, seed: int = 0) -> 
         coords={name: c for name, c in trials.coords.items() if set(c.dims) <= set(dims)},
         attrs={"n_splits": n_splits, "seed": seed},
     )
+
+
+def half_means(trials: xr.DataArray, *, n_splits: int = 20, seed: int = 0) -> Tensor:
+    """Average the trials of each stimulus in two random halves.
+
+    Parameters
+    ----------
+    trials : DataArray, dims (trial, unit)
+        Responses in any unit; every stimulus in two trials or more.
+    n_splits : int
+        Number of random splits.
+    seed : int
+        Of the splits.
+
+    Returns
+    -------
+    Tensor, shape (n_splits, 2, n_stimuli, n_units)
+        Means of both halves, float64; stimuli in order of first appearance, as `average_trials`
+        has them. Of an odd number of trials one half, of a random side, has one more.
+
+    Raises
+    ------
+    DTypeError, ShapeError, StimulusError, DataError
+        As `reliability`.
+
+    Examples
+    --------
+    >>> trials = xr.DataArray(
+    ...     [[1.0], [2.0], [3.0], [5.0], [4.0], [6.0]],
+    ...     dims=("trial", "unit"),
+    ...     coords={"stimulus": ("trial", ["a", "a", "b", "b", "c", "c"])},
+    ... )
+    >>> half_means(trials, n_splits=3).sum(1)[:, :, 0]
+    tensor([[ 3.,  8., 10.],
+            [ 3.,  8., 10.],
+            [ 3.,  8., 10.]], dtype=torch.float64)
+    """
+    trials = check_trials(trials)
+    codes, ids = groups(trials, "stimulus")
+    counts = torch.bincount(codes)
+    _check(counts.numpy(), np.asarray(ids), n_splits)
+    x = as_tensor(trials).double()
+    sums = x.new_zeros(len(ids), x.shape[1]).index_add_(0, codes, x)
+    generator = torch.Generator().manual_seed(seed)
+    found = x.new_empty(n_splits, 2, *sums.shape)
+    for pair in found:
+        first, size = _half(codes, counts, generator)
+        half = torch.zeros_like(sums).index_add_(0, codes[first], x[first])
+        pair[0] = half / size.unsqueeze(-1)
+        pair[1] = (sums - half) / (counts - size).unsqueeze(-1)
+    return found
 
 
 def select_reliable(
