@@ -1,6 +1,7 @@
 """How much can be expected, and how sure one may be."""
 
 from softrsa.inference.bootstrap import Variances, bootstrap, resampling_variances
+from softrsa.inference.clusters import ClusterTest, cluster_test
 from softrsa.inference.comparing import compare_models
 from softrsa.inference.crossvalidation import FlexibleModel, crossvalidate, weighted_rsm_model
 from softrsa.inference.noise_ceiling import NoiseCeiling, noise_ceiling
@@ -9,11 +10,13 @@ from softrsa.inference.result import InferenceResult, evaluate
 
 __all__ = [
     "CeilingTest",
+    "ClusterTest",
     "FlexibleModel",
     "InferenceResult",
     "NoiseCeiling",
     "Variances",
     "bootstrap",
+    "cluster_test",
     "compare_models",
     "crossvalidate",
     "evaluate",
