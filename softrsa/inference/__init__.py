@@ -4,9 +4,12 @@ from softrsa.inference.bootstrap import Variances, bootstrap, resampling_varianc
 from softrsa.inference.clusters import ClusterTest, cluster_test
 from softrsa.inference.comparing import compare_models
 from softrsa.inference.crossvalidation import FlexibleModel, crossvalidate, weighted_rsm_model
+from softrsa.inference.generalization import TimeGeneralization, time_generalization
 from softrsa.inference.noise_ceiling import NoiseCeiling, noise_ceiling
 from softrsa.inference.permutation import CeilingTest, noise_ceiling_test, permutation_test
 from softrsa.inference.result import InferenceResult, evaluate
+from softrsa.inference.time_course import time_courses
+from softrsa.inference.time_course_result import TimeCourseResult
 
 __all__ = [
     "CeilingTest",
@@ -14,6 +17,8 @@ __all__ = [
     "FlexibleModel",
     "InferenceResult",
     "NoiseCeiling",
+    "TimeCourseResult",
+    "TimeGeneralization",
     "Variances",
     "bootstrap",
     "cluster_test",
@@ -24,5 +29,7 @@ __all__ = [
     "noise_ceiling_test",
     "permutation_test",
     "resampling_variances",
+    "time_courses",
+    "time_generalization",
     "weighted_rsm_model",
 ]

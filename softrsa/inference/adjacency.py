@@ -33,12 +33,13 @@ def links(adjacency: Any, size: int) -> Tensor | None:
             "`adjacency` must be a tensor, an array or a SciPy sparse array, got "
             f"{type(adjacency).__name__}."
         )
-    if adjacency.shape != (size, size):
+    as_coo: Any = coo_array
+    matrix = as_coo(adjacency)
+    if matrix.shape != (size, size):
         raise ShapeError(
             f"`adjacency` must be ({size}, {size}), for the last dimension of `values`, got shape "
-            f"{tuple(adjacency.shape)}. Flatten dimensions that it links together."
+            f"{matrix.shape}. Flatten dimensions that it links together."
         )
-    matrix: Any = coo_array(adjacency)
     first, second = (part[matrix.data != 0].astype(np.int64) for part in matrix.coords)
     alone = np.setdiff1d(first * size + second, second * size + first)
     if alone.size:
@@ -55,7 +56,6 @@ def links(adjacency: Any, size: int) -> Tensor | None:
 class Neighbors(NamedTuple):
     """Positions on lines, of which the last dimension may have links (2, m) instead."""
 
-    shape: tuple[int, ...]
     links: Tensor | None
 
     def components(self, beyond: Tensor) -> tuple[Tensor, Tensor, int]:

@@ -164,7 +164,7 @@ def cluster_test(
     _check_choices(method, alternative, n_flips, step)
     check_floating(values=values)
     x, shape = _checked(values)
-    line = Neighbors(shape, links(adjacency, shape[-1]))
+    line = Neighbors(links(adjacency, shape[-1]))
     n = len(x)
     level = _threshold(threshold, n, alternative) if method == "mass" else float("nan")
     signs, exact = _signs(n, n_flips, alternative == "two-sided", seed)
