@@ -333,7 +333,8 @@ def _from_labelled(
     if "anchor" in data.dims:
         return _from_stack(check_rdms(data, name=name), name, subject, device)
     if "time" in data.dims:
-        raise ShapeError(f"`{name}` has {counted(data.sizes['time'], 'time')}. {OVER_TIME}")
+        count = counted(data.sizes["time"], "time")
+        raise ShapeError(f"`{name}` has a dimension 'time', of {count}. {OVER_TIME}")
     lazy = is_lazy(data) and whole  # `build_rsms` checks too, and values are read each time
     data = check_labels(data, name=name) if lazy else check_recording(data, name=name)
     has_subjects = subject in data.coords and data[subject].dims == ("unit",)

@@ -109,7 +109,7 @@ def test_mistakes_are_one_line(command):
 
 def test_align_leads_here(command, files):
     for brain, message in (
-        ("meg", "has 4 times. What is learned is of one time"),
+        ("meg", "a dimension 'time', of 4 times. What is learned is of one time"),
         ("movie", "movie.nc has RDMs of 4 times: `softrsa time` scores all of them"),
     ):
         code, _, err = command("layers", brain, name="align")
@@ -118,7 +118,7 @@ def test_align_leads_here(command, files):
         assert "softrsa time" in err
         assert len(err.strip().splitlines()) == 1
     _, arrays = files
-    with pytest.raises(ShapeError, match=r"has 4 times.*time_courses"):
+    with pytest.raises(ShapeError, match=r"'time', of 4 times.*time_courses"):
         softrsa.align(arrays["layers"], arrays["meg"])
     with pytest.raises(DataError, match=r"RDMs of 4 times.*time_courses"):
         softrsa.align(arrays["layers"], arrays["movie"])
