@@ -59,54 +59,66 @@ class Neighbors(NamedTuple):
     links: Tensor | None
 
     def components(self, beyond: Tensor) -> tuple[Tensor, Tensor, int]:
-        """Connect neighbors whose entries (r, ...positions) are equal and not 0.
+        """Connect neighbors whose entries (r, ...positions) are equal, 1 or -1 but not 0.
 
         Gives the places of entries that are not 0, their components, and how many there are.
         """
         nodes = beyond.view(-1).nonzero().flatten()
         if not len(nodes):
             return nodes, nodes, 0
-        labels, n = self._on_lines(beyond) if self.links is None else self._linked(beyond, nodes)
+        labels, n = (self._on_lines if self.links is None else self._linked)(beyond, nodes)
         return nodes, labels, n
 
-    def _on_lines(self, beyond: Tensor) -> tuple[Tensor, int]:
-        """Label entries that are not 0 by lines alone."""
+    def _on_lines(self, beyond: Tensor, nodes: Tensor) -> tuple[Tensor, int]:
+        """Label the nodes by lines alone."""
         from scipy.ndimage import generate_binary_structure, label
 
         near = np.zeros((3,) * beyond.ndim, dtype=bool)
         near[1] = generate_binary_structure(beyond.ndim - 1, 1)  # flips are no neighbors
-        sign, n, labels = beyond.numpy(), 0, np.zeros(beyond.shape, np.int32)
-        for part in (sign > 0, sign < 0):
-            own, found = label(part, near)
-            np.add(own, n, out=labels, where=part)
-            n += found
-        return torch.from_numpy(labels[sign != 0] - 1).long(), n
+        above, n_above = label((beyond > 0).numpy(), near)
+        below, n_below = label((beyond < 0).numpy(), near)
+        above, below = (torch.from_numpy(part).view(-1)[nodes] for part in (above, below))
+        return torch.where(above > 0, above - 1, below + (n_above - 1)).long(), n_above + n_below
 
     def _linked(self, beyond: Tensor, nodes: Tensor) -> tuple[Tensor, int]:
-        """Label the nodes, entries that are not 0, as components of a graph."""
+        """Label the nodes as components of a graph."""
         from scipy.sparse import coo_array
         from scipy.sparse.csgraph import connected_components
 
         rank = torch.empty(beyond.numel(), dtype=torch.int32)
         rank[nodes] = torch.arange(len(nodes), dtype=torch.int32)
-        ends = np.concatenate([rank[edge].numpy() for edge in self._edges(beyond)], axis=1)
+        ends = np.concatenate([rank[edge].numpy() for edge in self._edges(beyond, nodes)], axis=1)
         ones = np.ones(ends.shape[1], np.int8)
         graph: Any = coo_array((ones, (ends[0], ends[1])), (len(nodes), len(nodes)))
         n, labels = connected_components(graph.tocsr(), directed=False)
         return torch.from_numpy(labels).long(), n
 
-    def _edges(self, beyond: Tensor) -> Iterator[Tensor]:
-        """Flat places (2, m) of neighbors that are connected."""
-        strides = torch.tensor(beyond.stride())
+    def _edges(self, beyond: Tensor, nodes: Tensor) -> Iterator[Tensor]:
+        """Flat places (2, m) of neighbors that are equal, each pair once."""
+        flat = beyond.view(-1)
         for dim in range(1, beyond.ndim - 1):
-            size = beyond.shape[dim] - 1
-            one, other = beyond.narrow(dim, 0, size), beyond.narrow(dim, 1, size)
-            first = ((one == other) & (one != 0)).nonzero() @ strides
-            yield torch.stack([first, first + strides[dim]])
-        pairs = torch.empty(2, 0, dtype=torch.int64) if self.links is None else self.links
-        one, other = beyond[..., pairs[0]], beyond[..., pairs[1]]
-        joined = ((one == other) & (one != 0)).nonzero()
-        yield joined[:, :-1] @ strides[:-1] + pairs[:, joined[:, -1]]
+            step = beyond.stride(dim)
+            first = nodes[nodes // step % beyond.shape[dim] < beyond.shape[dim] - 1]
+            yield self._equal(flat, first, first + step)
+        last = beyond.shape[-1]
+        place = nodes % last
+        for column in self._later(last):
+            there = column[place] >= 0
+            first = nodes[there]
+            yield self._equal(flat, first, first + (column - torch.arange(last))[place[there]])
+
+    @staticmethod
+    def _equal(flat: Tensor, first: Tensor, second: Tensor) -> Tensor:
+        return torch.stack([first, second])[:, flat[first] == flat[second]]
+
+    def _later(self, size: int) -> Tensor:
+        """Neighbors of each place that come after it (most, size); -1 where there are fewer."""
+        first, second = torch.empty(2, 0).long() if self.links is None else self.links
+        counts = torch.bincount(first, minlength=size)
+        found = torch.full((int(counts.max()), size), -1)
+        number = torch.arange(len(first)) - (counts.cumsum(0) - counts)[first]
+        found[number, first] = second
+        return found
 
 
 def threshold_free(t: Tensor, step: float, neighbors: Neighbors) -> Tensor:
@@ -115,7 +127,7 @@ def threshold_free(t: Tensor, step: float, neighbors: Neighbors) -> Tensor:
     Heights between which no position drops out are summed in one go: squares of whole numbers.
     """
     top, order = t.abs().flatten(1).amax(1).sort(descending=True)
-    size, sign = t[order].abs(), t[order].sign()
+    size, sign = t[order].abs(), t[order].sign().to(torch.int8)
     highest = (size / step).ceil_().sub_(1.0)  # of the heights below each position
     highest = torch.where(highest * step >= size, highest - 1, highest)
     highest = torch.where((highest + 1) * step < size, highest + 1, highest)

@@ -23,7 +23,7 @@ METHODS = ("mass", "tfce", "max")
 LEVEL = 0.05
 STEP = 0.2  # of heights of threshold-free cluster enhancement, in t
 ROUNDING = 1e-10  # what differs by less than this share differs by rounding only
-CHUNK = 2**21  # entries of t maps that are held at a time
+CHUNK = 2**18  # entries of t maps that are held at a time
 
 
 @dataclass(frozen=True)
@@ -189,22 +189,33 @@ class _Form(NamedTuple):
         """How far t is from 0, on the side that counts."""
         return t.abs() if self.two_sided else t
 
-    def enhance(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Give what is compared (r, ...positions), and labels of clusters, from 0, -1 outside."""
-        outside = torch.full(t.shape, -1, dtype=torch.int64)
-        t = t.cpu().nan_to_num(nan=0.0, posinf=torch.inf, neginf=-torch.inf)
+    def enhance(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Give the largest size in each map (r,), and what is compared and clusters of the first.
+
+        Clusters are numbered from 0, -1 is outside.
+        """
+        t = t.cpu()
+        outside = torch.full(t.shape[1:], -1)
+        if self.method == "mass":
+            return self._masses(t, outside)
+        t = t.nan_to_num(nan=0.0, posinf=torch.inf, neginf=-torch.inf)
         t = t if self.two_sided else t.clamp_min(0.0)
-        if self.method == "max":
-            return t, outside
-        if self.method == "tfce":
-            return threshold_free(t, self.step, self.neighbors), outside
-        beyond = t.sign() * (t.abs() > self.threshold)
+        found = t if self.method == "max" else threshold_free(t, self.step, self.neighbors)
+        return found.abs().flatten(1).amax(1), found[0], outside
+
+    def _masses(self, t: Tensor, outside: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        beyond = (t > self.threshold).to(torch.int8)
+        if self.two_sided:
+            beyond -= (t < -self.threshold).to(torch.int8)
         nodes, labels, n = self.neighbors.components(beyond)
         masses = t.new_zeros(n).index_add_(0, labels, t.view(-1)[nodes])
-        outside.view(-1)[nodes] = labels
-        enhanced = torch.zeros_like(t)
-        enhanced.view(-1)[nodes] = masses[labels]
-        return enhanced, outside
+        flip = nodes.div(outside.numel(), rounding_mode="floor")
+        largest = t.new_zeros(len(t)).scatter_reduce_(0, flip, masses[labels].abs(), "amax")
+        first = flip == 0
+        enhanced = torch.zeros_like(t[0])
+        outside.view(-1)[nodes[first]] = labels[first]
+        enhanced.view(-1)[nodes[first]] = masses[labels[first]]
+        return largest, enhanced, outside
 
 
 def _counted(
@@ -222,12 +233,12 @@ def _counted(
     null, alone = [], torch.zeros(())
     for flat in maps:
         part = flat.view(-1, *values.shape[1:])
-        found, own = form.enhance(part)
+        largest, found, own = form.enhance(part)
         if not null:
-            t, enhanced, labels = part[0], found[0].to(part), own[0]
+            t, enhanced, labels = part[0], found.to(part), own
             reach = form.size(t) - ROUNDING * t.abs()
         alone = alone + (form.size(part) >= reach).sum(0)
-        null.append(found.abs().flatten(1).amax(1))
+        null.append(largest)
         bar.update(len(part))
     most = torch.cat(null).to(enhanced)
     ascending = most.sort().values
@@ -270,11 +281,12 @@ def _maps(x: Tensor, signs: Tensor) -> Iterator[Tensor]:
     known = spread > ROUNDING * x.abs().amax(0)  # false of NaN
     t = torch.where(known, mean / spread * n**0.5, torch.nan)
     clean = torch.where(known, x, 1.0)
-    squares = clean.square().sum(0)  # which no flip changes
+    squares = n * clean.square().sum(0)  # which no flip changes
+    clean = clean * (n - 1) ** 0.5
     for i, some in enumerate(signs.split(max(1, CHUNK // x.shape[1]))):
-        means = (some @ clean).div_(n)
-        rest = (squares - n * means.square()).clamp_min_(0.0)
-        part = means.mul_((n * (n - 1)) ** 0.5).div_(rest.sqrt_())
+        sums = some @ clean
+        rest = torch.addcmul(squares, sums, sums, value=-1 / (n - 1)).clamp_min_(0.0)
+        part = sums.mul_(rest.rsqrt_())
         part[:, ~known] = torch.nan
         if i == 0:
             part[0] = t
