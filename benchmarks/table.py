@@ -30,6 +30,7 @@ MODULES = (
     "feature_speed",
     "measure_speed",
     "inference_speed",
+    "cluster_speed",
     "prediction_speed",
     "synthesis_speed",
     "tiled_speed",

@@ -21,12 +21,14 @@ from torch import Tensor
 
 from softrsa.inference import (
     bootstrap,
+    cluster_test,
     compare_models,
     crossvalidate,
     evaluate,
     permutation_test,
     weighted_rsm_model,
 )
+from softrsa.inference.latency import latency_intervals
 from softrsa.pairs import expand
 
 STIMULI, SUBJECTS, DIMENSIONS = 30, 12, 12
@@ -156,6 +158,70 @@ def fitted_models(n_studies: int = 400) -> None:
     verdict(f"{claim}, difference of two", float(np.mean(different)), 0.0, 0.07)
 
 
+def smooth_noise(rng: torch.Generator, *shape: int, width: float = 3.0) -> Tensor:
+    """Noise (..., n_times) with unit variance, smooth over times, as evoked responses are."""
+    reach = int(4 * width)
+    kernel = torch.exp(-(torch.arange(-reach, reach + 1.0, dtype=torch.float64) ** 2) / width**2)
+    raw = torch.randn(*shape[:-1], shape[-1] + 2 * reach, dtype=torch.float64, generator=rng)
+    return raw.unfold(-1, 2 * reach + 1, 1) @ (kernel / kernel.norm())
+
+
+def clusters(n_studies: int = 1000, n_flips: int = 199) -> None:
+    """Curves of subjects that are noise of different size: false positives at any time."""
+    designs = {"time": (60,), "time x time": (15, 20)}
+    for name, shape in designs.items():
+        rng = torch.Generator().manual_seed(5)
+        found: dict[tuple[str, str], list[bool]] = {}
+        for i in range(n_studies):
+            size = torch.rand(SUBJECTS, *[1] * len(shape), dtype=torch.float64, generator=rng) + 0.2
+            values = size * smooth_noise(rng, SUBJECTS, *shape)
+            for method in ("mass", "tfce", "max"):
+                for alternative in ("two-sided", "greater"):
+                    p = cluster_test(
+                        values, method=method, alternative=alternative, n_flips=n_flips, seed=i
+                    ).p
+                    found.setdefault((method, alternative), []).append(bool((p <= 0.05).any()))
+        for (method, alternative), rejected in found.items():
+            claim = (
+                f"family-wise false positives at .05, cluster_test over {name}, {method}, "
+                f"{alternative}, {n_studies} studies"
+            )
+            verdict(
+                claim, float(np.mean(rejected)), 0.0, 0.05 + 2 * (0.05 * 0.95 / n_studies) ** 0.5
+            )
+
+
+def latencies(n_studies: int = 1000) -> None:
+    """Curves of subjects with latencies and heights of their own: coverage of the mean curve's."""
+    times = np.arange(-0.1, 0.6, 0.01)
+    for noise in (0.2, 0.5):
+        rng = torch.Generator().manual_seed(6)
+        many = _responses(rng, times, 20000).mean(0)
+        options = {
+            "fraction": 0.5, "window": None, "level": 0.95, "n_resamples": RESAMPLES, "seed": 0,
+        }  # fmt: skip
+        truth = latency_intervals(many[None].numpy(), times, **options)
+        inside: dict[str, list[bool]] = {"onset": [], "peak": []}
+        for _ in range(n_studies):
+            curves = _responses(rng, times, SUBJECTS)
+            curves = curves + noise * smooth_noise(rng, SUBJECTS, len(times))
+            found = latency_intervals(curves.numpy(), times, **options)
+            for name, covered in inside.items():
+                low, high = found[f"{name}_low"], found[f"{name}_high"]
+                covered.append(low - 1e-9 <= truth[name] <= high + 1e-9)
+        for name, covered in inside.items():
+            claim = f"coverage of 95 % intervals of the {name}, noise {noise}, {SUBJECTS} subjects"
+            verdict(claim, float(np.mean(covered)), 0.90, 0.99)
+
+
+def _responses(rng: torch.Generator, times: np.ndarray, n: int) -> Tensor:
+    """Bumps (n, n_times) whose time, height and width vary over subjects."""
+    at = 0.2 + 0.02 * torch.randn(n, 1, dtype=torch.float64, generator=rng)
+    height = 1 + 0.3 * torch.randn(n, 1, dtype=torch.float64, generator=rng)
+    width = 0.06 * (1 + 0.2 * torch.rand(n, 1, dtype=torch.float64, generator=rng))
+    return height * torch.exp(-((torch.from_numpy(times) - at) ** 2) / (2 * width**2))
+
+
 def main() -> None:
     """Print where and when, then every claim."""
     commit = subprocess.run(
@@ -173,6 +239,8 @@ def main() -> None:
         "permutation": permutations,
         "tests": false_positives_over_subjects,
         "fitted": fitted_models,
+        "clusters": clusters,
+        "latencies": latencies,
         **{over: lambda o=over: coverage(o) for over in ("subjects", "stimuli", "both")},
     }
     parser = argparse.ArgumentParser(description=__doc__)

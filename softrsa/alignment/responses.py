@@ -16,7 +16,7 @@ from torch import Tensor
 
 from softrsa._checks import check_floating
 from softrsa._processes import Ranks
-from softrsa._wording import listed
+from softrsa._wording import counted, listed
 from softrsa.errors import DataError, DTypeError, ShapeError, StimulusError
 from softrsa.io import check_rdms, check_recording
 from softrsa.io.axes import from_frame
@@ -258,6 +258,12 @@ def _listed(part: Data) -> Sequence[Tensor | np.ndarray | xr.DataArray]:
     return part if isinstance(part, (list, tuple)) else [part]  # type: ignore[list-item]
 
 
+OVER_TIME = (
+    "What is learned is of one time: select it, `.sel(time=...)`, or take means in windows, "
+    "`softrsa.recordings.time_windows`. All times are scored, without learning, by "
+    "`softrsa.inference.time_courses(layers, regions, measure)` (`softrsa time` on the command "
+    "line)."
+)
 ORIGIN = ("similarity", "dissimilarity", "dissimilarity_measure")  # attributes of stacks
 
 
@@ -331,6 +337,9 @@ def _from_labelled(
 ) -> Responses:
     if "anchor" in data.dims:
         return _from_stack(check_rdms(data, name=name), name, subject, device)
+    if "time" in data.dims:
+        count = counted(data.sizes["time"], "time")
+        raise ShapeError(f"`{name}` has a dimension 'time', of {count}. {OVER_TIME}")
     lazy = is_lazy(data) and whole  # `build_rsms` checks too, and values are read each time
     data = check_labels(data, name=name) if lazy else check_recording(data, name=name)
     has_subjects = subject in data.coords and data[subject].dims == ("unit",)
@@ -362,6 +371,8 @@ def _from_stack(stack: xr.DataArray, name: str, subject: str, device: torch.devi
     rsms = to_rsm(stack)
     others = [str(dim) for dim in rsms.dims if dim not in ("anchor", "neighbor", subject)]
     several = [dim for dim in others if dim != "session" and rsms.sizes[dim] > 1]
+    if several == ["time"]:
+        raise DataError(f"`{name}` has RDMs of {rsms.sizes['time']} times. {OVER_TIME}")
     if several:
         raise DataError(
             f"`{name}` has RDMs by {listed(several)}, and nothing says what to do with these: name "

@@ -224,6 +224,12 @@ def _check_labels(
     if kind == "region" and arguments.subject not in (*found, "subject"):
         raise unknown_name(f"--subject in {source}:", arguments.subject, found)
     others = {*found} - {by} - ({arguments.subject, "session"} if kind == "region" else set())
+    if stack and others == {"time"}:
+        raise DataError(
+            f"{source} has RDMs of {data.sizes['time']} times: `softrsa time` scores all of them. "
+            "To align one, write a file with `.sel(time=...)`; with --region time, each time is "
+            "aligned by itself."
+        )
     if stack and others:
         raise DataError(
             f"{source} has RDMs by {listed(found)}, and nothing says what to do with "

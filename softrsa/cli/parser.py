@@ -42,6 +42,12 @@ your own files, joined by stimulus id:
   $ softrsa align LAYERS.nc RECORDINGS.nc --by layer --region region --subject subject \\
         --transform identity,metric,instance,metric+instance --folds 5 --out results/
 """,
+    "time": """\
+example, your own files, joined by stimulus id:
+  $ softrsa time LAYERS.nc MEG.nc --subject subject --measure spearman --out results-time/
+  writes courses.csv (a row per layer, region and time), latencies.csv, differences.csv, result.nc
+  and courses.png, and says when each curve begins and peaks
+""",
     "report": """\
 example, after `softrsa align ... --out results/`:
   $ softrsa report results/result.nc --title "ResNet and IT" --images stimuli/
@@ -325,6 +331,50 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         DEVICE,
         *OUTPUT,
     ),
+    "time": (
+        option(
+            "files", "LAYERS RECORDINGS: activations or RDMs, and recordings (stimulus, unit, "
+            "time) or RDM movies, in any format that softrsa.load reads", nargs=2, metavar="FILE",
+            type=Path,
+        ),
+        STIMULI,
+        *READING,
+        OUT,
+        OVERWRITE,
+        option("--by", "coordinate that holds layers (%(default)s)", default="layer"),
+        option("--region", "coordinate that holds regions (%(default)s)", default="region"),
+        option("--subject", "coordinate that holds subjects (%(default)s)", default="subject"),
+        LAYERS,
+        REGIONS,
+        option("--similarity", "between stimuli (%(default)s)", default="correlation"),
+        option(
+            "--measure", "between RSMs (%(default)s), of: ...", metavar="NAME",
+            default="centered_pearson", names_in_help=MEASURES,
+        ),
+        option(
+            "--transform", "of RSMs, without a fit (%(default)s)",
+            choices=("identity", "centered"), default="identity",
+        ),
+        option(
+            "--join", "whether both files must have the same stimuli (%(default)s)",
+            choices=("exact", "intersection"), default="exact",
+        ),
+        option("--chance", "score without any relation (%(default)s)", type=float, default=0.0),
+        option(
+            "--alternative", "how scores differ from chance (%(default)s)",
+            choices=("greater", "less", "two-sided"), default="greater",
+        ),
+        option(
+            "--method", "of the test over times: cluster mass, threshold-free cluster "
+            "enhancement or the maximum of t (%(default)s)", choices=("mass", "tfce", "max"),
+            default="mass",
+        ),
+        option("--threshold", "t that forms clusters (of p = .05)", type=float, metavar="T"),
+        option("--flips", "of signs over subjects (%(default)s)", default=1000, **COUNT),
+        option("--resamples", "of subjects, for latencies (%(default)s)", default=1000, **COUNT),
+        option("--seed", "of flips and resamples (%(default)s)", default=0, **SEED),
+        *OUTPUT,
+    ),
     "report": (
         option("result", "result.nc, as `softrsa align` writes it", type=Path, metavar="RESULT"),
         option(
@@ -458,6 +508,7 @@ def add_command(parsers: Any, name: str, about: str, example: str) -> Parser:
 
 COMMANDS = {
     "align": "align a model's layers with a brain's regions on held-out stimuli",
+    "time": "score a model's layers at every time of recordings",
     "report": "write a page for readers from the result of an alignment",
     "identify": "tell which region an RDM of a left-out subject is of",
     "optimize": "change random data until a measure gives them a score",

@@ -1,21 +1,29 @@
 """How much can be expected, and how sure one may be."""
 
 from softrsa.inference.bootstrap import Variances, bootstrap, resampling_variances
+from softrsa.inference.clusters import ClusterTest, cluster_test
 from softrsa.inference.comparing import compare_models
 from softrsa.inference.crossvalidation import FlexibleModel, crossvalidate, weighted_rsm_model
+from softrsa.inference.generalization import TimeGeneralization, time_generalization
 from softrsa.inference.noise_ceiling import NoiseCeiling, noise_ceiling
 from softrsa.inference.permutation import CeilingTest, noise_ceiling_test, permutation_test
 from softrsa.inference.result import InferenceResult, evaluate
+from softrsa.inference.time_course import time_courses
+from softrsa.inference.time_course_result import TimeCourseResult
 from softrsa.inference.trial_ceiling import TrialCeiling, trial_ceiling
 
 __all__ = [
     "CeilingTest",
+    "ClusterTest",
     "FlexibleModel",
     "InferenceResult",
     "NoiseCeiling",
+    "TimeCourseResult",
+    "TimeGeneralization",
     "TrialCeiling",
     "Variances",
     "bootstrap",
+    "cluster_test",
     "compare_models",
     "crossvalidate",
     "evaluate",
@@ -23,6 +31,8 @@ __all__ = [
     "noise_ceiling_test",
     "permutation_test",
     "resampling_variances",
+    "time_courses",
+    "time_generalization",
     "trial_ceiling",
     "weighted_rsm_model",
 ]

@@ -23,6 +23,7 @@ from softrsa.reports.synthesis_figures import (
     plot_feasible_region,
     plot_scores,
 )
+from softrsa.reports.time_figures import plot_time_courses, plot_time_generalization
 
 __all__ = [
     "format_best",
@@ -42,5 +43,7 @@ __all__ = [
     "plot_profile",
     "plot_rsm",
     "plot_scores",
+    "plot_time_courses",
+    "plot_time_generalization",
     "plot_transforms",
 ]

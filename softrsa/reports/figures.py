@@ -234,6 +234,8 @@ def _legend(figure: Figure, ax: Axes, *, ceiling: bool) -> None:
     from matplotlib.patches import Patch
 
     handles, labels = ax.get_legend_handles_labels()
+    every = -(-len(labels) // MAX_NAMED)  # of many regions, such as times, every so many is named
+    handles, labels = handles[::every], labels[::every]
     if ceiling:
         handles, labels = [*handles, Patch(color="0.6")], [*labels, "noise ceiling"]
     columns = max(1, min(len(labels), 90 // (max(map(len, labels)) + 6)))

@@ -17,7 +17,7 @@ from softrsa._checks import resolve_device
 from softrsa._wording import counted, listed
 from softrsa.errors import DataError
 from softrsa.io import check_rdms, check_recording
-from softrsa.io.schema import is_lazy, labels_of_stimuli, plain_labels, read_values
+from softrsa.io.schema import check_labelled, is_lazy, labels_of_stimuli, plain_labels, read_values
 from softrsa.recordings import split_units
 from softrsa.recordings.trials import share_or_copy
 from softrsa.rsm._blocks import CLOSE, write_mirrored
@@ -143,11 +143,12 @@ def build_rsms(
     array([[ 0., -1.],
            [-1.,  0.]])
     """
-    if "time" in getattr(array, "dims", ()):
-        return _each_time(array, by, similarity, device, dtype)
-    array = check_recording(array)
-    names = (by,) if isinstance(by, str) else tuple(by or ())
     row = as_similarity(similarity)
+    over_time = "time" in getattr(array, "dims", ())
+    if over_time and (is_lazy(array) or row.function is not None):
+        return _each_time(array, by, similarity, device, dtype)
+    array = check_labelled(array, name="recording") if over_time else check_recording(array)
+    names = (by,) if isinstance(by, str) else tuple(by or ())
     known = row.name if row.function is None else row
     target = resolve_device(device)
     kind = torch.from_numpy(np.empty(0, array.dtype)).dtype if dtype is None else dtype
@@ -155,7 +156,7 @@ def build_rsms(
         array,
         names,
         array["stimulus"].values,
-        lambda part, named: _rsm(part, named, known, target, kind),
+        lambda part, named: (_movie if over_time else _rsm)(part, named, known, target, kind),
         kind,
     )
     return stack.rename("similarity").assign_attrs(kind="rsm", similarity=row.name)
@@ -214,6 +215,35 @@ def _each_time(
     return stack.transpose(*stacks[0].dims[:-2], "time", "anchor", "neighbor")
 
 
+MOVIE_BYTES = 32 * 2**20  # of the values of some times that are turned into RSMs together
+
+
+def _movie(
+    part: xr.DataArray,
+    labels: Mapping[str, str],
+    similarity: SimilarityLike,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Compute the RSMs (n_times, n, n) of checked values (stimulus, unit, time)."""
+    n_times = part.sizes["time"]
+    size = max(1, int(MOVIE_BYTES * n_times / max(1, part.nbytes)))
+    times = (part[..., start : start + size] for start in range(0, n_times, size))
+    return torch.cat(
+        [
+            _similarities(
+                np.ascontiguousarray(some.transpose("time", "stimulus", "unit").values),
+                part["stimulus"].values,
+                where(labels),
+                similarity,
+                device=device,
+                dtype=dtype,
+            ).cpu()
+            for some in times
+        ]
+    )
+
+
 def _rsm(
     part: xr.DataArray,
     labels: Mapping[str, str],
@@ -222,27 +252,47 @@ def _rsm(
     dtype: torch.dtype,
 ) -> Tensor:
     """Compute one RSM of checked values."""
-    place, ids = where(labels), part["stimulus"].values
-    if similarity == "correlation" and part.shape[-1] == 1:
-        raise DataError(
-            f"`correlation` needs at least 2 units, got 1{place}. Use 'l2', or join units."
-        )
-    check_rows = partial(_check_rows, ids=ids, similarity=similarity, place=place)
-    if is_lazy(part):
-        if not isinstance(similarity, str):
-            raise DataError(
-                "A similarity function of your own needs values in memory; load them without "
-                "`chunks`."
-            )
-        return stream_similarities(
-            part, similarity, device=device, dtype=dtype, check_rows=check_rows
+    ids = part["stimulus"].values
+    if not is_lazy(part):
+        return _similarities(
+            part.values, ids, where(labels), similarity, device=device, dtype=dtype
         ).cpu()
-    x = share_or_copy(part.values)
-    check_rows(*torch.aminmax(x, dim=-1))
+    _check_units(part.shape[-1], similarity, where(labels))
+    if not isinstance(similarity, str):
+        raise DataError(
+            "A similarity function of your own needs values in memory; load them without `chunks`."
+        )
+    check_rows = partial(_check_rows, ids=ids, similarity=similarity, place=where(labels))
+    return stream_similarities(
+        part, similarity, device=device, dtype=dtype, check_rows=check_rows
+    ).cpu()
+
+
+def _similarities(
+    values: np.ndarray,
+    ids: np.ndarray,
+    place: str,
+    similarity: SimilarityLike,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Compute RSMs of values ([time,] stimulus, unit)."""
+    _check_units(values.shape[-1], similarity, place)
+    x = share_or_copy(values)
+    low, high = torch.aminmax(x, dim=-1)
+    _check_rows(low, high, ids=ids, similarity=similarity, place=place)
     if x.dtype != dtype:
         check_rounding(x, as_similarity(similarity))
     x = x.to(device=device, dtype=dtype)
     return similarity_matrix(x, similarity=similarity)
+
+
+def _check_units(n_units: int, similarity: SimilarityLike, place: str) -> None:
+    if similarity == "correlation" and n_units == 1:
+        raise DataError(
+            f"`correlation` needs at least 2 units, got 1{place}. Use 'l2', or join units."
+        )
 
 
 def _check_rows(
@@ -251,7 +301,7 @@ def _check_rows(
     """Refuse responses whose similarity is undefined, by their smallest and largest values."""
     bad = {"correlation": low == high, "cosine": (low == 0) & (high == 0)}.get(str(similarity))
     if bad is not None and bool(bad.any()):
-        found = ids[bad.numpy()]
+        found = ids[bad.view(-1, len(ids)).any(0).numpy()]
         what = "constant" if similarity == "correlation" else "zero in all units"
         raise DataError(
             f"The responses to {counted(len(found), 'stimulus', 'stimuli')} ({listed(found)}) are "

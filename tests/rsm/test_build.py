@@ -152,3 +152,31 @@ def test_rsms_stay_as_they_are():
         xr.testing.assert_equal(to_rsm(rsm), rsm)
     with pytest.raises(DataError, match="runs from 2 to 2"):
         to_rsm(stack([[2.0, 0.75], [0.75, 2.0]]))
+
+
+@pytest.mark.parametrize("similarity", ["correlation", "cosine", "l2", "rbf", "dot"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_movies_are_the_rsms_of_each_time(similarity, dtype, monkeypatch):
+    rng = np.random.default_rng(0)
+    array = xr.DataArray(
+        rng.normal(size=(6, 9, 5)).astype(dtype),
+        dims=("stimulus", "unit", "time"),
+        coords={
+            "stimulus": list("abcdef"),
+            "region": ("unit", ["V4"] * 4 + ["IT"] * 5),
+            "time": np.arange(5) / 10,
+        },
+        attrs={"source": "here"},
+    )
+    monkeypatch.setattr("softrsa.rsm.build.MOVIE_BYTES", 6 * 5 * 8 * 2)  # two times
+    found = build_rsms(array.transpose("time", ...), by="region", similarity=similarity)
+    assert found.dims == ("region", "time", "anchor", "neighbor")
+    assert (found.dtype, found.attrs["source"]) == (dtype, "here")
+    np.testing.assert_array_equal(found["time"], array["time"])
+    for i in range(5):
+        one = build_rsms(array.isel(time=i, drop=True), by="region", similarity=similarity)
+        np.testing.assert_allclose(found.isel(time=i), one, rtol=0, atol=1e-6)
+    array[2, 4:, 3] = 1.0
+    if similarity == "correlation":
+        with pytest.raises(DataError, match=r"1 stimulus \('c'\) are constant, region 'IT'"):
+            build_rsms(array, by="region")
