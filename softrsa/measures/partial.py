@@ -137,8 +137,8 @@ def check_left(n_pairs: int, n_controls: int) -> None:
     if n_pairs < n_controls + 3:
         raise ShapeError(
             f"Given {n_controls} controls, a correlation needs at least {n_controls + 3} pairs, "
-            f"got {n_pairs}: what is left of two RSMs would always agree. Use more stimuli or fewer "
-            "controls."
+            f"got {n_pairs}: what is left of two RSMs would always agree. Use more stimuli or "
+            "fewer controls."
         )
 
 

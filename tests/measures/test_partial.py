@@ -155,7 +155,7 @@ def test_residual_squares_are_scored_as_partial_correlations(name):
         design = np.column_stack([offsets, *control.numpy()])
         left = [v - design @ np.linalg.lstsq(design, v, rcond=None)[0] for v in numbers]
         expected = np.dot(*left) / np.prod([np.linalg.norm(v) for v in left])
-        same = residual_squares(expand(x), expand(x), measure)
+        same = residual_squares(expand(x), expand(x)[None], measure)
         assert centered_pearson(same, expand(y)).isnan()
     elif name == "cosine":
         left = [
