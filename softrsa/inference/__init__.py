@@ -5,13 +5,18 @@ from softrsa.inference.comparing import compare_models
 from softrsa.inference.crossvalidation import FlexibleModel, crossvalidate, weighted_rsm_model
 from softrsa.inference.noise_ceiling import NoiseCeiling, noise_ceiling
 from softrsa.inference.permutation import CeilingTest, noise_ceiling_test, permutation_test
+from softrsa.inference.regression import CollinearityWarning, RegressionResult, regress_rdms
 from softrsa.inference.result import InferenceResult, evaluate
+from softrsa.inference.variance_partitioning import PartitionResult, partition_variance
 
 __all__ = [
     "CeilingTest",
+    "CollinearityWarning",
     "FlexibleModel",
     "InferenceResult",
     "NoiseCeiling",
+    "PartitionResult",
+    "RegressionResult",
     "Variances",
     "bootstrap",
     "compare_models",
@@ -19,7 +24,9 @@ __all__ = [
     "evaluate",
     "noise_ceiling",
     "noise_ceiling_test",
+    "partition_variance",
     "permutation_test",
+    "regress_rdms",
     "resampling_variances",
     "weighted_rsm_model",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,9 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from softrsa._checks import check_count
 from softrsa._ranks import is_rounding, rounding_of
 from softrsa._wording import listed
-from softrsa.errors import DataError, ShapeError
+from softrsa.errors import DataError, ShapeError, unknown_name
+from softrsa.inference.bootstrap import KINDS, draw_counts, resampling_variances
 from softrsa.inference.inner_products import CHUNK_BYTES
 from softrsa.inference.pair_table import FEWEST_STIMULI, Stack
 
@@ -158,7 +160,7 @@ def variance_inflation(values: Tensor, names: Sequence[str]) -> Tensor:
             "as pairs they fit anything. Use more stimuli or fewer predictors."
         )
     among = values @ values.T / n_pairs
-    apart = (values[:, None] - among[:, :, None].sign() * values).square().mean(-1)
+    apart = 2 - 2 * among.abs()
     same = ((apart < NOTHING) & ~torch.eye(m, dtype=torch.bool, device=values.device)).nonzero()
     if len(same):
         one, other = (names[int(i)] for i in same[0])
@@ -184,7 +186,7 @@ def _left_of(values: Tensor, i: int) -> Tensor:
     if not len(others):
         return values.new_ones(())
     basis = torch.linalg.svd(others, full_matrices=False)
-    axes = basis.Vh[basis.S > NOTHING**0.5 * basis.S[0]]
+    axes = basis.Vh[basis.S / basis.S[0] > NOTHING**0.5]
     return (values[i] - (values[i] @ axes.T) @ axes).square().mean()
 
 
@@ -331,8 +333,70 @@ def fitted_shares(
     return found
 
 
-def chunk_size(stack: Stack) -> int:
+def resampled_means(
+    of_stimuli: Callable[[Tensor], Tensor], stack: Stack, over: str, n_resamples: int, seed: int
+) -> np.ndarray:
+    """Means over subjects (kinds, r, q) where stimuli, subjects or both are drawn anew.
+
+    ``of_stimuli`` gives numbers (r, q, s) of each subject where stimuli occur so often (r, n).
+    """
+    check_count("n_resamples", n_resamples, 2)
+    if over not in KINDS:
+        raise unknown_name("way to resample", over, KINDS)
+    if over != "stimuli" and stack.n_subjects < 2:
+        raise DataError(
+            f"A bootstrap over {over} needs at least 2 subjects, got 1. With one subject, "
+            "over='stimuli' tells what holds for that subject."
+        )
+    rng = torch.Generator().manual_seed(seed)
+    stimuli = draw_counts(n_resamples, stack.n_stimuli, rng).to(stack.values)
+    subjects = draw_counts(n_resamples, stack.n_subjects, rng).to(stack.values)
+    everyone = torch.ones_like(subjects)
+    weights = {"stimuli": everyone, "both": subjects, "subjects": subjects}
+    whole = of_stimuli(torch.ones_like(stimuli[:1]))
+    found = whole.new_full((len(KINDS[over]), n_resamples, whole.shape[1]), torch.nan)
+    for part in torch.arange(n_resamples).split(_chunk_size(stack)):
+        drawn = whole if over == "subjects" else of_stimuli(stimuli[part])
+        for k, kind in enumerate(KINDS[over]):
+            on, counts = whole if kind == "subjects" else drawn, weights[kind][part]
+            found[k, part] = (on @ counts[..., None]).squeeze(-1) / stack.n_subjects
+    if over != "subjects":
+        found[:, (stimuli > 0).sum(1) < FEWEST_STIMULI] = torch.nan
+    return found.cpu().numpy()
+
+
+def _chunk_size(stack: Stack) -> int:
     """How many resamples fit into bounded memory at a time."""
     n_rows, n_pairs = stack.values.shape
     n_products = stack.n_models * n_rows + 2 * n_rows
     return max(1, int(CHUNK_BYTES / (8 * (2 * n_pairs + n_products))))
+
+
+def spread(
+    resampled: np.ndarray, over: str, *, n_subjects: int, n_stimuli: int
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Give standard errors (q,), which resamples (r,) they are from, and degrees of freedom."""
+    usable = np.asarray(np.isfinite(resampled).all((0, 2)))
+    n_usable = int(usable.sum())
+    if n_usable < max(2, len(usable) // 2):
+        raise DataError(
+            f"Only {n_usable} of {len(usable)} resamples can be fitted: in the others predictors "
+            "are collinear, or too few different stimuli are left. Use more stimuli or fewer "
+            "predictors."
+        )
+    kept = resampled[:, usable]
+    variances = resampling_variances(
+        kept, np.full((*kept.shape[:2], 2), np.nan),
+        n_subjects=n_subjects if over != "stimuli" else None,
+        n_stimuli=n_stimuli if over != "subjects" else None,
+    )  # fmt: skip
+    fewest = {"subjects": n_subjects, "stimuli": n_stimuli, "both": min(n_subjects, n_stimuli)}
+    return np.sqrt(variances.models), usable, fewest[over] - 1
+
+
+def with_intervals(value: np.ndarray, error: np.ndarray, df: int) -> dict[str, np.ndarray]:
+    """Columns of a table: the standard error, and a 95 % interval of Student's t."""
+    from scipy.stats import t
+
+    reach = t.ppf(0.975, max(df, 1)) * error
+    return {"se": error, "ci_low": value - reach, "ci_high": value + reach}

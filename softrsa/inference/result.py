@@ -295,13 +295,13 @@ def describe(stack: Stack, **settings: object) -> xr.Dataset:
         "softrsa_schema": SCHEMA, "measure": stack.entry.name,
         "model_dim": stack.model_dim, "n_stimuli": stack.n_stimuli,
         "n_missing_pairs": stack.n_missing, "warnings": json.dumps(cautions(stack, scores)),
-        "versions": json.dumps(_versions()), **settings,
+        "versions": json.dumps(versions()), **settings,
     }  # fmt: skip
     return data
 
 
 @cache
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
     """Look up what made a result; reading it from disk takes longer than a small bootstrap."""
     found = {name: version(name) for name in ("softrsa", "torch")}
     return found | {"python": platform.python_version()}
