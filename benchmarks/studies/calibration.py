@@ -25,6 +25,7 @@ from softrsa.inference import (
     crossvalidate,
     evaluate,
     permutation_test,
+    regress_rdms,
     weighted_rsm_model,
 )
 from softrsa.pairs import expand
@@ -156,6 +157,28 @@ def fitted_models(n_studies: int = 400) -> None:
     verdict(f"{claim}, difference of two", float(np.mean(different)), 0.0, 0.07)
 
 
+def regressions(over: str, n_studies: int = 500) -> None:
+    """Coverage of 95 % intervals of coefficients of two models in one regression.
+
+    The truth is the mean coefficient of fresh stimuli (and subjects), the same for both models.
+    """
+    rng = torch.Generator().manual_seed(5)
+    common = torch.rand(SUBJECTS, DIMENSIONS, dtype=torch.float64, generator=rng)
+    fixed = {"common": common} if over == "stimuli" else {}
+    tables = [
+        regress_rdms(
+            *study(rng, **fixed), over=over, n_resamples=RESAMPLES, folds=None, seed=i
+        ).table
+        for i in range(n_studies)
+    ]
+    low, high, value = (
+        np.array([table[name] for table in tables]) for name in ("ci_low", "ci_high", "coefficient")
+    )
+    truth = value.mean(0)
+    inside = ((low <= truth) & (truth <= high)).mean()
+    verdict(f"coverage of 95 % intervals of regress_rdms over {over}", inside, 0.93, 0.97)
+
+
 def main() -> None:
     """Print where and when, then every claim."""
     commit = subprocess.run(
@@ -173,6 +196,7 @@ def main() -> None:
         "permutation": permutations,
         "tests": false_positives_over_subjects,
         "fitted": fitted_models,
+        "regression": lambda: [regressions(over) for over in ("both", "stimuli")],
         **{over: lambda o=over: coverage(o) for over in ("subjects", "stimuli", "both")},
     }
     parser = argparse.ArgumentParser(description=__doc__)

@@ -401,7 +401,7 @@ def _labelled(one: xr.DataArray, name: str) -> xr.DataArray:
             f"Predictor set {name!r} must have one dimension before `anchor` and `neighbor`, got "
             f"{one.dims}."
         )
-    return one.expand_dims("model") if one.ndim == 2 else one
+    return one.expand_dims("layer") if one.ndim == 2 else one
 
 
 def _joined(stacks: Mapping[str, xr.DataArray]) -> xr.DataArray:
@@ -424,6 +424,6 @@ def _joined(stacks: Mapping[str, xr.DataArray]) -> xr.DataArray:
             )
         arrays.append(one.sel(anchor=ids, neighbor=ids).values)
     return xr.DataArray(
-        np.concatenate(arrays), dims=("model", "anchor", "neighbor"),
+        np.concatenate(arrays), dims=("layer", "anchor", "neighbor"),
         coords={"anchor": ids, "neighbor": ids}, attrs={"kind": kind},
     )  # fmt: skip
