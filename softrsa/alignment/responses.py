@@ -69,6 +69,8 @@ class Responses:
     points : Tensor, shape (n_stimuli, m), or None
         Of a layer whose similarity is learned: points whose inner products are its similarities
         (correlation, cosine, dot), or those of its units.
+    control : Tensor, shape (k, n_stimuli, n_stimuli), or None
+        Of a layer, RSMs that its scores are given; see `softrsa.alignment.controlled`.
     raw : bool
         Whether points have the inner products of the units as they are, whatever the similarity.
     source : Tensor, shape (n_stimuli, n_units), or None
@@ -86,6 +88,7 @@ class Responses:
     points: Tensor | None = None
     source: Tensor | None = None
     raw: bool = False
+    control: Tensor | None = None
 
     @property
     def patterns(self) -> str:
@@ -129,6 +132,7 @@ class Responses:
             stimuli=None if self.stimuli is None else self.stimuli[stimuli.cpu().numpy()],
             points=None if self.points is None else self.points[stimuli],
             source=None,
+            control=None if self.control is None else self.control[:, stimuli][:, :, stimuli],
         )
 
     def at(self, wanted: pd.Index, name: str) -> Responses:
@@ -167,10 +171,11 @@ class Responses:
     def changed(self, change: Callable[[Tensor], Tensor]) -> Responses:
         """Put all numbers through a change of device or type."""
         units = None if self.units is None else tuple(map(change, self.units))
-        held, points, source = (
-            None if one is None else change(one) for one in (self.held, self.points, self.source)
+        held, points, source, control = (
+            None if one is None else change(one)
+            for one in (self.held, self.points, self.source, self.control)
         )
-        return replace(self, held=held, units=units, points=points, source=source)
+        return replace(self, held=held, units=units, points=points, source=source, control=control)
 
     def all_units(self) -> Tensor:
         """All subjects' units side by side (n_stimuli, n_units)."""

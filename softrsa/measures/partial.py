@@ -132,14 +132,24 @@ def _checked(x: Tensor, y: Tensor, control: Tensor) -> Tensor:
     return control
 
 
-def check_left(n_pairs: int, n_controls: int) -> None:
+def check_left(n_pairs: int, n_controls: int, of: str = "") -> None:
     """Refuse so many controls that nothing is left to correlate."""
     if n_pairs < n_controls + 3:
         raise ShapeError(
-            f"Given {n_controls} controls, a correlation needs at least {n_controls + 3} pairs, "
-            f"got {n_pairs}: what is left of two RSMs would always agree. Use more stimuli or "
-            "fewer controls."
+            f"Given {n_controls} controls, a correlation needs at least {n_controls + 3} pairs"
+            f"{of}, got {n_pairs}: what is left of two RSMs would always agree. Use more stimuli "
+            "(fewer folds) or fewer controls."
         )
+
+
+def check_stimuli_left(n_stimuli: int, n_controls: int, measure: Measure) -> None:
+    """Refuse too few stimuli for so many controls under a measure."""
+    n_pairs = n_stimuli * (n_stimuli - 1) // 2
+    if measure.embed is not None and measure.embed.offsets == "removed":
+        # centering takes one number per stimulus, of which the constant is one
+        check_left(n_pairs - n_stimuli + 1, n_controls, " beyond row and column means")
+    else:
+        check_left(n_pairs, n_controls)
 
 
 def _embedded(x: Tensor, *, rank: bool) -> Tensor:
@@ -212,7 +222,7 @@ def residual_squares(rsms: Tensor, control: Tensor, measure: Measure) -> Tensor:
     ----------
     rsms : Tensor, shape (..., n, n)
         Square RSMs, float64, symmetric or not.
-    control : Tensor, shape (k, n, n)
+    control : Tensor, shape (..., k, n, n)
         Square RSMs of the same stimuli, float64.
     measure : Measure
         One with a partial form; see `check_partial`.
@@ -225,7 +235,7 @@ def residual_squares(rsms: Tensor, control: Tensor, measure: Measure) -> Tensor:
         `of_residuals` scores them.
     """
     check_partial(measure)
-    check_left(rsms.shape[-1] * (rsms.shape[-1] - 1) // 2, len(control))
+    check_stimuli_left(rsms.shape[-1], control.shape[-3], measure)
     rank = measure.embed is not None and measure.embed.of == "ranks"
     entries, given = off_diagonal(rsms), off_diagonal(control)
     sizes = _size(entries, rank=rank), _size(given, rank=rank)
@@ -234,7 +244,7 @@ def residual_squares(rsms: Tensor, control: Tensor, measure: Measure) -> Tensor:
     else:
         entries, given = (_vectors(one, measure) for one in (entries, given))
     rest = unexplained(entries, orthonormal(given, sizes[1]), sizes[0])
-    square = torch.zeros_like(rsms)
+    square = rest.new_zeros(*rest.shape[:-1], *rsms.shape[-2:])
     square[..., ~torch.eye(rsms.shape[-1], dtype=torch.bool, device=rsms.device)] = rest
     return square
 
