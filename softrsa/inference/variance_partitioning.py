@@ -34,7 +34,6 @@ from softrsa.inference.pair_table import Stack, as_stack, stack_rsms
 from softrsa.inference.regression import (
     as_labels,
     describe_fit,
-    said_collinear,
     said_unusable,
 )
 
@@ -62,7 +61,7 @@ class PartitionResult(StoredResult):
     data : Dataset
         `explained` (subset, subject), the variance that every subset of the sets explains;
         `part_variance` (part, subject), `part_kind` (part), `part_se` (part) and `resampled_part`
-        (kind, resample, part); `vif` (predictor). `attrs` hold the sets, method, folds, seed and
+        (kind, resample, part); `vif` (predictor), by which nothing is wrong with shares. `attrs` hold the sets, method, folds, seed and
         versions.
 
     Examples
@@ -173,12 +172,6 @@ def partition_variance(
     DTypeError, ShapeError, StimulusError, DataError, UnknownNameError
         As `softrsa.inference.regress_rdms`; DataError also for fewer than 2 or more than 10 sets.
 
-    Warns
-    -----
-    CollinearityWarning
-        If a variance inflation factor is above 10 between predictors of all sets. Shares stay
-        right; coefficients would not.
-
     Notes
     -----
     The variance explained on held-out stimuli is that of each subject's RSM less its mean in the
@@ -206,7 +199,7 @@ def partition_variance(
     over = over or ("both" if stack.n_subjects > 1 else "stimuli")
     values = standardized(stack, [*stack.models, *stack.subjects])
     vif = variance_inflation(values[: stack.n_models], stack.models)
-    notes = said_collinear(vif, stack.models)
+    notes: list[str] = []
     names = list(predictor_sets)
     subsets = _subsets(len(names))
     columns = _columns(subsets, list(map(len, members)))

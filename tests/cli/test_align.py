@@ -632,9 +632,10 @@ def test_a_run_that_fails_leaves_the_earlier_results(files, command, tmp_path):
 
 
 def test_a_control_is_read_named_and_said(command, files, layers, tmp_path):
-    pixels = write(layers.drop_vars("layer").isel(unit=slice(10)), tmp_path / "PIXELS.nc")
-    both = write(layers, tmp_path / "low.nc")
-    base = [*map(str, files), *PLAIN[:-1], "--resamples", "0", "--out", str(tmp_path / "out")]
+    low = layers**2
+    pixels = write(low.drop_vars("layer").isel(unit=slice(10)), tmp_path / "PIXELS.nc")
+    both = write(low, tmp_path / "low.nc")
+    base = [*map(str, files), *PLAIN[:-1], "--resamples", "0"]
     code, out, _ = command(*base, "--control", str(pixels))
     assert code == 0
     assert "Scores are partial correlations given PIXELS." in out
@@ -666,7 +667,7 @@ def test_a_control_that_cannot_be_read_is_refused(
 ):
     low = write(layers, tmp_path / "low.nc")
     options = ["--control", control.format(low=low)] * (1 + ("Two" in message))
-    code, _, err = command(*map(str, files), *PLAIN, "--out", str(tmp_path / "out"), *options)
+    code, _, err = command(*map(str, files), *PLAIN, *options)
     assert code == 2
     assert message in err
     assert len(err.strip().splitlines()) == 1
