@@ -61,7 +61,7 @@ class PartitionResult(StoredResult):
     data : Dataset
         `explained` (subset, subject), the variance that every subset of the sets explains;
         `part_variance` (part, subject), `part_kind` (part), `part_se` (part) and `resampled_part`
-        (kind, resample, part); `vif` (predictor), by which nothing is wrong with shares. `attrs` hold the sets, method, folds, seed and
+        (kind, resample, part); `vif` (predictor). `attrs` hold the sets, method, folds, seed and
         versions.
 
     Examples

@@ -100,7 +100,7 @@ def plot_partition(table: pd.DataFrame, *, held_out: bool = True, ax: Axes | Non
     from matplotlib.patches import Patch
 
     check_drawn(table, ("part", "kind", "variance", *INTERVAL), "PartitionResult.table")
-    ax = panel(ax, height=2.9)
+    ax = panel(ax, height=3.6)
     place = np.arange(len(table))
     _bars(ax, place, table, "variance", [KIND_COLORS[kind] for kind in table["kind"]])
     _name(ax, place, [*table["part"]])
@@ -110,8 +110,8 @@ def plot_partition(table: pd.DataFrame, *, held_out: bool = True, ax: Axes | Non
         frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0.1,
         handletextpad=0.4, columnspacing=1.0, handlelength=1.2,
     )  # fmt: skip
-    where = "of held-out stimuli" if held_out else "of fitted stimuli"
-    return name_axes(ax, "", f"variance explained\n{where}, 95 % interval")
+    where = "held-out" if held_out else "fitted"
+    return name_axes(ax, "", f"variance explained\n({where}, 95 % interval)")
 
 
 def _bars(ax: Axes, place: np.ndarray, table: pd.DataFrame, column: str, colors: list[str]) -> None:
@@ -186,7 +186,7 @@ def plot_venn(table: pd.DataFrame, names: list[str], *, ax: Axes | None = None) 
             fontweight="bold",
         )
     for which, place in NUMBER_PLACES[len(names)].items():
-        value = 100 * float(share[" & ".join(names[i] for i in which)])
+        value = round(100 * float(share[" & ".join(names[i] for i in which)]), 1) + 0.0
         ax.text(place[0], place[1], f"{value:.1f}", ha="center", va="center", fontsize=8)
     total = 100 * float(share["all"])
     ax.set_title(f"variance explained, %: {total:.1f} in all", fontsize=9)
