@@ -185,8 +185,8 @@ def regress_rdms(
     -----
     Pairs that are NaN in any RSM are left out of all. A stimulus drawn twice makes no pair with
     itself. Resamples that cannot be fitted are left out, of all predictors alike. In simulations of
-    30 and 60 stimuli 95 % intervals of standardized coefficients over stimuli alone covered 92 to
-    93 %, as their errors grow with the coefficient; those over both 93 to 95 %. `r2_held_out`
+    30 and 60 stimuli, 95 % intervals of standardized coefficients covered 92 to 93 %: their errors
+    grow with the coefficient, so that they end too low more often than too high. `r2_held_out`
     takes each subject's RSM less its mean in the part and divided by its standard deviation over
     all pairs; where there is one subject, its own coefficients predict.
 
