@@ -19,7 +19,13 @@ from matplotlib.figure import Figure
 import softrsa
 from softrsa import reports
 from softrsa.alignment import AlignmentResult, FitSettings, identify_regions
-from softrsa.inference import bootstrap, compare_models
+from softrsa.inference import (
+    PartitionResult,
+    bootstrap,
+    compare_models,
+    partition_variance,
+    regress_rdms,
+)
 from softrsa.prediction import NeighborRegressor, friedman_nemenyi, make_surface
 from softrsa.rsm import build_rsms
 from softrsa.synthesis import captured_components, feasible_region, optimize_to_score
@@ -119,6 +125,33 @@ def comparisons() -> Axes:
     return compare_models(result, correction="fdr").plot_comparisons()
 
 
+def coefficients() -> Axes:
+    """Models in one regression."""
+    layers = build_rsms(data.layers, by="layer")
+    subjects = build_rsms(data.regions["late"], by="subject")
+    return regress_rdms(layers, subjects, method="nnls", folds=None, n_resamples=200).plot()
+
+
+@cache
+def parted() -> PartitionResult:
+    """Partition the variance of a region among early, middle and late layers."""
+    layers = build_rsms(data.layers, by="layer")
+    subjects = build_rsms(data.regions["late"], by="subject")
+    ends = {"early": slice(0, 1), "middle": slice(1, 3), "late": slice(3, 4)}
+    sets = {name: layers[one] for name, one in ends.items()}
+    return partition_variance(sets, subjects, n_resamples=200)
+
+
+def partition() -> Axes:
+    """Variance that is unique to sets of models, and shared."""
+    return parted().plot()
+
+
+def venn() -> Axes:
+    """Shared variance of two or three sets."""
+    return parted().plot_venn()
+
+
 def identification() -> Axes:
     """Regions identified in subjects left out."""
     networks = softrsa.datasets.load("digit-networks").regions
@@ -168,8 +201,8 @@ def neighbors() -> Axes:
 
 FIGURES: tuple[Callable[[], Axes | Figure], ...] = (
     rsm, mds, profile, alignment, transforms, curve, learned_similarity, beside,
-    geo_topological_grid, models, comparisons, identification, scores, capture, region_of_scores,
-    ranks, neighbors,
+    geo_topological_grid, models, comparisons, coefficients, partition, venn, identification,
+    scores, capture, region_of_scores, ranks, neighbors,
 )  # fmt: skip
 
 

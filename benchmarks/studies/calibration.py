@@ -20,12 +20,15 @@ from scipy.stats import kstest
 from torch import Tensor
 
 from softrsa.inference import (
+    behavior_rsm,
     bootstrap,
     cluster_test,
     compare_models,
     crossvalidate,
     evaluate,
+    intersubject_rsa,
     permutation_test,
+    regress_rdms,
     weighted_rsm_model,
 )
 from softrsa.inference.latency import latency_intervals
@@ -222,6 +225,73 @@ def _responses(rng: torch.Generator, times: np.ndarray, n: int) -> Tensor:
     return height * torch.exp(-((torch.from_numpy(times) - at) ** 2) / (2 * width**2))
 
 
+def regressions(over: str, n_studies: int = 500) -> None:
+    """Coverage of 95 % intervals of coefficients of two models in one regression.
+
+    The truth is the mean coefficient of fresh stimuli (and subjects), the same for both models.
+    """
+    rng = torch.Generator().manual_seed(5)
+    common = torch.rand(SUBJECTS, DIMENSIONS, dtype=torch.float64, generator=rng)
+    fixed = {"common": common} if over == "stimuli" else {}
+    tables = [
+        regress_rdms(
+            *study(rng, **fixed), over=over, n_resamples=RESAMPLES, folds=None, seed=i
+        ).table
+        for i in range(n_studies)
+    ]
+    low, high, value = (
+        np.array([table[name] for table in tables]) for name in ("ci_low", "ci_high", "coefficient")
+    )
+    truth = value.mean(0)
+    inside = ((low <= truth) & (truth <= high)).mean()
+    verdict(f"coverage of 95 % intervals of regress_rdms over {over}", inside, 0.93, 0.97)
+
+
+def partial_permutations(measure: str, n_studies: int = 1000) -> None:
+    """Models and brains that share a control's dimensions, and nothing beyond these.
+
+    Each has dimensions of its own; weights of subjects vary in these only. Ranks of sums are bent
+    in the control's ranks, on both sides alike, so that partial Spearman is not 0 in truth: there
+    the model has its own dimensions only, and the brains follow the control.
+    """
+    rng = torch.Generator().manual_seed(6)
+    rejected, plain = [], []
+    third = DIMENSIONS // 3
+    for i in range(n_studies):
+        points = torch.randn(STIMULI, DIMENSIONS, dtype=torch.float64, generator=rng)
+        weights = torch.zeros(6, DIMENSIONS, dtype=torch.float64)
+        weights[:, :third] = 1.0
+        weights[1, third : 2 * third] = 1.0
+        if measure == "spearman":
+            weights[1, :third] = 0.0
+        weights[2:, 2 * third :] = torch.rand(4, third, dtype=torch.float64, generator=rng)
+        control, model, *brains = distances(points, weights)
+        for found, given in ((rejected, control[None]), (plain, None)):
+            result = permutation_test(
+                model[None], torch.stack(brains), measure, n_permutations=199, seed=i, control=given
+            )
+            found.append(result.table["p_permutation"][0] <= 0.05)
+    print(f"      without the control, {measure}: {np.mean(plain):.3f}")
+    claim = f"false positives at .05, permutation_test(control=) under {measure}"
+    verdict(f"{claim}, {n_studies} null studies", float(np.mean(rejected)), 0.04, 0.06)
+
+
+def intersubject(n_studies: int = 2000, n_subjects: int = 20) -> None:
+    """Behavior and brains of subjects that have nothing to do with each other."""
+    rng = torch.Generator().manual_seed(7)
+    for way in ("nearest_neighbor", "anna_karenina"):
+        rejected = []
+        for i in range(n_studies):
+            scores = torch.randn(n_subjects, dtype=torch.float64, generator=rng)
+            brains = torch.randn(n_subjects, 5, dtype=torch.float64, generator=rng)
+            result = intersubject_rsa(
+                behavior_rsm(brains), behavior_rsm(scores, way), n_permutations=199, seed=i
+            )
+            rejected.append(result.table["p"][0] <= 0.05)
+        claim = f"false positives at .05, intersubject_rsa of {way}, {n_studies} null studies"
+        verdict(claim, float(np.mean(rejected)), 0.04, 0.06)
+
+
 def main() -> None:
     """Print where and when, then every claim."""
     commit = subprocess.run(
@@ -241,6 +311,9 @@ def main() -> None:
         "fitted": fitted_models,
         "clusters": clusters,
         "latencies": latencies,
+        "partial": lambda: [partial_permutations(name) for name in ("pearson", "spearman")],
+        "intersubject": intersubject,
+        "regression": lambda: [regressions(over) for over in ("both", "stimuli")],
         **{over: lambda o=over: coverage(o) for over in ("subjects", "stimuli", "both")},
     }
     parser = argparse.ArgumentParser(description=__doc__)

@@ -19,6 +19,7 @@ from softrsa._checks import resolve_device
 from softrsa._memory import available_memory
 from softrsa._wording import listed
 from softrsa.alignment.cluster import check_client, digest, digest_code, score_in_pieces
+from softrsa.alignment.controlled import check_control, control_parts, with_control
 from softrsa.alignment.embedding import rotated
 from softrsa.alignment.fitting import check_units
 from softrsa.alignment.held_out import (
@@ -56,6 +57,7 @@ from softrsa.io.axes import from_frame
 from softrsa.io.labelling import meaning
 from softrsa.measures import Measure, get
 from softrsa.measures.missing import check_leaves_out, lacks_pairs
+from softrsa.measures.partial import check_partial
 from softrsa.recordings import average_trials, split_units
 from softrsa.rsm.similarity import SimilarityLike, as_similarity
 from softrsa.transforms.center import held_pairs
@@ -89,6 +91,7 @@ def align(
     progress: bool = False,
     client: Client | None = None,
     store: str | Path | None = None,
+    control: LabelledData | None = None,
 ) -> AlignmentResult:
     """Align every layer of a model with every region of a brain, on held-out stimuli.
 
@@ -147,6 +150,14 @@ def align(
         A folder that keeps the result of every layer, region and fold once it is done, with a
         client or without. A run that was stopped goes on where it was when it is repeated with the
         same data and options; the store of another run is refused.
+    control : DataArray, mapping of str to data, or data, optional
+        What is held constant, such as pixels or low-level features, in any form that a layer may
+        have, of the same stimuli: each of its RSMs (the mean of subjects) is a control. All scores,
+        those of baselines and without folds, `rsa_score`, p, intervals and noise ceilings are then
+        partial correlations (`softrsa.measures.partial_correlation`, given all controls at once),
+        on the same test stimuli. Transforms are fitted and chosen without it, and `train_score` is
+        NaN; the control is centered with the transform "centered", and otherwise compared as it is.
+        For pearson, spearman, cosine and centered_pearson.
 
     Returns
     -------
@@ -183,11 +194,10 @@ def align(
     variance, is replaced there by the best fixed one, with a warning and in the table's column
     `folds_fallen_back`; all others go on. Test scores use pairs of test stimuli only. Noise
     ceilings are those of the transformed RSMs of the test stimuli: of several subjects by their
-    agreement, of one subject by that of its trials, where single trials (trial, unit) are given (see
-    `softrsa.inference.trial_ceiling`). Intervals and p take the fitted
-    transforms as they are: they say what would hold for other stimuli and subjects, not for other
-    fits. A warning is raised where row offsets explain more than half of what is shared and the
-    measure does not remove them.
+    agreement, of one subject by that of its trials, where single trials (trial, unit) are given
+    (see `softrsa.inference.trial_ceiling`). Intervals and p take the fitted transforms as they are:
+    they say what would hold for other stimuli and subjects, not for other fits. A warning is raised
+    where row offsets explain more than half of what is shared and the measure does not remove them.
 
     Examples
     --------
@@ -204,18 +214,22 @@ def align(
         settings or FitSettings(), n_resamples, seed,
     )  # fmt: skip
     check_client(client)
+    held = control_parts(control, by, named_parts)
+    options = replace(options, control=tuple(held))
+    if held:
+        check_partial(options.measure)
     target = resolve_device(device)
     areas, trials = averaged(named_parts(regions, region, "region"))
-    parts = joined(named_parts(layers, by, "layer"), areas, options)
-    expected = estimate_of_run(parts, options, elsewhere=client is not None)
+    parts = joined(named_parts(layers, by, "layer"), areas, held, options)
+    expected = estimate_of_run(parts[:2], options, elsewhere=client is not None)
     check_memory(expected, available_memory(target), device=target, said=progress)
-    layer_sides, region_sides = _sides(parts, options, target)
-    region_sides, untold = with_trials(region_sides, trials, options)
+    layer_sides, region_sides, control_sides = _sides(parts, options, target)
+    region_sides, untold = with_trials(region_sides, {} if held else trials, options)
     n_averaged = sum(len(side.subjects) > 1 for side in layer_sides.values())
     layer_sides = {name: one_subject(side) for name, side in layer_sides.items()}
     asked = transforms is not None
     options = _with_allowed(options, layer_sides, region_sides, asked=asked)
-    _common_count([*layer_sides.items(), *region_sides.items()])
+    _common_count([*layer_sides.items(), *region_sides.items(), *control_sides.items()])
     options, layer_sides, region_sides, missing = _with_missing(
         options, layer_sides, region_sides, asked=asked
     )
@@ -223,6 +237,10 @@ def align(
         layer_sides = {name: with_points(side) for name, side in layer_sides.items()}
     n_stimuli = next(iter(layer_sides.values())).n_stimuli
     splits = split_stimuli(n_stimuli, folds, seed=seed)
+    if control_sides:
+        fewest = min(len(split.test) for split in splits)
+        check_control(options.measure, fewest, len(control_sides), missing=options.missing)
+        layer_sides = with_control(layer_sides, control_sides)
     if permute:
         order = torch.randperm(n_stimuli, generator=torch.Generator().manual_seed(seed + 1))
         region_sides = {name: side.take(order) for name, side in region_sides.items()}
@@ -400,9 +418,12 @@ def _first(sides: Mapping[str, Responses], condition: Callable[[Responses], bool
 
 
 def _sides(
-    parts: tuple[dict[str, Data], dict[str, Data]], options: Options, device: torch.device
-) -> tuple[dict[str, Responses], dict[str, Responses]]:
-    """Read both sides; units are kept where anything reads them, in as few dimensions as it can."""
+    parts: Sequence[dict[str, Data]], options: Options, device: torch.device
+) -> tuple[dict[str, Responses], dict[str, Responses], dict[str, Responses]]:
+    """Read both sides and the control, of which only RSMs are kept.
+
+    Units are kept where anything reads them, in as few dimensions as it can.
+    """
     maps = {one.map for one in options.fitted}
     own = any(one.units is not None and not one.map for one in options.transforms)
     # predictivity is of the brain's own units, so only the model's may be rotated
@@ -413,7 +434,9 @@ def _sides(
             Tensor.detach if "ridge" in maps or options.of_features else rotated,
         )
     layers = _read(parts[0], options, device, keep[0], source=maps != {""})
-    return layers, _read(parts[1], options, device, keep[1], source=False)
+    regions = _read(parts[1], options, device, keep[1], source=False)
+    control = _read(parts[2], options, device, None, source=False, missing=False)
+    return layers, regions, {name: one_subject(side) for name, side in control.items()}
 
 
 def named_parts(data: LabelledData, by: str, kind: str) -> dict[str, Data]:
@@ -476,14 +499,15 @@ def with_trials(
 
 
 def joined(
-    layers: dict[str, Data], regions: dict[str, Data], options: Options
-) -> tuple[dict[str, Data], dict[str, Data]]:
+    layers: dict[str, Data], regions: dict[str, Data], control: dict[str, Data], options: Options
+) -> tuple[dict[str, Data], dict[str, Data], dict[str, Data]]:
     """Bring all labelled parts to the stimuli of the first, or to those that all share."""
-    parts = join_all([*layers.values(), *regions.values()], how=options.join, ids=options.ids)
-    return (
-        dict(zip(layers, parts[: len(layers)], strict=True)),
-        dict(zip(regions, parts[len(layers) :], strict=True)),
+    every = [*layers.values(), *regions.values(), *control.values()]
+    parts = iter(join_all(every, how=options.join, ids=options.ids))
+    first, second, third = (
+        dict(zip(names, parts, strict=False)) for names in (layers, regions, control)
     )
+    return first, second, third
 
 
 def make_fingerprint(
@@ -491,11 +515,13 @@ def make_fingerprint(
 ) -> dict[str, Any]:
     """Say what decides the results: the version, options, and digests of data and folds."""
     digests = [{name: digest(data) for name, data in part.items()} for part in parts]
+    control = {"control data": digests[2]} if digests[2] else {}
     settings = {name: str(value) for name, value in asdict(options.settings).items()}
     return {
         "softrsa_version": version("softrsa"),
         "layer": digests[0],
         "region": digests[1],
+        **control,
         "fold": {str(i): digest(*split) for i, split in enumerate(splits)},
         "code": {
             f"{type(row).__name__.lower()} {row.name}": digest_code(row)
@@ -546,6 +572,7 @@ def _read(
     keep: Callable[[Tensor], Tensor] | None,
     *,
     source: bool,
+    missing: bool = True,
 ) -> dict[str, Responses]:
     """RSMs of every part, its units as ``keep`` leaves them, and as they are for a ``source``."""
     row = options.similarity
@@ -553,7 +580,7 @@ def _read(
     for name, data in parts.items():
         side = as_responses(
             data, similarity=row if row.function else row.name, name=name,
-            subject=options.subject, device=device, units=keep is not None, missing=True,
+            subject=options.subject, device=device, units=keep is not None, missing=missing,
         )  # fmt: skip
         units = tuple(keep(u) for u in side.units) if keep and side.units else None
         whole = side.units[0] if source and side.units and len(side.units) == 1 else None

@@ -11,6 +11,13 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from softrsa.alignment.controlled import (
+    Side,
+    plain_rsa_given,
+    resample_given,
+    transformed_control,
+    views,
+)
 from softrsa.alignment.descent import FitPlan
 from softrsa.alignment.fitting import (
     BESIDE_SCORE,
@@ -39,6 +46,7 @@ from softrsa.inference.noise_ceiling import NoiseCeiling
 from softrsa.inference.trial_ceiling import ceiling_of_halves, has_trial_ceiling
 from softrsa.measures import Measure, get, pearson, row_offset_share
 from softrsa.measures.missing import FEWEST_PAIRS, lacks_pairs, on_held_pairs
+from softrsa.measures.partial import of_residuals
 from softrsa.measures.shape import coordinates
 from softrsa.pairs import off_diagonal
 from softrsa.transforms.center import held_pairs
@@ -160,23 +168,30 @@ def evaluate(
 ) -> Judged:
     """Score every transform of a run on its test stimuli, each pair of stimuli transformed once."""
     model, brain = run.test()
-    readers, chosen, measure = run.readers(brain), list(run.score), options.scoring
+    readers, chosen = run.readers(brain), list(run.score)
     sides = {name: fitted.model_side(model, brain) for name, fitted in run.fitted.items()}
-    pairs = {name: run.fitted[name].stepped(side, brain, readers) for name, side in sides.items()}
-    models = [left if len(left) == 1 else left[chosen] for left, _ in pairs.values()]
-    brains = torch.stack([right[chosen] for _, right in pairs.values()])
-    resampled = resample_scores(run, measure, models, brains, draws, on_step=on_step)
-    scored = [*zip(models, brains, strict=True)]
+    pairs = [Side(*run.fitted[name].stepped(side, brain, readers)) for name, side in sides.items()]
+    controls = _controls(model, run.fitted)
+    measure, given, of_offsets, aside = views(pairs, controls, options.scoring)
+    scored = [side.scored(chosen) for side in given]
+    if controls is None:
+        models, brains = zip(*scored, strict=True)
+        resampled = resample_scores(
+            run, measure, models, torch.stack(brains), draws, on_step=on_step
+        )
+    else:
+        resampled = resample_given(run, options.measure, pairs, controls, draws)
     scores = [measure.between(*both).mean() for both in scored]
-    shares = [row_offset_share(*both).mean() for both in scored]
-    beside = [scores_beside(*both) for both in scored]
+    shares = [row_offset_share(*side.scored(chosen)).mean() for side in of_offsets]
+    beside = [scores_beside(*side.scored(chosen)) for side in aside]
     # a measure that does not say how it normalizes: the mean RSM as it is
     pool = "normalized" if options.measure.normalize else "raw"
+    ceiling_measure = options.measure if controls is None else measure
     n_pairs = int(held_pairs(model.rsms, brain.rsms).sum()) // 2
     records = {}
     for k, (name, fitted) in enumerate(run.fitted.items()):
         ceiling = (
-            _ceiling(pairs[name][1], options.measure, pool)
+            _ceiling(given[k].brain, ceiling_measure, pool)
             if brain.halves is None
             else _ceiling_of_trials(brain, fitted, options.measure)
         )
@@ -187,7 +202,8 @@ def evaluate(
             **beside[k],
             "ceiling_lower": float(ceiling.lower[chosen].mean()),
             "ceiling_upper": float(ceiling.upper[chosen].mean()),
-            "train_score": fitted.train_score,
+            # which is that of the fit, without a control
+            "train_score": fitted.train_score if controls is None else torch.nan,
             "penalty": fitted.penalty,
             "n_steps": fitted.n_steps,
             "degenerate": fitted.degenerate,
@@ -204,6 +220,14 @@ def evaluate(
         }
     records["identity"]["rsa_score"] = plain_rsa(model, brain, chosen)
     return Judged(records, resampled.sums)
+
+
+def _controls(model: Responses, fitted: Mapping[str, Fitted]) -> list[Tensor] | None:
+    """Give the control of each transform, if there is one, over the stimuli of the model."""
+    if model.control is None:
+        return None
+    names = [one.fallback or one.chosen or name for name, one in fitted.items()]
+    return [transformed_control(model.control, name) for name in names]
 
 
 def _of_map(fitted: Fitted) -> dict[str, Any]:
@@ -246,8 +270,10 @@ def _ceiling_of_trials(brain: Responses, fitted: Fitted, measure: Measure) -> No
 
 
 def plain_rsa(model: Responses, brain: Responses, subjects: Sequence[int]) -> float:
-    """Mean over subjects of the Pearson correlation of RSMs as they are."""
+    """Mean over subjects of the (partial) Pearson correlation of RSMs as they are."""
     rsms = brain.rsms[list(subjects)]
+    if model.control is not None:
+        return plain_rsa_given(model.rsms, rsms, model.control)
     if lacks_pairs(model.rsms, rsms):
         return float(on_held_pairs(get("pearson")).between(model.rsms, rsms).mean())
     return float(pearson(off_diagonal(model.rsms), off_diagonal(rsms)).mean())
@@ -376,6 +402,10 @@ def score_all_stimuli(name: str, model: Responses, brain: Responses, options: Op
         return float("nan")
     transform, measure = UNFITTED[name](), options.scoring
     own = transform(model.rsms[0])
+    if model.control is not None:
+        control = transformed_control(model.control, name)
+        given = Side(own[None], transform(brain.rsms)).less(control, options.measure)
+        return float(of_residuals(options.measure).between(*given).mean())
     if options.missing:  # a pair that a subject lacks is left out of all
         return float(measure.between(own, transform(brain.rsms)).mean())
     scores = [measure.between(own, transform(rsm)) for rsm in brain.rsms]
@@ -453,7 +483,8 @@ def undefined_warnings(data: xr.Dataset, options: Options) -> list[str]:
     return [
         f"{counted[0]} of {n_scores} scores of folds are undefined (NaN), most of them for "
         f"{counted[1]}: on one side there is no variance above rounding, or none after centering "
-        "(stimuli that do not differ, one unit per stimulus, one number per stimulus only), or "
+        "(stimuli that do not differ, one unit per stimulus, one number per stimulus only), "
+        f"{'the control explains all of it, ' if options.control else ''}or "
         "values are missing. Nothing can be compared there."
     ]
 

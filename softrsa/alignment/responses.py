@@ -69,6 +69,8 @@ class Responses:
     points : Tensor, shape (n_stimuli, m), or None
         Of a layer whose similarity is learned: points whose inner products are its similarities
         (correlation, cosine, dot), or those of its units.
+    control : Tensor, shape (k, n_stimuli, n_stimuli), or None
+        Of a layer, RSMs that its scores are given; see `softrsa.alignment.controlled`.
     raw : bool
         Whether points have the inner products of the units as they are, whatever the similarity.
     source : Tensor, shape (n_stimuli, n_units), or None
@@ -89,6 +91,7 @@ class Responses:
     source: Tensor | None = None
     raw: bool = False
     halves: Tensor | None = None
+    control: Tensor | None = None
 
     @property
     def patterns(self) -> str:
@@ -133,6 +136,7 @@ class Responses:
             points=None if self.points is None else self.points[stimuli],
             source=None,
             halves=None if self.halves is None else self.halves[:, :, stimuli],
+            control=None if self.control is None else self.control[:, stimuli][:, :, stimuli],
         )
 
     def at(self, wanted: pd.Index, name: str) -> Responses:
@@ -171,11 +175,11 @@ class Responses:
     def changed(self, change: Callable[[Tensor], Tensor]) -> Responses:
         """Put all numbers through a change of device or type."""
         units = None if self.units is None else tuple(map(change, self.units))
-        held, points, source, halves = (
-            None if one is None else change(one)
-            for one in (self.held, self.points, self.source, self.halves)
-        )
-        return replace(self, held=held, units=units, points=points, source=source, halves=halves)
+        parts = {
+            name: None if (one := getattr(self, name)) is None else change(one)
+            for name in ("held", "points", "source", "halves", "control")
+        }
+        return replace(self, units=units, **parts)
 
     def all_units(self) -> Tensor:
         """All subjects' units side by side (n_stimuli, n_units)."""

@@ -15,6 +15,7 @@ from softrsa._files import StoredResult
 from softrsa.alignment.resampling import Over, compare, intervals
 from softrsa.alignment.settings import repeat_call
 from softrsa.errors import DataError, unknown_name
+from softrsa.measures.registry import measure_title
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -61,10 +62,12 @@ class AlignmentResult(StoredResult):
 
     def __repr__(self) -> str:
         attrs, sizes = self.data.attrs, self.data.sizes
+        held = ", ".join(json.loads(attrs.get("control", "[]")))
+        given = f"partial, given {held}; " if held else ""
         return (
             f"AlignmentResult({sizes['layer']} layers × {sizes['region']} regions, "
             f"{attrs['n_stimuli']} stimuli, {attrs['n_folds']} folds, {attrs['measure']}; "
-            f"transforms {attrs['transforms']}); see .table, .plot(), .report(path)"
+            f"{given}transforms {attrs['transforms']}); see .table, .plot(), .report(path)"
         )
 
     @property
@@ -276,7 +279,7 @@ class AlignmentResult(StoredResult):
         """Draw layers against scores, a panel per transform, noise ceilings shaded."""
         from softrsa.reports.figures import plot_alignment
 
-        return plot_alignment(self.table, measure=self.data.attrs["measure"])
+        return plot_alignment(self.table, measure=measure_title(self.data.attrs))
 
     def plot_transforms(self) -> Figure:
         """Draw the learned curves of both sides over the identity."""
@@ -333,7 +336,13 @@ def _sides(data: xr.Dataset) -> xr.DataArray:
     return data["transform"].copy(data=np.array(names, dtype=object))
 
 
-KEPT = ("titles", "baselines", "pairs_missing", "all_stimuli_scored")  # attributes of tables
+KEPT = (
+    "titles",
+    "baselines",
+    "pairs_missing",
+    "all_stimuli_scored",
+    "control",
+)  # attributes of tables
 _CEILING = ["ceiling_lower", "ceiling_upper"]
 _BESIDE = ["per_anchor_score", "balanced_score", "identification"]
 _OF_MAP = ["map_size", "map_penalty", "map_steps", "effective_dimension", "distance_from_identity"]

@@ -320,6 +320,7 @@ class Options:
     seed: int = 0
     missing: bool = False  # whether pairs are missing in the data
     unavailable: tuple[str, ...] = ()  # ways to learn a similarity that the data do not allow
+    control: tuple[str, ...] = ()  # names of the RSMs that scores are given: these are partial then
 
     def __post_init__(self):
         if not self.transforms:
@@ -408,6 +409,7 @@ class Options:
             "own_folds": int(isinstance(self.folds, tuple)),
             "all_stimuli_scored": int(self.folds is None),
             "pairs_missing": int(self.missing),
+            **({"control": json.dumps(self.control)} if self.control else {}),
         }  # fmt: skip
 
 
@@ -442,6 +444,8 @@ def repeat_call(attrs: Mapping[str, Any]) -> str:
     settings = options.pop("settings")
     lines = ["import softrsa", "from softrsa.alignment import FitSettings"]
     lines += ["", "result = softrsa.align(", "    layers,", "    regions,"]
+    if "control" in attrs:
+        lines.append(f"    control=control,  # {', '.join(json.loads(attrs['control']))}")
     for name, value in options.items():
         own = "  # in fact folds of your own" if name == "folds" and attrs.get("own_folds") else ""
         lines.append(

@@ -24,6 +24,7 @@ from softrsa.alignment.responses import Data
 from softrsa.cli.common import (
     DPI,
     check_one_source,
+    control_files,
     load_dataset,
     note,
     outputs,
@@ -77,6 +78,7 @@ def run(arguments: argparse.Namespace) -> None:
             progress=not arguments.quiet,
             client=client,
             store=arguments.store,
+            control=_control(arguments),
         )
         command = shlex.join(["softrsa", *arguments.argv])
         result = AlignmentResult(result.data.assign_attrs(command=command))
@@ -181,6 +183,26 @@ def _load(
         select(regions, arguments.regions, kind="region"),
         images,
     )
+
+
+def _control(arguments: argparse.Namespace) -> dict[str, Data] | None:
+    """Read what is held constant, named after its layers, or its file where it has none."""
+    found: dict[str, Data] = {}
+    for place, (path, layer) in enumerate(control_files(arguments), len(arguments.files)):
+        data = read(arguments, place)
+        parts = named_parts(data, arguments.by, arguments.by)
+        if arguments.by not in (*data.coords, *data.dims):
+            parts = {path.stem: next(iter(parts.values()))}
+        if layer:
+            parts = dict(select(parts, [layer], kind="layer"))
+        repeated = [name for name in parts if name in found]
+        if repeated:
+            raise DataError(
+                f"Two controls are named {listed(repeated)}: rename a file or a layer, or leave "
+                "one out."
+            )
+        found |= parts
+    return found or None
 
 
 def _named(data: xr.DataArray, arguments: argparse.Namespace, kind: str) -> dict[str, Data]:

@@ -80,22 +80,38 @@ def load_dataset(arguments: argparse.Namespace, name: str) -> datasets.DataSet:
     return data
 
 
-FILES_OF = ("layers", "recordings")  # names of two files, before what an option says of one
+FILES_OF = ("layers", "recordings")  # names of two files, before what an option says of one;
+# those of --control are named "control"
+
+
+def control_files(arguments: argparse.Namespace) -> list[tuple[Path, str]]:
+    """Files of --control, each with the layer that was named after a colon, or ""."""
+    found = []
+    for text in getattr(arguments, "control", None) or ():
+        file, colon, layer = text.rpartition(":")
+        whole = not colon or Path(text).exists() or len(file) == 1  # C:\file
+        found.append((Path(text), "") if whole else (Path(file), layer))
+    return found
+
+
+def _sources(arguments: argparse.Namespace) -> list[Path]:
+    """All files that are read, those of controls last."""
+    return [*arguments.files, *(path for path, _ in control_files(arguments))]
 
 
 def read(arguments: argparse.Namespace, place: int = 0) -> xr.DataArray:
     """Read one of the files and average the trials of each stimulus.
 
-    What it was taken for is said with the results.
+    What it was taken for is said with the results. Places after the files are those of controls.
     """
-    path = arguments.files[place]
+    path = _sources(arguments)[place]
     options, alone = _reading(arguments, place)
     try:
         array = load(path, **options)
     except SoftRSAError as error:
         if not alone:
             raise
-        hint = f"--{alone[0]} {FILES_OF[1 - place]}:{getattr(arguments, alone[0])[0]}"
+        hint = f"--{alone[0]} {FILES_OF[0 if place else 1]}:{getattr(arguments, alone[0])[0]}"
         raise type(error)(
             f"{error} An option about the other file only is written {hint}."
         ) from error
@@ -108,16 +124,17 @@ def read(arguments: argparse.Namespace, place: int = 0) -> xr.DataArray:
 
 def _reading(arguments: argparse.Namespace, place: int) -> tuple[dict[str, Any], list[str]]:
     """Find the options of `load` that are about one of the files, and which do not name it."""
-    files = arguments.files
+    files = _sources(arguments)
     taken = [takes(path) for path in files]
     found: dict[str, Any] = {}
     alone = []
-    names = [{FILES_OF[i], path.name, path.stem} for i, path in enumerate(files[:2])]
+    kinds = [*FILES_OF[: len(arguments.files)], *["control"] * len(files)]
+    names = [{kind, path.name, path.stem} for kind, path in zip(kinds, files, strict=False)]
     for name in ("stimuli", "kind", "dims", "variable", "halves", "trials"):
         texts = [t for t in getattr(arguments, name, None) or () if isinstance(t, str)]
         for text in texts:  # identify has numbers of stimuli
             about, colon, value = text.partition(":")
-            if len(files) > 1 and colon and about in names[0] | names[1]:
+            if len(files) > 1 and colon and about in set().union(*names):
                 if about not in names[place]:
                     continue
             elif len(files) > 1 and name not in taken[place]:

@@ -41,6 +41,9 @@ real images and a pretrained network (extra `demo`):
 your own files, joined by stimulus id:
   $ softrsa align LAYERS.nc RECORDINGS.nc --by layer --region region --subject subject \\
         --transform identity,metric,instance,metric+instance --folds 5 --out results/
+
+what the network's layers add to pixels:
+  $ softrsa align LAYERS.nc RECORDINGS.nc --control PIXELS.nc --transform identity --out results/
 """,
     "time": """\
 example, your own files, joined by stimulus id:
@@ -317,6 +320,11 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         option(
             "--ids", "normalize: ids may differ by case, folder, extension, ... (%(default)s)",
             choices=("exact", "normalize"), default="exact",
+        ),
+        option(
+            "--control", "what is held constant, in any format that softrsa.load reads, all of it "
+            "or one layer; may be given again: scores are then partial correlations", type=str,
+            action="append", metavar="FILE[:LAYER]",
         ),
         flag("--permute", "a control: shuffle the brain's stimuli, so every gain must vanish"),
         option("--seed", "of folds, inner folds and --permute (%(default)s)", default=0, **SEED),

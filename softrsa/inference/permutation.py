@@ -12,6 +12,7 @@ from torch import Tensor
 
 from softrsa._checks import check_count
 from softrsa.errors import DataError
+from softrsa.inference.controlled import stack_given
 from softrsa.inference.inner_products import (
     CHUNK_BYTES,
     ranked_ceilings,
@@ -19,7 +20,7 @@ from softrsa.inference.inner_products import (
     score_once,
 )
 from softrsa.inference.matched import permuted_products, unit_squares
-from softrsa.inference.pair_table import Stack, find_measure, stack_rsms, stack_subjects, unlabeled
+from softrsa.inference.pair_table import Stack, find_measure, stack_subjects, unlabeled
 from softrsa.inference.result import InferenceResult, describe
 from softrsa.measures import Measure, cosine
 from softrsa.measures.missing import check_leaves_out, on_held_pairs
@@ -34,6 +35,7 @@ def permutation_test(
     seed: int = 0,
     two_sided: bool = False,
     names: Sequence[str] | None = None,
+    control: Tensor | xr.DataArray | None = None,
 ) -> InferenceResult:
     r"""Test each model against chance by permuting the stimulus labels of its RSM.
 
@@ -57,6 +59,10 @@ def permutation_test(
         Whether absolute scores are compared, instead of whether the model is above chance.
     names : sequence of str, optional
         What to call the models.
+    control : Tensor or DataArray, optional
+        RSMs that are held constant; see `evaluate`. What the control leaves of a model is permuted,
+        and scored with what it leaves of the subjects: a partial Mantel test. All pairs must be
+        there then.
 
     Returns
     -------
@@ -81,7 +87,8 @@ def permutation_test(
     References
     ----------
     Kriegeskorte, Mur & Bandettini (2008), doi:10.3389/neuro.06.004.2008; Phipson & Smyth (2010),
-    doi:10.2202/1544-6115.1585.
+    doi:10.2202/1544-6115.1585; Legendre (2000), doi:10.1080/00949650008812035, on permuting
+    residuals.
 
     Examples
     --------
@@ -95,15 +102,21 @@ def permutation_test(
     1  model 2          0.160
     """
     check_count("n_permutations", n_permutations, 1)
-    stack = stack_rsms(models, subjects_rsms, measure, names)
+    stack, given = stack_given(models, subjects_rsms, measure, names, control)
     if stack.n_missing:
         check_leaves_out(stack.entry, "the RSMs")
+        if given:
+            raise DataError(
+                f"{stack.n_missing} pairs are missing (NaN), and a permutation test given a "
+                "control needs all of them: leave out their stimuli."
+            )
     rng = torch.Generator().manual_seed(seed)
     orders = torch.stack(
         [torch.randperm(stack.n_stimuli, generator=rng) for _ in range(n_permutations)]
     )
     permuted = _permuted_scores(stack, orders.to(stack.first.device))
     settings = {"seed": seed, "n_permutations": n_permutations, "two_sided": int(two_sided)}
+    settings |= given
     data = describe(stack, **settings, procedure="permutation_test")
     p, p_fwer = _tail_shares(
         data["score"].mean("subject", skipna=False).values, permuted.cpu().numpy(), two_sided

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from softrsa._files import StoredResult
 from softrsa.errors import DataError, unknown_name
+from softrsa.inference.controlled import stack_given
 from softrsa.inference.inner_products import score_once
-from softrsa.inference.pair_table import Stack, stack_rsms
+from softrsa.inference.pair_table import Stack
 from softrsa.measures import Measure
 
 if TYPE_CHECKING:
@@ -227,6 +228,7 @@ def evaluate(
     measure: str | Measure | Callable[[Tensor, Tensor], Tensor],
     *,
     names: Sequence[str] | None = None,
+    control: Tensor | xr.DataArray | None = None,
 ) -> InferenceResult:
     """Score fixed models against each subject, with noise ceilings, without resampling.
 
@@ -241,6 +243,10 @@ def evaluate(
         Of RSMs: a name of `softrsa.measures.available`, its entry, or its function.
     names : sequence of str, optional
         What to call the models; by default their labels, or "model 1" and so on.
+    control : Tensor, shape (n_stimuli, n_stimuli), (k, ...) or (n_pairs,), or DataArray, optional
+        RSMs that are held constant, of the same stimuli and form as the models: scores, and noise
+        ceilings, are then partial correlations (`softrsa.measures.partial_correlation`), and the
+        attribute `control` names them. For pearson, spearman, cosine and centered_pearson.
 
     Returns
     -------
@@ -256,7 +262,8 @@ def evaluate(
     StimulusError
         If labelled stacks differ in their stimuli, or only one side is labelled.
     DataError
-        If values are infinite, names repeat, or fewer than 3 pairs are there in all RSMs.
+        If values are infinite, names repeat, or fewer than 3 pairs are there in all RSMs; given a
+        control, also if the measure has no partial form.
     UnknownNameError
         If there is no such measure.
 
@@ -272,7 +279,8 @@ def evaluate(
        score  ceiling_lower
     0   0.56           0.14
     """
-    return InferenceResult(describe(stack_rsms(models, subjects_rsms, measure, names)))
+    stack, given = stack_given(models, subjects_rsms, measure, names, control)
+    return InferenceResult(describe(stack, **given))
 
 
 def describe(stack: Stack, **settings: object) -> xr.Dataset:

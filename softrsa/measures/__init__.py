@@ -16,6 +16,7 @@ from softrsa.measures.correlation import (
     spearman,
 )
 from softrsa.measures.kernels import kernel_cka, kernel_nbs
+from softrsa.measures.partial import partial_correlation, semipartial_correlation
 from softrsa.measures.predictivity import linear_predictivity, ridge_predictivity
 from softrsa.measures.rank import kendall_tau_a, kendall_tau_b, rho_a, soft_spearman
 from softrsa.measures.registry import MEASURES, Measure, available, get
@@ -44,6 +45,7 @@ __all__ = [
     "linear_predictivity",
     "minibatch_cka",
     "nbs",
+    "partial_correlation",
     "pearson",
     "per_anchor_pearson",
     "procrustes_distance",
@@ -51,6 +53,7 @@ __all__ = [
     "rho_a",
     "ridge_predictivity",
     "row_offset_share",
+    "semipartial_correlation",
     "soft_spearman",
     "spearman",
     "stimulus_identification",

@@ -407,6 +407,12 @@ def measure_of(attrs: Mapping[Any, Any]) -> Measure:
     return Measure(function=unknown, **described)
 
 
+def measure_title(attrs: Mapping[Any, Any]) -> str:
+    """Name the measure of a result for a figure: "partial spearman" where a control is held."""
+    partial = "partial " if attrs.get("control") else ""
+    return partial + attrs["measure"].replace("_", " ")
+
+
 def available() -> dict[str, Measure]:
     """All measures by name, with their declared properties.
 

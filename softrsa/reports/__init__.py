@@ -10,6 +10,7 @@ from softrsa.reports.figures import (
 )
 from softrsa.reports.identification_figures import plot_geo_topological_grid
 from softrsa.reports.prediction_figures import plot_neighbors
+from softrsa.reports.regression_figures import plot_coefficients, plot_partition, plot_venn
 from softrsa.reports.rsm_figures import plot_mds, plot_rsm
 from softrsa.reports.similarity_figures import (
     gains_beside,
@@ -32,6 +33,7 @@ __all__ = [
     "plot_alignment",
     "plot_beside",
     "plot_capture",
+    "plot_coefficients",
     "plot_component_curves",
     "plot_curve",
     "plot_decoding",
@@ -40,10 +42,12 @@ __all__ = [
     "plot_learned_similarity",
     "plot_mds",
     "plot_neighbors",
+    "plot_partition",
     "plot_profile",
     "plot_rsm",
     "plot_scores",
     "plot_time_courses",
     "plot_time_generalization",
     "plot_transforms",
+    "plot_venn",
 ]

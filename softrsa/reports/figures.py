@@ -82,7 +82,7 @@ def plot_alignment(table: pd.DataFrame, *, measure: str) -> Figure:
     table : DataFrame
         `AlignmentResult.table`.
     measure : str
-        Name of the measure, for the axis.
+        Name of the measure, for the axis; "partial spearman" given a control.
 
     Returns
     -------
@@ -490,12 +490,13 @@ def format_best(table: pd.DataFrame) -> str:
     Returns
     -------
     str
-        One line per region.
+        One line per region; given a control, a line that says so before.
     """
     check_drawn(table, PROFILE, "AlignmentResult.table")
     transform = table["transform"].iloc[-1]
     part = table[table["transform"] == transform]
-    lines = []
+    held = json.loads(table.attrs.get("control", "[]"))
+    lines = [f"Scores are partial correlations given {', '.join(held)}."] if held else []
     for region in dict.fromkeys(part["region"]):
         rows = part[part["region"] == region]
         if rows["score"].isna().all():

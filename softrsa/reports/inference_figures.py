@@ -9,6 +9,7 @@ import pandas as pd
 import xarray as xr
 
 from softrsa.errors import unknown_name
+from softrsa.measures.registry import measure_title
 from softrsa.reports.figures import (
     COLORS,
     MAX_WIDE,
@@ -56,7 +57,7 @@ def plot_inference(data: xr.Dataset, table: pd.DataFrame, *, ax: Axes | None = N
     _mark(ax, table, place, top)
     long = len(table) > MAX_WIDE or max(map(len, table.iloc[:, 0])) > 10
     over = " (95 % interval)" if shown.any() else ""
-    name_axes(ax, "", data.attrs["measure"].replace("_", " ").capitalize() + over)
+    name_axes(ax, "", measure_title(data.attrs).capitalize() + over)
     name_places(ax, place, list(table.iloc[:, 0]), slanted=long)
     ax.axhline(0, color="0.6", linewidth=0.8)
     if ax.get_legend_handles_labels()[0]:

@@ -74,6 +74,7 @@ def methods_text(data: xr.Dataset) -> tuple[str, list[str]]:
 def _data_compared(data: xr.Dataset, cite: Callable[[str], str], *, of_features: bool) -> str:
     attrs = data.attrs
     layers, regions = (counted(data.sizes[name], name) for name in ("layer", "region"))
+    held = json.loads(attrs.get("control", "[]"))
     people = sorted({int(n) for n in data["n_subjects"].values})
     subjects = (
         counted(people[0], "subject")
@@ -95,7 +96,21 @@ def _data_compared(data: xr.Dataset, cite: Callable[[str], str], *, of_features:
         f"We compared {layers} of a model with {regions} of a brain ({subjects}) by "
         f"representational similarity analysis {cite('rsa')}: similarity matrices of the same "
         f"{attrs['n_stimuli']} stimuli ({similarity}, where data were not given as matrices) were "
-        f"compared by {measure}{_source(entry, cite)}."
+        f"compared by {measure}{_source(entry, cite)}.{_given(held, entry)}"
+    )
+
+
+def _given(held: list[str], entry: Measure) -> str:
+    """Say that scores are partial correlations, and given what."""
+    if not held:
+        return ""
+    ranked = "ranks of the " if entry.embed is not None and entry.embed.of == "ranks" else ""
+    return (
+        f" All scores and noise ceilings are partial correlations given {_joined(held)}: what the "
+        f"{ranked}similarities of {'these' if len(held) > 1 else 'this'} explain by least squares "
+        "was removed from both sides before they were compared, on the same stimuli. Transforms "
+        "were fitted and chosen without a control, and the control itself was transformed by "
+        "centering only, where both sides were."
     )
 
 

@@ -15,6 +15,7 @@ import xarray as xr
 
 from softrsa._wording import counted, listed
 from softrsa.errors import DataError, FileMissingError
+from softrsa.measures.registry import measure_title
 from softrsa.reports.figures import titles
 from softrsa.reports.rsm_figures import cluster_order
 from softrsa.reports.similarity_figures import BESIDE, FIXED, gains_beside
@@ -199,7 +200,7 @@ def page_content(data: xr.Dataset, table: pd.DataFrame, images: Pictures | None)
         "titles": titles(data.attrs),
         "layers": [str(name) for name in data["layer"].values],
         "regions": [str(name) for name in data["region"].values],
-        "measure": data.attrs["measure"].replace("_", " "),
+        "measure": measure_title(data.attrs),
         "bars": "95 % intervals" if intervals else "± standard error",
         "start": {key: str(best[key]) for key in ("layer", "region", "transform")},
         "columns": columns,

@@ -629,3 +629,46 @@ def test_a_run_that_fails_leaves_the_earlier_results(files, command, tmp_path):
     code, _, _ = command(*files, *PLAIN, "--layers", "conv9")
     assert code == 2
     assert stale.is_file()
+
+
+def test_a_control_is_read_named_and_said(command, files, layers, tmp_path):
+    low = layers**2
+    pixels = write(low.drop_vars("layer").isel(unit=slice(10)), tmp_path / "PIXELS.nc")
+    both = write(low, tmp_path / "low.nc")
+    base = [*map(str, files), *PLAIN[:-1], "--resamples", "0"]
+    code, out, _ = command(*base, "--control", str(pixels))
+    assert code == 0
+    assert "Scores are partial correlations given PIXELS." in out
+    assert f"{pixels}: netCDF, 24 stimulus x 10 unit" in out
+    result = AlignmentResult.from_netcdf(tmp_path / "out" / "result.nc")
+    assert json.loads(result.data.attrs["control"]) == ["PIXELS"]
+    expected = softrsa.align(
+        layers, softrsa.load(files[1]), control=softrsa.load(pixels), folds=3, n_resamples=0,
+        transforms=["identity"],
+    )  # fmt: skip
+    np.testing.assert_allclose(result.table["score"], expected.table["score"], atol=1e-12)
+    code, out, _ = command(
+        *base, "--overwrite", "--control", f"{both}:fc", "--control", str(pixels)
+    )
+    assert code == 0
+    assert "Scores are partial correlations given fc, PIXELS." in out
+
+
+@pytest.mark.parametrize(
+    ("control", "message"),
+    [
+        ("nowhere.nc", "no file"),
+        ("{low}:fd", "Unknown layer 'fd'. Did you mean 'fc'?"),
+        ("{low}", "Two controls are named 'conv', 'fc': rename a file or a layer"),
+    ],
+)
+def test_a_control_that_cannot_be_read_is_refused(
+    command, files, layers, tmp_path, control, message
+):
+    low = write(layers, tmp_path / "low.nc")
+    options = ["--control", control.format(low=low)] * (1 + ("Two" in message))
+    code, _, err = command(*map(str, files), *PLAIN, *options)
+    assert code == 2
+    assert message in err
+    assert len(err.strip().splitlines()) == 1
+    assert not (tmp_path / "out").exists()
