@@ -64,7 +64,8 @@ def views(sides: list[Side], controls: Sequence[Tensor] | None, measure: Measure
     def less(one: Measure) -> list[Side]:
         return [side.less(control, one) for side, control in zip(sides, controls, strict=True)]
 
-    plain, centered = get("pearson"), get("centered_pearson")
+    plain = get("pearson")
+    centered = get("centered_pearson")
     return Views(of_residuals(measure), less(measure), less(plain), less(centered))
 
 
