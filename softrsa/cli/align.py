@@ -171,7 +171,8 @@ def _load(
     name = "simulated" if arguments.demo else arguments.dataset
     images = None
     if name is None:
-        layers, brain = (read(arguments, place) for place in (0, 1))
+        # trials of a single subject say how much of its RSM is noise
+        layers, brain = read(arguments), read(arguments, 1, keep_trials=True)
         _check_labels(brain, arguments, "region", arguments.files[1])
         regions: Mapping[str, Data] = _named(brain, arguments, "region")
     else:

@@ -99,8 +99,10 @@ def _sources(arguments: argparse.Namespace) -> list[Path]:
     return [*arguments.files, *(path for path, _ in control_files(arguments))]
 
 
-def read(arguments: argparse.Namespace, place: int = 0) -> xr.DataArray:
-    """Read one of the files and average the trials of each stimulus.
+def read(
+    arguments: argparse.Namespace, place: int = 0, *, keep_trials: bool = False
+) -> xr.DataArray:
+    """Read one of the files and average the trials of each stimulus, unless they are kept.
 
     What it was taken for is said with the results. Places after the files are those of controls.
     """
@@ -119,7 +121,8 @@ def read(arguments: argparse.Namespace, place: int = 0) -> xr.DataArray:
     told = "; ".join([sizes, *([array.attrs["read_as"]] if "read_as" in array.attrs else [])])
     taken = f"{path}: {array.attrs.get('source_format', 'netCDF')}, {told}."
     arguments.taken_for = [*getattr(arguments, "taken_for", []), taken]
-    return average_trials(array) if "trial" in array.dims else array
+    kept = keep_trials and "time" not in array.dims
+    return average_trials(array) if "trial" in array.dims and not kept else array
 
 
 def _reading(arguments: argparse.Namespace, place: int) -> tuple[dict[str, Any], list[str]]:
