@@ -106,7 +106,8 @@ def resampled(
         `subject_score` (layer, region, transform, tested_subject), means over folds;
         `resampled_score` (kind, layer, region, transform, resample), means over folds and drawn
         subjects, where stimuli, subjects or both are drawn, or pairs of stimuli by themselves; and
-        `p_chance` (layer, region, transform). A fold in which an RSM is constant is left out. NaN
+        `p_chance`, `p_corrected` and `calibrated_score` (layer, region, transform; see
+        `against_chance`). A fold in which an RSM is constant is left out. NaN
         for what cannot be resampled; p also where test stimuli of folds overlap, which permutations
         of each fold would take for independent.
     """
@@ -339,7 +340,7 @@ def labelled(
     shape = (len(layers), len(regions), len(names))
     by_subject = np.full((*shape, len(people)), np.nan)
     resamples = np.full((len(KINDS), *shape, n), np.nan)
-    p = np.full(shape, np.nan)
+    of_chance = np.full((3, *shape), np.nan)
     for (layer, region), one in found.items():
         at = layers.index(layer), regions.index(region)
         by_subject[(*at, slice(None), [people.index(name) for name in subjects[region]])] = (
@@ -347,19 +348,39 @@ def labelled(
         )
         resamples[:, at[0], at[1]] = one.resamples.mT.numpy()
         if disjoint:
-            p[at] = _tail_share(one.subjects.nanmean(-1), one.permuted)
+            of_region = [other for (_, name), other in found.items() if name == region]
+            of_chance[(slice(None), *at)] = against_chance(one, of_region)
     dims = ("layer", "region", "transform")
     return xr.Dataset(
         {
             "subject_score": ((*dims, "tested_subject"), by_subject),
             "resampled_score": (("kind", *dims, "resample"), resamples),
-            "p_chance": (dims, p),
+            **{name: (dims, values) for name, values in zip(CHANCE, of_chance, strict=True)},
         },
         {
             "layer": layers, "region": regions, "transform": list(names),
             "tested_subject": people, "kind": list(KINDS),
         },
     )  # fmt: skip
+
+
+CHANCE = ("p_chance", "p_corrected", "calibrated_score")
+
+
+def against_chance(one: Resampled, of_region: Sequence[Resampled]) -> np.ndarray:
+    """Compare scores (t,) with those of permuted stimuli: what `CHANCE` names (3, t).
+
+    Corrected are p by the best score of any layer and transform of the region, which hold the
+    error of the whole region: stimuli are permuted alike in all of them.
+    """
+    observed, permuted = one.subjects.nanmean(-1), one.permuted
+    largest = torch.cat([other.permuted for other in of_region], 1)
+    largest = largest.nan_to_num(-torch.inf).amax(1, keepdim=True).expand_as(permuted)
+    largest = largest.where(permuted.isfinite(), torch.nan)
+    spread = permuted.std(0)
+    calibrated = (observed - permuted.mean(0)) / spread.masked_fill(spread == 0, torch.nan)
+    shares = _tail_share(observed, permuted), _tail_share(observed, largest)
+    return np.stack([*shares, calibrated.double().numpy()])
 
 
 def _tail_share(observed: Tensor, permuted: Tensor) -> np.ndarray:

@@ -12,7 +12,7 @@ import pandas as pd
 import xarray as xr
 
 from softrsa._files import StoredResult
-from softrsa.alignment.resampling import Over, compare, intervals
+from softrsa.alignment.resampling import CHANCE, Over, compare, intervals
 from softrsa.alignment.settings import repeat_call
 from softrsa.errors import DataError, unknown_name
 from softrsa.measures.registry import measure_title
@@ -45,7 +45,7 @@ class AlignmentResult(StoredResult):
         what was fitted on a cluster or for a store.
         Where scores were resampled: `subject_score` by `tested_subject`, means over folds;
         `resampled_score` by `kind` (what was drawn: both, subjects, stimuli) and `resample`; and
-        `p_chance`. `attrs` hold the settings to repeat it.
+        `p_chance`, `p_corrected`, `calibrated_score`. `attrs` hold the settings to repeat it.
 
     Examples
     --------
@@ -87,8 +87,11 @@ class AlignmentResult(StoredResult):
             `map_penalty`, `map_steps`, `effective_dimension`, `distance_from_identity`, 0 to 1),
             whose steps are learned (`sides`), noise ceilings, the transform most folds selected,
             step summaries, counts (`n_pairs` are pairs of test stimuli in a fold, less those
-            missing), and `score_low`, `score_high` (see `intervals`) and `p_chance` (of permuted
-            stimulus labels, one-sided, not corrected), NaN where scores were not resampled.
+            missing), `score_low`, `score_high` (see `intervals`), and of permuted stimulus labels
+            `p_chance` (one-sided, not corrected), `p_corrected` (by the best score of any layer and
+            transform of the region) and `calibrated_score` (the score less the mean of permuted
+            ones, over their standard deviation); NaN where scores were not resampled. No p is less
+            than 1 / (permutations + 1).
         """
         data = self.data
         shown = data.attrs["transforms"].split(",")
@@ -121,7 +124,8 @@ class AlignmentResult(StoredResult):
         bounds = self.intervals()
         summary["score_low"], summary["score_high"] = bounds["low"], bounds["high"]
         unknown = xr.full_like(summary["score"], np.nan)
-        summary["p_chance"] = data.get("p_chance", unknown)
+        for name in CHANCE:
+            summary[name] = data.get(name, unknown)  # not in results of older versions
         frame = summary.sel(transform=shown).to_dataframe(
             dim_order=["layer", "region", "transform"]
         )

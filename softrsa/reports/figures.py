@@ -480,7 +480,7 @@ def format_table(table: pd.DataFrame) -> str:
 
 
 def format_best(table: pd.DataFrame) -> str:
-    """Name the best layer of every region, under the last transform of the table.
+    """Name the best layer of every region: of "selected" if it was asked for, else of all.
 
     Parameters
     ----------
@@ -490,11 +490,12 @@ def format_best(table: pd.DataFrame) -> str:
     Returns
     -------
     str
-        One line per region; given a control, a line that says so before.
+        One line per region, which says where no layer is above chance (`p_corrected` above .05);
+        given a control, a line that says so before.
     """
     check_drawn(table, PROFILE, "AlignmentResult.table")
-    transform = table["transform"].iloc[-1]
-    part = table[table["transform"] == transform]
+    chosen = table["transform"] == "selected"
+    part = table[chosen] if chosen.any() else table
     held = json.loads(table.attrs.get("control", "[]"))
     lines = [f"Scores are partial correlations given {', '.join(held)}."] if held else []
     for region in dict.fromkeys(part["region"]):
@@ -502,10 +503,21 @@ def format_best(table: pd.DataFrame) -> str:
         if rows["score"].isna().all():
             lines.append(f"{region}: no layer has a score")
             continue
-        best = rows.loc[rows["score"].idxmax()]
-        low, high = best["ceiling_lower"], best["ceiling_upper"]
-        ceiling = f"noise ceiling {low:.3f} to {high:.3f}" if pd.notna(low) else "no noise ceiling"
-        lines.append(
-            f"{region}: best layer {best['layer']} ({transform} {best['score']:.3f}, {ceiling})"
-        )
+        lines.append(f"{region}: {_best_of(rows.loc[rows['score'].idxmax()])}")
     return "\n".join(lines)
+
+
+def _best_of(best: pd.Series) -> str:
+    """Say what the best row of a region is, and whether it is above chance."""
+    said = [f"{best['transform']} {best['score']:.3f}"]
+    fixed = best.get("baseline_score", np.nan)
+    if pd.notna(fixed) and fixed != best["score"]:
+        said.append(f"best fixed {fixed:.3f}")
+    low, high = best["ceiling_lower"], best["ceiling_upper"]
+    said.append(f"noise ceiling {low:.3f} to {high:.3f}" if pd.notna(low) else "no noise ceiling")
+    p = best.get("p_corrected", np.nan)
+    if pd.notna(p):
+        said.append(f"corrected p {p:.2g}")
+    is_above = not p > 0.05
+    start = "best layer" if is_above else "no layer above chance; best"
+    return f"{start} {best['layer']} ({', '.join(said)})"

@@ -150,7 +150,7 @@ def _rows_note(data: xr.Dataset) -> str:
             " 95 %: for other stimuli and, with several subjects, other people (Student's t, as "
             "many degrees of freedom as the fewer of them less one). p: one-sided, of permuted "
             "stimulus labels for these people, not corrected; so p can be small where the interval "
-            "contains 0."
+            "contains 0. corrected p: of the best score of any layer and transform of the region."
         )
     return said
 

@@ -172,6 +172,7 @@ COLUMNS = (  # of the table: name, heading, decimals (none: text; an interval: n
     ("score", "score", 3), ("score_low", "95 %", "score_high"), ("score_se", "± SE", 3),
     ("per_anchor_score", "per anchor", 3), ("balanced_score", "balanced", 3),
     ("identification", "identified", 3), ("p_chance", "p (chance)", 4),
+    ("p_corrected", "corrected p", 4),
     ("rsa_score", "Pearson RSA", 3), ("baseline_score", "best fixed", 3), ("gain", "gain", 3),
     ("row_offset_share", "row offset", 2), ("ceiling_lower", "noise ceiling", "ceiling_upper"),
     ("train_score", "training", 3), ("chosen", "chosen", None), ("sides", "steps of", None),

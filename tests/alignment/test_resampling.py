@@ -11,7 +11,7 @@ import softrsa
 from softrsa.alignment import AlignmentResult, random_splits, scoring
 from softrsa.errors import DataError, UnknownNameError
 from softrsa.measures import Measure, cosine, get, pearson
-from softrsa.pairs import condense
+from softrsa.pairs import condense, expand
 from softrsa.rsm import similarity_matrix
 
 FIXED = ["identity", "centered"]
@@ -76,6 +76,37 @@ def test_p_of_one_fold_is_that_of_a_loop():
         reached += int(pearson(condense(model[order][:, order]), condense(target)) >= observed)
     p = float(found.data["p_chance"].sel(layer="right", transform="identity")[0])
     assert p == pytest.approx(reached / 2000, abs=0.05)
+
+
+def test_corrected_p_is_that_of_the_best_in_a_loop():
+    layers, brain = study(30, 1)
+    split = random_splits(30, 18, 1, seed=0)
+    layers["right"] = layers["right"] + 3 * layers["wrong"]
+    found = softrsa.align(
+        layers, {"V4": brain}, transforms=["identity"], measure="pearson", folds=split,
+        n_resamples=2000,
+    )  # fmt: skip
+    test = split[0].test
+    models = [condense(similarity_matrix(layers[name][test])) for name in layers]
+    target = condense(similarity_matrix(brain[0][test]))
+    rng = torch.Generator().manual_seed(1)
+    best, own = [], []
+    for _ in range(2000):
+        order = torch.randperm(12, generator=rng)
+        permuted = condense(expand(target)[order][:, order])
+        scores = [float(pearson(model, permuted)) for model in models]
+        own.append(scores)
+        best.append(max(scores))
+    table = found.table.set_index("layer")
+    for k, name in enumerate(layers):
+        null = np.array(own)[:, k]
+        observed = float(pearson(models[k], target))
+        calibrated = (observed - null.mean()) / null.std(ddof=1)
+        row = table.loc[name]
+        # the fixed baselines, whose scores are the same or nearly, are in the family too
+        assert row["p_corrected"] == pytest.approx(np.mean(np.array(best) >= observed), abs=0.1)
+        assert row["p_corrected"] >= row["p_chance"] >= 1 / 2001
+        assert row["calibrated_score"] == pytest.approx(calibrated, abs=0.15)
 
 
 def test_comparisons_and_corrections(result):

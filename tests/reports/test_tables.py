@@ -46,6 +46,14 @@ def test_best_layer_is_that_of_the_last_transform():
     assert format_best(TABLE) == expected
 
 
+def test_no_layer_above_chance_is_said():
+    sure, unsure = (TABLE.assign(p_corrected=p) for p in (0.001, 0.4))
+    assert format_best(sure).startswith("IT: best layer fc (selected 0.300, ")
+    assert format_best(sure).endswith(", corrected p 0.001)")
+    assert format_best(unsure).startswith("IT: no layer above chance; best fc (selected 0.300, ")
+    assert format_best(unsure).endswith(", corrected p 0.4)")
+
+
 def test_best_layer_without_a_ceiling():
     plain = TABLE[TABLE["transform"] == "identity"]
     assert format_best(plain) == "IT: best layer fc (identity 0.457, no noise ceiling)"
