@@ -16,6 +16,7 @@ from softrsa.measures.correlation import (
     spearman,
 )
 from softrsa.measures.kernels import kernel_cka, kernel_nbs
+from softrsa.measures.neighbors import cknna, mutual_knn, neighbor_jaccard
 from softrsa.measures.partial import partial_correlation, semipartial_correlation
 from softrsa.measures.predictivity import linear_predictivity, ridge_predictivity
 from softrsa.measures.rank import kendall_tau_a, kendall_tau_b, rho_a, soft_spearman
@@ -33,6 +34,7 @@ __all__ = [
     "balanced_pearson",
     "cca",
     "centered_pearson",
+    "cknna",
     "cosine",
     "debiased_cka",
     "first_rank_identification",
@@ -44,7 +46,9 @@ __all__ = [
     "linear_cka",
     "linear_predictivity",
     "minibatch_cka",
+    "mutual_knn",
     "nbs",
+    "neighbor_jaccard",
     "partial_correlation",
     "pearson",
     "per_anchor_pearson",

@@ -112,7 +112,12 @@ def test_a_stimulus_with_one_trial_costs_the_ceiling_and_says_so():
 
 @pytest.mark.parametrize(
     ("measure", "similarity"),
-    [("stimulus_identification", "correlation"), ("kernel_cka", "dot"), ("pearson", "l2")],
+    [
+        ("stimulus_identification", "correlation"),
+        ("kernel_cka", "dot"),
+        ("pearson", "l2"),
+        ("cknna", "correlation"),
+    ],
 )
 def test_what_has_no_ceiling_is_refused(measure, similarity):
     _, trials = simulated(0, n=8, p=5, trials=2)

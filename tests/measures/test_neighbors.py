@@ -1,0 +1,89 @@
+"""Measures of neighborhoods: scikit-learn's neighbors, the formula by hand, and what they mean."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.neighbors import NearestNeighbors
+
+from softrsa.errors import DataError
+from softrsa.measures import cknna, mutual_knn, neighbor_jaccard
+from softrsa.rsm import similarity_matrix
+
+MEASURES = [mutual_knn, neighbor_jaccard, cknna]
+
+
+def points(rng, n=40, p=6):
+    return torch.randn(2, n, p, generator=rng, dtype=torch.float64)
+
+
+def neighbors(x, k):
+    found = NearestNeighbors(n_neighbors=k).fit(x.numpy()).kneighbors(return_distance=False)
+    return [set(row.tolist()) for row in found]
+
+
+@pytest.mark.parametrize("k", [1, 5, 20])
+def test_neighbors_are_those_of_scikit_learn(k, rng):
+    x, y = points(rng)
+    rsms = [similarity_matrix(one, similarity="l2") for one in (x, y)]
+    pairs = list(zip(neighbors(x, k), neighbors(y, k), strict=True))
+    shared = np.mean([len(a & b) / k for a, b in pairs])
+    jaccard = np.mean([len(a & b) / len(a | b) for a, b in pairs])
+    assert float(mutual_knn(*rsms, k=k)) == pytest.approx(shared, abs=1e-12)
+    assert float(neighbor_jaccard(*rsms, k=k)) == pytest.approx(jaccard, abs=1e-12)
+
+
+def test_cknna_by_hand(rng):
+    k = 4
+    rsms = [similarity_matrix(one, similarity="dot").numpy() for one in points(rng, n=15)]
+    own = np.eye(15, dtype=bool)
+    rests, masks = [], []
+    for rsm in rsms:
+        row = np.where(own, 0.0, rsm)
+        rests.append(np.where(own, 0.0, rsm - row.sum(1, keepdims=True) / 14))
+        nearest = np.argsort(-np.where(own, -np.inf, rsm), axis=1)[:, :k]
+        mask = np.zeros_like(own)
+        np.put_along_axis(mask, nearest, True, 1)
+        masks.append(mask)
+    (a, b), (of_a, of_b) = rests, masks
+    expected = (a * b)[of_a & of_b].sum() / np.sqrt((a[of_a] ** 2).sum() * (b[of_b] ** 2).sum())
+    found = cknna(*map(torch.from_numpy, rsms), k=k)
+    assert float(found) == pytest.approx(expected, abs=1e-12)
+
+
+@given(st.integers(5, 25), st.integers(1, 4), st.integers(0, 2**31))
+def test_unrelated_rsms_share_k_of_the_others(n, k, seed):
+    """Over all orders of the stimuli of one side the mean is k / (n - 1): over many, nearly."""
+    rng = torch.Generator().manual_seed(seed)
+    x, y = (torch.rand(n, n, generator=rng, dtype=torch.float64) for _ in range(2))
+    orders = torch.stack([torch.randperm(n, generator=rng) for _ in range(300)])
+    found = mutual_knn(x, y[orders[:, :, None], orders[:, None]], k=k).mean()
+    assert float(found) == pytest.approx(k / (n - 1), abs=0.1)
+
+
+def test_ties_share_the_last_places():
+    x = torch.tensor([[9, 3, 2, 2], [3, 9, 1, 0], [2, 1, 9, 0], [2, 1, 0, 9]]).double()
+    y = torch.tensor([[9, 3, 2, 0], [3, 9, 1, 0], [2, 1, 9, 0], [2, 1, 0, 9]]).double()
+    # of row 0, one neighbor is common, and of the two tied ones half is
+    assert float(mutual_knn(x, y, k=2)) == pytest.approx((0.75 + 1 + 1 + 1) / 4)
+    assert float(neighbor_jaccard(x, y, k=2)) == pytest.approx((1.5 / 2.5 + 3) / 4)
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_as_many_neighbors_as_asked_for(measure, rng):
+    few = torch.rand(2, 9, 9, generator=rng, dtype=torch.float64)
+    torch.testing.assert_close(measure(*few), measure(*few, k=2))  # one in four of 8 others
+    many = torch.rand(2, 60, 60, generator=rng, dtype=torch.float64)
+    torch.testing.assert_close(measure(*many), measure(*many, k=10))
+    with pytest.raises(DataError, match=r"`k` must be at most 8, the number of other .* got 9"):
+        measure(*few, k=9)
+    with pytest.raises(DataError, match=r"`k` must be at least 1, got 0"):
+        measure(*few, k=0)
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_missing_similarities_are_undefined(measure, rng):
+    x, y = torch.rand(2, 9, 9, generator=rng, dtype=torch.float64)
+    x[2, 3] = torch.nan
+    assert measure(x, y).isnan()
