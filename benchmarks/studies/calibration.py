@@ -12,10 +12,12 @@ import argparse
 import platform
 import subprocess
 from datetime import UTC, datetime
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import torch
+import xarray as xr
 from scipy.stats import kstest
 from torch import Tensor
 
@@ -29,10 +31,14 @@ from softrsa.inference import (
     intersubject_rsa,
     permutation_test,
     regress_rdms,
+    trial_ceiling,
     weighted_rsm_model,
 )
 from softrsa.inference.latency import latency_intervals
+from softrsa.measures import centered_pearson
 from softrsa.pairs import expand
+from softrsa.recordings import average_trials
+from softrsa.rsm import similarity_matrix
 
 STIMULI, SUBJECTS, DIMENSIONS = 30, 12, 12
 PAIRS = torch.triu_indices(STIMULI, STIMULI, 1)
@@ -292,6 +298,39 @@ def intersubject(n_studies: int = 2000, n_subjects: int = 20) -> None:
         verdict(claim, float(np.mean(rejected)), 0.04, 0.06)
 
 
+def trial_ceilings(n_studies: int = 20) -> None:
+    """One subject's trials whose true RSM is known: error of the upper ceiling."""
+    rng = torch.Generator().manual_seed(8)
+    for n_units, n_trials, signal in product((20, 100, 500), (2, 5, 20), (0.1, 1.0)):
+        errors = []
+        for _ in range(n_studies):
+            truth, trials = _trials(rng, 60, n_units, n_trials, signal)
+            mean = torch.from_numpy(average_trials(trials).values)
+            reached = centered_pearson(similarity_matrix(truth), similarity_matrix(mean))
+            errors.append(trial_ceiling(trials, n_splits=20).upper - float(reached))
+        claim = f"error of trial_ceiling, {n_units} units, {n_trials} trials, signal {signal}"
+        verdict(claim, float(np.mean(errors)), -0.05, 0.05)
+        print(f"      standard deviation {np.std(errors):.3f}")
+
+
+def _trials(
+    rng: torch.Generator, n: int, n_units: int, n_trials: int, signal: float
+) -> tuple[Tensor, xr.DataArray]:
+    """Patterns with variances that fall as 1 / rank, and trials with correlated noise."""
+
+    def mixed(rows: int, power: float) -> Tensor:
+        spread = torch.arange(1, n_units + 1, dtype=torch.float64) ** -power
+        axes = torch.linalg.qr(torch.randn(n_units, n_units, dtype=torch.float64, generator=rng)).Q
+        drawn = torch.randn(rows, n_units, dtype=torch.float64, generator=rng)
+        return (drawn * spread * (n_units**0.5 / spread.norm())) @ axes.mT
+
+    truth = mixed(n, 0.5) * signal**0.5
+    ids = np.repeat(np.arange(n), n_trials)
+    values = truth[torch.from_numpy(ids)] + mixed(len(ids), 0.25)
+    coords = {"stimulus": ("trial", ids)}
+    return truth, xr.DataArray(values.numpy(), dims=("trial", "unit"), coords=coords)
+
+
 def main() -> None:
     """Print where and when, then every claim."""
     commit = subprocess.run(
@@ -309,6 +348,7 @@ def main() -> None:
         "permutation": permutations,
         "tests": false_positives_over_subjects,
         "fitted": fitted_models,
+        "trial_ceilings": trial_ceilings,
         "clusters": clusters,
         "latencies": latencies,
         "partial": lambda: [partial_permutations(name) for name in ("pearson", "spearman")],

@@ -3,6 +3,7 @@
 from softrsa.alignment.align import (
     FewStimuliWarning,
     MissingPairsWarning,
+    NoCeilingWarning,
     RowOffsetWarning,
     StimulusScaleWarning,
     UndefinedScoreWarning,
@@ -16,6 +17,7 @@ from softrsa.alignment.settings import (
     DegenerateFitWarning,
     FitSettings,
     Split,
+    grouped_folds,
     random_splits,
     stimulus_folds,
 )
@@ -35,6 +37,7 @@ __all__ = [
     "FitSettings",
     "IdentificationResult",
     "MissingPairsWarning",
+    "NoCeilingWarning",
     "OptimisticWarning",
     "PublishedIdentification",
     "RowOffsetWarning",
@@ -43,6 +46,7 @@ __all__ = [
     "UndefinedScoreWarning",
     "align",
     "feature_reweighted_rsa",
+    "grouped_folds",
     "identification_curves",
     "identify_regions",
     "random_splits",

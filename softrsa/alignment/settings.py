@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 from numbers import Integral
 from typing import Any, Literal, NamedTuple, get_args
 
+import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -115,6 +117,60 @@ def random_splits(n_stimuli: int, n_train: int, n_splits: int, *, seed: int) -> 
     generator = torch.Generator().manual_seed(seed)
     orders = [torch.randperm(n_stimuli, generator=generator) for _ in range(n_splits)]
     return [_split(order, order[n_train:]) for order in orders]
+
+
+def grouped_folds(groups: Sequence[object], folds: int, *, seed: int) -> list[Split]:
+    """Split stimuli into folds that keep groups whole: scores then hold for other groups.
+
+    Stimuli of one category, video or session are alike. Where some of a group are learned from and
+    others tested, a score says nothing of groups that were never seen.
+
+    Parameters
+    ----------
+    groups : sequence
+        The group of each stimulus, in the order of the data, such as its category.
+    folds : int
+        Number of folds, at least 2 and at most as many as there are groups.
+    seed : int
+        Of the order of groups of one size.
+
+    Returns
+    -------
+    list of Split
+        One per fold; the largest groups are dealt first, each to the smallest fold so far.
+
+    Raises
+    ------
+    DataError
+        If ``folds`` is less than 2 or more than the groups, or a fold would test or train on fewer
+        than 4 stimuli; the message has the numbers.
+
+    Examples
+    --------
+    >>> animals = ["dog"] * 4 + ["cat"] * 5 + ["cow"] * 6
+    >>> [fold.test.tolist() for fold in grouped_folds(animals, 3, seed=0)]
+    [[9, 10, 11, 12, 13, 14], [4, 5, 6, 7, 8], [0, 1, 2, 3]]
+    """
+    codes, names = pd.factorize(np.asarray(groups, dtype=object), use_na_sentinel=False)
+    if not 2 <= folds <= len(names):
+        raise DataError(
+            f"`folds` must be between 2 and the number of groups, {len(names)}, got {folds}."
+        )
+    sizes = torch.from_numpy(np.bincount(codes))
+    order = torch.randperm(len(names), generator=torch.Generator().manual_seed(seed))
+    order = order[sizes[order].argsort(descending=True, stable=True)]
+    tested = torch.zeros(folds, dtype=torch.long)
+    fold_of = torch.zeros(len(names), dtype=torch.long)
+    for group in order.tolist():
+        smallest = int(tested.argmin())
+        fold_of[group] = smallest
+        tested[smallest] += sizes[group]
+    each = fold_of[torch.from_numpy(codes)]
+    found = [
+        Split((each != k).nonzero().flatten(), (each == k).nonzero().flatten())
+        for k in range(folds)
+    ]
+    return split_stimuli(len(codes), found, seed=seed)
 
 
 def split_stimuli(n_stimuli: int, folds: int | Sequence[Split] | None, *, seed: int) -> list[Split]:

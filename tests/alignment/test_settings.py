@@ -1,11 +1,12 @@
 """Folds and splits of stimuli."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from softrsa.alignment import random_splits, stimulus_folds
+from softrsa.alignment import grouped_folds, random_splits, stimulus_folds
 from softrsa.alignment.settings import ordered
 from softrsa.errors import DataError
 from softrsa.transforms.on_rsms import Centered, Identity, as_chain
@@ -61,3 +62,25 @@ def test_a_module_given_twice_is_one_transform():
     assert [one.name for one in ordered([as_chain(module), as_chain(Identity())])] == [
         "Centered", "Identity",
     ]  # fmt: skip
+
+
+@given(
+    st.lists(st.integers(4, 9), min_size=3, max_size=8), st.integers(2, 3), st.integers(0, 2**31)
+)
+def test_groups_are_kept_whole(sizes, folds, seed):
+    groups = np.repeat([f"group {i}" for i in range(len(sizes))], sizes)
+    order = np.random.default_rng(seed).permutation(len(groups))
+    groups = groups[order]
+    found = grouped_folds(groups.tolist(), folds, seed=seed)
+    tested = torch.cat([split.test for split in found])
+    assert sorted(tested.tolist()) == [*range(len(groups))]
+    for split in found:
+        assert not {*groups[split.train.numpy()]} & {*groups[split.test.numpy()]}
+        assert len(split.train) + len(split.test) == len(groups)
+
+
+def test_too_few_groups_or_stimuli():
+    with pytest.raises(DataError, match=r"between 2 and the number of groups, 2, got 3"):
+        grouped_folds(["a"] * 5 + ["b"] * 5, 3, seed=0)
+    with pytest.raises(DataError, match=r"at least 4 stimuli; split 0 has 2 training and 5 test"):
+        grouped_folds(["a"] * 5 + ["b"] * 2, 2, seed=0)

@@ -5,8 +5,7 @@ import pytest
 import torch
 import xarray as xr
 
-from softrsa.alignment import align
-from softrsa.alignment.align import NoCeilingWarning
+from softrsa.alignment import NoCeilingWarning, align
 from softrsa.errors import DataError, StimulusError
 from softrsa.inference import trial_ceiling
 from softrsa.measures import get
