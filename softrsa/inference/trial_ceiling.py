@@ -37,9 +37,9 @@ def trial_ceiling(
 ) -> TrialCeiling:
     r"""How well the RSM of a single subject could be matched, given the noise of its trials.
 
-    With :math:`A, B` the RSMs of two halves of the trials, each pattern divided by its length in
-    the mean of all trials, and :math:`C` the RSM of that mean, all embedded as the measure does (of
-    centered Pearson, double-centered),
+    With :math:`A, B` the RSMs of two halves of the trials, :math:`C` that of all, where patterns of
+    halves are as much longer than those of all trials as they usually are (root mean square over
+    halves), and all double-centered,
 
     .. math:: \text{upper} = \sqrt{\frac{\langle A, B\rangle}{\langle C, C\rangle}},
               \qquad \text{lower} = \text{upper}^2
@@ -77,13 +77,15 @@ def trial_ceiling(
     -----
     Noise that is independent between stimuli leaves similarities between *different* stimuli as
     they are on average, so the products of the halves' RSMs are those of the true ones: nothing is
-    extrapolated from half the trials to all, as Spearman and Brown's formula would. Of measures
-    that are not linear in the RSM (ranks, say), the agreement of the halves is brought to all
-    trials by the factor that holds for centered Pearson, which is an approximation.
+    extrapolated from half the trials to all, as Spearman and Brown's formula would. That is of
+    centered Pearson; of other measures, the agreement of the halves is brought to all trials by the
+    factor that holds for centered Pearson, which is an approximation. Where the gain of single
+    trials varies much and patterns are much alike, measures that do not center are the less exact.
 
-    In simulations (``benchmarks/studies/calibration.py``) the error is below .03 with 20 units, 60
-    stimuli and 5 trials, and below .01 from 100 units on; with 2 trials and a tenth as much signal
-    as noise it varies by .1.
+    In simulations of 60 stimuli (``benchmarks/studies/calibration.py trial_ceilings``) the mean
+    error is below .02 with 5 trials or more, and 20 to 500 units, with as much signal as noise or a
+    tenth of it (.03 with 20 units and 5 trials of little signal). With 2 trials and so little
+    signal single estimates vary by .06 to .16.
 
     References
     ----------
@@ -138,8 +140,9 @@ def scaled_halves(
 ) -> Tensor:
     """Means of random halves (n_splits, 2, n, p) whose inner products are similarities.
 
-    Patterns are divided by the lengths they have in the mean of all trials, which keeps products of
-    different stimuli in one unit.
+    Noise makes patterns longer, the more so the fewer trials: similarities of halves are smaller.
+    So a pattern of length 1 is given the length that halves of its stimulus usually have, over that
+    of the mean of all trials. Its own length would hold the gain of these trials, which is noise.
     """
     halves = half_means(trials, n_splits=n_splits, seed=seed)
     mean = torch.from_numpy(average_trials(trials).values).double()
@@ -148,7 +151,10 @@ def scaled_halves(
         return halves / mean.shape[1] ** 0.5
     if name == "correlation":
         halves, mean = (x - x.mean(-1, keepdim=True) for x in (halves, mean))
-    return halves / torch.linalg.vector_norm(mean, dim=-1, keepdim=True)
+    lengths = torch.linalg.vector_norm(halves, dim=-1, keepdim=True)
+    usual = lengths.square().mean((0, 1)).sqrt()
+    whole = torch.linalg.vector_norm(mean, dim=-1, keepdim=True)
+    return halves / lengths * (usual / whole)
 
 
 def ceiling_of_halves(
@@ -163,12 +169,10 @@ def ceiling_of_halves(
     With a ``transform`` of RSMs (1, n, n), those of the transformed RSM.
     """
     embed = measure.embed
-    is_linear = embed is not None and embed.of != "ranks" and transform is None
+    is_linear = embed is not None and embed.offsets == "removed" and transform is None
 
     def vectors(rsm: Tensor) -> Tensor:
-        if embed is None or not is_linear:
-            return double_center(rsm).flatten(-2)
-        return embed.vectors(measure.pairs_of(rsm)).flatten()
+        return double_center(rsm).flatten(-2)
 
     first, second = (halves[:, i] @ halves[:, i].mT for i in (0, 1))
     sides = [(vectors(a), vectors(b)) for a, b in zip(first, second, strict=True)]
