@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -89,7 +90,9 @@ def residual(matrix: Tensor) -> Residual:
     n = matrix.shape[-1]
     matrix = zero_diagonal(matrix)
     largest = torch.linalg.vector_norm(matrix, torch.inf, (-2, -1), keepdim=True)
-    scale = torch.ldexp(torch.ones_like(largest), -largest.frexp().exponent)
+    most = math.frexp(torch.finfo(matrix.dtype).max)[1] - 2  # subnormal numbers want more
+    exponent = largest.frexp().exponent.clamp_min(-most)
+    scale = torch.ldexp(torch.ones_like(largest), -exponent)
     size = norm(matrix.mul_(scale))
     mean = matrix.sum(-1, keepdim=True).sum(-2, keepdim=True) / (n * (n - 1))
     _without_diagonal(matrix.sub_(mean))

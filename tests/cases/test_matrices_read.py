@@ -326,7 +326,7 @@ def test_times_of_a_stack_are_not_averaged_unasked():
         coords={"time": [0.1, 0.2], "anchor": IDS, "neighbor": IDS},
     )  # fmt: skip
     model = xr.DataArray(UNITS, dims=("stimulus", "unit"), coords={"stimulus": IDS})
-    with pytest.raises(DataError, match=r"RDMs by 'time'.*`--region`"):
+    with pytest.raises(DataError, match=r"RDMs of 2 times.*softrsa.inference.time_courses"):
         softrsa.align(model, array, folds=None)
     table = softrsa.align(model, array, region="time", folds=None, n_resamples=0).table
     assert table["region"].unique().tolist() == ["0.1", "0.2"]

@@ -11,13 +11,7 @@ data: neither is frozen.
 import json
 from pathlib import Path
 
-import mne
 import numpy as np
-from mne.stats import (
-    permutation_cluster_1samp_test,
-    permutation_t_test,
-    spatio_temporal_cluster_1samp_test,
-)
 from scipy.sparse import csr_array
 
 FILE = Path(__file__).with_suffix(".json")
@@ -41,6 +35,12 @@ def ring(k: int) -> np.ndarray:
 
 def run(values: np.ndarray, adjacency: np.ndarray | None, method: str, tail: int) -> dict:
     """Give statistic, masks, sums, p and the null distribution of one test."""
+    from mne.stats import (
+        permutation_cluster_1samp_test,
+        permutation_t_test,
+        spatio_temporal_cluster_1samp_test,
+    )
+
     step = -0.2 if tail < 0 else 0.2
     options = {
         "threshold": {"start": 0, "step": step} if method == "tfce" else None,
@@ -82,6 +82,8 @@ def rounded(found):
 
 def main() -> None:
     """Freeze all cases."""
+    import mne
+
     cases = {"line": ((40,), None), "grid": ((9, 8), None), "sensors": ((10, 6), ring(6))}
     found = {
         name: {

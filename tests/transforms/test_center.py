@@ -50,6 +50,14 @@ def test_offsets_change_nothing_and_sums_are_zero(matrix, offsets):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_numbers_too_small_to_scale_are_centered(dtype):
+    least = torch.zeros(5, 5, dtype=dtype)
+    least[0] = torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
+    assert (least > 0).any()
+    assert (double_center(least) == 0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_batch_equals_loop_and_the_diagonal_is_not_read(dtype, rng):
     stack = torch.randn(2, 3, 6, 6, dtype=dtype, generator=rng)
     stack.diagonal(dim1=-2, dim2=-1).fill_(torch.nan)
