@@ -154,17 +154,6 @@ def cknna(x: Tensor, y: Tensor, *, k: int | None = None) -> Tensor:
     return _finished(within(shared / size.masked_fill(size == 0, torch.nan)), x, y)
 
 
-def neighbor_graph(x: Tensor, k: int | None = None) -> Tensor:
-    """Nearest neighbors (..., n, n) of each row: 1 of a neighbor, 0 of others, shares for ties."""
-    return _memberships(x.detach().double(), _n_neighbors(x, k))
-
-
-def mean_neighbors(x: Tensor) -> Tensor:
-    """Similarities to the nearest neighbors less row means, of norm 1, whose cosine is `cknna`."""
-    kept = neighbor_graph(x) * _less_row_means(x)
-    return kept / torch.linalg.vector_norm(kept, dim=(-2, -1), keepdim=True)
-
-
 def _pair(x: Tensor, y: Tensor, k: int | None) -> tuple[Tensor, Tensor, int]:
     """Check two RSMs and find the neighbors in either."""
     check_same_stimuli(x, y, at_least=3)

@@ -38,13 +38,6 @@ from softrsa.measures.kernels import (
     resampled_kernel_nbs,
     unit_kernel,
 )
-from softrsa.measures.neighbors import (
-    cknna,
-    mean_neighbors,
-    mutual_knn,
-    neighbor_graph,
-    neighbor_jaccard,
-)
 from softrsa.measures.predictivity import (
     held_out_predictivity,
     linear_predictivity,
@@ -234,7 +227,6 @@ _CCA = "Raghu et al. (2017), arXiv:1706.05806"
 _SYNTHESIS = "Cloos et al. (2024), arXiv:2407.07059"
 _NILI = "Nili et al. (2014), doi:10.1371/journal.pcbi.1003553"
 _WHITE = "Diedrichsen et al. (2021), arXiv:2007.02789"
-_PLATO = "Huh et al. (2024), arXiv:2405.07987"
 _UNIT = (-1.0, 1.0)
 _POSITIVE = (0.0, 1.0)
 _RIGID = frozenset({"orthogonal", "shift"})
@@ -333,23 +325,6 @@ _ROWS = (
         invariances=_CENTERED, normalize=positive_kernel, resampled=resampled_kernel_nbs,
         reference="Harvey, Larsen & Williams (2024), arXiv:2311.11436",
         words="the normalized Bures similarity of the RSMs as kernels",
-    ),
-    Measure(
-        function=mutual_knn, takes="matrices", range=_POSITIVE, smallest_n=3, differentiable=False,
-        invariances=_ORDER | {"row_offset", "row_scale"}, normalize=neighbor_graph,
-        reference=_PLATO,
-        words="the share of nearest neighbors of each stimulus that both RSMs have in common",
-    ),
-    Measure(
-        function=neighbor_jaccard, takes="matrices", range=_POSITIVE, smallest_n=3,
-        differentiable=False, invariances=_ORDER | {"row_offset", "row_scale"},
-        normalize=neighbor_graph, reference="Klabunde et al. (2025), doi:10.1145/3728458",
-        words="the Jaccard similarity of the nearest neighbors of each stimulus in both RSMs",
-    ),
-    Measure(
-        function=cknna, takes="matrices", range=_UNIT, smallest_n=3, differentiable=False,
-        invariances=_CENTERED, normalize=mean_neighbors, reference=_PLATO,
-        words="the alignment of both RSMs over mutual nearest neighbors (CKNNA)",
     ),
     Measure(
         function=linear_cka, takes="features", range=_POSITIVE, smallest_n=2, invariances=_SIMILAR,
