@@ -32,7 +32,7 @@ example:
 example, simulated data:
   $ softrsa align --demo --transform identity,geo_topological --out results/
   writes report.html (open it first), scores.csv, result.nc and alignment.png, and says
-    early: best layer layer1 (geo_topological 0.866, noise ceiling 0.874 to 0.930)
+    early: best layer layer1 (identity 0.866, noise ceiling 0.902 to 0.945, corrected p 0.001)
     ...
 
 real images and a pretrained network (extra `demo`):

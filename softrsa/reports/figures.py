@@ -511,7 +511,7 @@ def _best_of(best: pd.Series) -> str:
     """Say what the best row of a region is, and whether it is above chance."""
     said = [f"{best['transform']} {best['score']:.3f}"]
     fixed = best.get("baseline_score", np.nan)
-    if pd.notna(fixed) and fixed != best["score"]:
+    if pd.notna(fixed) and abs(fixed - best["score"]) > 5e-4:  # else it looks the same
         said.append(f"best fixed {fixed:.3f}")
     low, high = best["ceiling_lower"], best["ceiling_upper"]
     said.append(f"noise ceiling {low:.3f} to {high:.3f}" if pd.notna(low) else "no noise ceiling")
