@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import pandas as pd
 import torch
 import xarray as xr
@@ -220,11 +221,13 @@ def align(
         check_partial(options.measure)
     target = resolve_device(device)
     areas, trials = averaged(named_parts(regions, region, "region"))
-    parts = joined(named_parts(layers, by, "layer"), areas, held, options)
+    named_layers = named_parts(layers, by, "layer")
+    _check_joinable(named_layers, trials)
+    parts = joined(named_layers, areas, held, options)
     expected = estimate_of_run(parts[:2], options, elsewhere=client is not None)
     check_memory(expected, available_memory(target), device=target, said=progress)
     layer_sides, region_sides, control_sides = _sides(parts, options, target)
-    region_sides, untold = with_trials(region_sides, {} if held else trials, options)
+    region_sides, untold = with_trials(region_sides, {} if held else trials, parts[1], options)
     n_averaged = sum(len(side.subjects) > 1 for side in layer_sides.values())
     layer_sides = {name: one_subject(side) for name, side in layer_sides.items()}
     asked = transforms is not None
@@ -470,15 +473,35 @@ def averaged(parts: dict[str, Data]) -> tuple[dict[str, Data], dict[str, xr.Data
         for name, part in parts.items()
         if isinstance(part, xr.DataArray) and "trial" in part.dims and "time" not in part.dims
     }
-    means = {name: average_trials(part) for name, part in trials.items()}
+    means = {}
+    for name, part in trials.items():
+        mean = average_trials(part)
+        means[name] = mean.assign_coords({PLACE: ("stimulus", np.arange(mean.sizes["stimulus"]))})
     return {**parts, **means}, trials
 
 
+def _check_joinable(layers: Mapping[str, Data], trials: Mapping[str, xr.DataArray]) -> None:
+    """Refuse layers without stimulus ids beside trials, which have no order of stimuli."""
+    plain = [
+        name for name, part in layers.items() if not isinstance(part, xr.DataArray | pd.DataFrame)
+    ]
+    if trials and plain:
+        raise StimulusError(
+            f"Region {next(iter(trials))!r} has single trials, which are matched by stimulus id, "
+            f"and the layers {listed(plain)} have no ids. Label them: xarray.DataArray(values, "
+            "dims=('stimulus', 'unit'), coords={'stimulus': ids})."
+        )
+
+
+PLACE = "place_among_trials"  # of a stimulus, which joining by id keeps
 N_HALVES = 20  # random halves of trials that a ceiling is told from
 
 
 def with_trials(
-    sides: dict[str, Responses], trials: Mapping[str, xr.DataArray], options: Options
+    sides: dict[str, Responses],
+    trials: Mapping[str, xr.DataArray],
+    means: Mapping[str, Data],
+    options: Options,
 ) -> tuple[dict[str, Responses], list[str]]:
     """Add random halves of the trials to regions of one subject; and say where that cannot be."""
     found, messages = dict(sides), []
@@ -491,10 +514,8 @@ def with_trials(
         except StimulusError as error:
             messages.append(f"Region {name!r} has no noise ceiling: {error}")
             continue
-        ids = pd.Index(pd.unique(part["stimulus"].values))
-        places = ids.get_indexer(side.stimuli) if side.stimuli is not None else range(len(ids))
-        halves = halves[:, :, torch.as_tensor([*places])].to(side.device)
-        found[name] = replace(side, halves=halves)
+        places = torch.from_numpy(means[name][PLACE].values)  # type: ignore[index]
+        found[name] = replace(side, halves=halves[:, :, places].to(side.device))
     return found, messages
 
 

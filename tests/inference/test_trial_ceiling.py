@@ -137,3 +137,26 @@ def test_what_has_no_ceiling_is_refused(measure, similarity):
         DataError, match=rf"correlation of RSMs .* got '{measure}' and '{similarity}'"
     ):
         trial_ceiling(trials, measure, similarity=similarity)
+
+
+def test_trials_whose_ids_are_spelled_otherwise_have_their_own_ceiling():
+    signal, trials = simulated(1, n=40, p=60, trials=3, snr=1.0)
+    names = np.array([f"Image_{i}.png" for i in range(40)])
+    layer = xr.DataArray(signal.numpy(), dims=("stimulus", "unit"), coords={"stimulus": names})
+    spelled = trials.assign_coords(
+        stimulus=("trial", [f"image_{i}" for i in trials["stimulus"].values])
+    )
+    options = {"transforms": ["identity"], "n_resamples": 0}
+    found = align({"a": layer}, {"V4": spelled}, ids="normalize", **options).table
+    same = trials.assign_coords(stimulus=("trial", names[trials["stimulus"].values]))
+    expected = align({"a": layer}, {"V4": same}, **options).table
+    columns = ["score", "ceiling_lower", "ceiling_upper"]
+    np.testing.assert_allclose(found[columns], expected[columns], atol=1e-9)
+
+
+def test_layers_without_ids_are_not_matched_to_trials_by_place():
+    signal, trials = simulated(1, n=20, p=10, trials=2)
+    with pytest.raises(
+        StimulusError, match=r"'V4' has single trials, .* the layers 'a' have no ids"
+    ):
+        align({"a": signal}, {"V4": trials}, transforms=["identity"], n_resamples=0)
