@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import platform
 import subprocess
+import warnings
 from datetime import UTC, datetime
 from itertools import product
 from pathlib import Path
@@ -21,6 +22,7 @@ import xarray as xr
 from scipy.stats import kstest
 from torch import Tensor
 
+from softrsa.alignment import align
 from softrsa.inference import (
     behavior_rsm,
     bootstrap,
@@ -28,6 +30,7 @@ from softrsa.inference import (
     compare_models,
     crossvalidate,
     evaluate,
+    interchangeability,
     intersubject_rsa,
     permutation_test,
     regress_rdms,
@@ -331,6 +334,51 @@ def _trials(
     return truth, xr.DataArray(values.numpy(), dims=("trial", "unit"), coords=coords)
 
 
+def interchangeable(over: str, n_studies: int = 500) -> None:
+    """Coverage of how much nearer a model is to brains than these are to each other.
+
+    The model weighs dimensions as one more subject would, without noise of measurement.
+    """
+    rng = torch.Generator().manual_seed(9)
+    points = torch.randn(STIMULI, DIMENSIONS, dtype=torch.float64, generator=rng)
+    model = torch.rand(1, DIMENSIONS, dtype=torch.float64, generator=rng)
+    found = []
+    for i in range(n_studies):
+        if over == "both":
+            points = torch.randn(STIMULI, DIMENSIONS, dtype=torch.float64, generator=rng)
+        _, brains = study(rng, points)
+        result = interchangeability(
+            distances(points, model), brains, "pearson", over=over, n_resamples=RESAMPLES, seed=i
+        )
+        found.append(result.table[["difference", "ci_low", "ci_high"]].to_numpy()[0])
+    difference, low, high = np.array(found).T
+    truth = difference.mean()
+    inside = float(((low <= truth) & (truth <= high)).mean())
+    claim = f"coverage of 95 % intervals of interchangeability, over {over}"
+    verdict(claim, inside, 0.93, 0.97)
+
+
+def best_layers(measure: str, n_studies: int = 400) -> None:
+    """Layers of different width that have nothing to do with the region, none above chance."""
+    rng = torch.Generator().manual_seed(10)
+    reached = []
+    for i in range(n_studies):
+        layers = {
+            f"{width} units": torch.randn(STIMULI, width, dtype=torch.float64, generator=rng)
+            for width in (5, 20, 80, 320)
+        }
+        brain = torch.randn(STIMULI, 20, dtype=torch.float64, generator=rng)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of so few stimuli
+            result = align(
+                layers, {"region": brain}, measure=measure, transforms=["identity"], folds=3,
+                n_resamples=199, seed=i,
+            )  # fmt: skip
+        reached.append(result.table["p_corrected"].min() <= 0.05)
+    claim = f"any of 4 unrelated layers above chance, {measure}, p_corrected of align"
+    verdict(claim, float(np.mean(reached)), 0.03, 0.07)
+
+
 def main() -> None:
     """Print where and when, then every claim."""
     commit = subprocess.run(
@@ -353,6 +401,8 @@ def main() -> None:
         "latencies": latencies,
         "partial": lambda: [partial_permutations(name) for name in ("pearson", "spearman")],
         "intersubject": intersubject,
+        "interchangeability": lambda: [interchangeable(over) for over in ("both", "subjects")],
+        "layers": lambda: [best_layers(name) for name in ("centered_pearson", "linear_cka", "nbs")],
         "regression": lambda: [regressions(over) for over in ("both", "stimuli")],
         **{over: lambda o=over: coverage(o) for over in ("subjects", "stimuli", "both")},
     }

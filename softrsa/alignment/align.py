@@ -22,12 +22,14 @@ from softrsa._wording import listed
 from softrsa.alignment.cluster import check_client, digest, digest_code, score_in_pieces
 from softrsa.alignment.controlled import check_control, control_parts, with_control
 from softrsa.alignment.embedding import rotated
-from softrsa.alignment.fitting import check_units
-from softrsa.alignment.held_out import (
+from softrsa.alignment.feature_scores import (
     check_feature_measure,
     compact,
-    degenerate_warnings,
     few_stimuli_warnings,
+)
+from softrsa.alignment.fitting import check_units
+from softrsa.alignment.held_out import (
+    degenerate_warnings,
     make_runs,
     row_offset_warnings,
     stimulus_labels,
@@ -135,9 +137,10 @@ def align(
         Everything else about the fits.
     n_resamples : int
         Resamples of test stimuli and subjects for intervals and comparisons, and permutations of
-        test stimuli for p against chance; 0 for none. Of Kendall's tau, soft Spearman and measures
-        of your own stimuli are left out one at a time instead, and at most 200 permutations scored,
-        which takes longer. Not made for measures on features.
+        test stimuli for p against chance; 0 for none. Of Kendall's tau, soft Spearman, measures on
+        features and measures of your own, stimuli are left out one at a time instead, and at most
+        200 permutations scored, which takes longer. What a measure on features fits stays as fitted
+        on training stimuli.
     seed : int
         Seed of folds, inner folds, the permutation and the resamples.
     device : str

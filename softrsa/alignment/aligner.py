@@ -17,6 +17,7 @@ from softrsa._files import read_tensors, write_tensors
 from softrsa._processes import join_ranks, launched_ranks, rank_device
 from softrsa.alignment.descent import Tiling
 from softrsa.alignment.embedding import Embedding
+from softrsa.alignment.feature_scores import score_features
 from softrsa.alignment.fitting import (
     Fitted,
     Task,
@@ -25,7 +26,6 @@ from softrsa.alignment.fitting import (
     fit_transforms,
     make_plan,
     progress_bar,
-    score_features,
     scores_beside,
 )
 from softrsa.alignment.maps import Description, unit_maps, with_points

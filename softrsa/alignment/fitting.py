@@ -24,6 +24,7 @@ from softrsa.alignment.descent import (
     score_tiled,
 )
 from softrsa.alignment.embedding import Embedding
+from softrsa.alignment.feature_scores import score_features
 from softrsa.alignment.maps import (
     Description,
     Lesson,
@@ -34,6 +35,7 @@ from softrsa.alignment.maps import (
 )
 from softrsa.alignment.responses import Responses
 from softrsa.alignment.settings import (
+    SELECTED,
     SMALLEST_BLOCK,
     FitSettings,
     Split,
@@ -53,9 +55,8 @@ from softrsa.measures.missing import lacks_pairs
 from softrsa.rsm.similarity import as_similarity
 from softrsa.tiled.scores import tiled_scores
 from softrsa.transforms.learned_similarity import LearnedSimilarities
-from softrsa.transforms.on_rsms import Chain, SoftGate, Training, Transform, as_chain
+from softrsa.transforms.on_rsms import Chain, SoftGate, Training, Transform
 
-SELECTED = as_chain("selected")
 BESIDE_SCORE = {  # what every score stands beside, and the measure that gives it
     "per_anchor_score": per_anchor_pearson,
     "balanced_score": balanced_pearson,
@@ -711,35 +712,6 @@ def score_sides(
         return score_features(measure, train, test, range(len(brain.subjects)))
     sides = [side.rsms if transform is None else transform(side.rsms) for side in test]
     return float(measure.between(*sides).mean())
-
-
-def score_features(
-    measure: Measure,
-    train: tuple[Responses, Responses],
-    test: tuple[Responses, Responses],
-    subjects: Sequence[int],
-) -> float:
-    """Mean score over some subjects of a measure on features; larger is more similar."""
-    scores = []
-    for subject in subjects:
-        x, y = _features(train, subject)
-        x_test, y_test = _features(test, subject)
-        fitted = measure.held_out
-        score = measure(x_test, y_test) if fitted is None else fitted(x, y, x_test, y_test)
-        # a distance with its sign changed, so that larger is more similar in every table
-        scores.append(score if measure.larger_is_more_similar else -score)
-    return float(torch.stack(scores).mean())
-
-
-def _features(sides: tuple[Responses, Responses], subject: int) -> tuple[Tensor, Tensor]:
-    model, brain = sides
-    of_model = model.units or ()
-    # where a map was learned for each subject, so are its features
-    own = of_model[model.subjects.index(brain.subjects[subject]) if len(of_model) > 1 else 0]
-    theirs = (brain.units or ())[subject]
-    # of two precisions the lower: beyond it, one side holds rounding
-    dtype = min(own.dtype, theirs.dtype, key=lambda kind: torch.finfo(kind).bits)
-    return own.to(dtype), theirs.to(dtype)
 
 
 MOST_IDENTIFIED = 1000  # stimuli: of more, evenly drawn ones are told apart

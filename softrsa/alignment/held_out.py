@@ -19,16 +19,15 @@ from softrsa.alignment.controlled import (
     views,
 )
 from softrsa.alignment.descent import FitPlan
+from softrsa.alignment.feature_scores import resample_features, score_features
 from softrsa.alignment.fitting import (
     BESIDE_SCORE,
-    SELECTED,
     Fitted,
     Task,
     count_fit_steps,
     fit_transforms,
     make_plan,
     progress_bar,
-    score_features,
     scores_beside,
 )
 from softrsa.alignment.resampling import Draws, resample_scores
@@ -37,8 +36,6 @@ from softrsa.alignment.settings import (
     UNFITTED,
     Options,
     Split,
-    acts_on_units_only,
-    with_choices,
 )
 from softrsa.errors import DataError
 from softrsa.inference import noise_ceiling
@@ -47,7 +44,6 @@ from softrsa.inference.trial_ceiling import ceiling_of_halves, has_trial_ceiling
 from softrsa.measures import Measure, get, pearson, row_offset_share
 from softrsa.measures.missing import FEWEST_PAIRS, lacks_pairs, on_held_pairs
 from softrsa.measures.partial import of_residuals
-from softrsa.measures.shape import coordinates
 from softrsa.pairs import off_diagonal
 from softrsa.transforms.center import held_pairs
 from softrsa.transforms.on_rsms import Identity, SoftGate
@@ -518,43 +514,20 @@ def _counted_folds(there: xr.DataArray) -> tuple[int, str] | None:
     return int(folds.sum()), " / ".join(map(str, folds.index[int(folds.argmax())]))
 
 
-def check_feature_measure(options: Options, sides: Mapping[str, Responses]) -> None:
-    """Refuse transforms of RSMs, and sides that have no units."""
-    entry = options.measure
-    others = [one.name for one in options.transforms if not acts_on_units_only(one)]
-    if others:
-        able = ", ".join(one.name for one in with_choices([SELECTED]) if acts_on_units_only(one))
-        raise DataError(
-            f"{entry.name!r} compares features, and these transforms change RSMs: "
-            f"{', '.join(others)}. Use {able} with it, or a measure on RSMs."
-        )
-    for name, side in sides.items():
-        if side.units is None:
-            raise DataError(
-                f"{entry.name!r} compares features, and {name!r} holds RDMs or RSMs only. Give "
-                "recordings or activations, or use a measure on RSMs."
-            )
-
-
-def compact(units: Tensor) -> Tensor:
-    """Rotate units into as few dimensions as there are stimuli, in their own number type.
-
-    From that type measures know what is rounding, and so the rank.
-    """
-    return coordinates(units).to(units.dtype)
-
-
-def evaluate_features(run: Run, options: Options) -> Judged:
+def evaluate_features(
+    run: Run, options: Options, draws: Draws | None, on_step: Callable[[int], object]
+) -> Judged:
     """Score the features of a run's test stimuli, as `evaluate` scores RSMs."""
     chosen = list(run.score)
     n = len(run.split.test)
-    records = {}
+    records, sides = {}, []
     for name, fitted in run.fitted.items():
         model = fitted.model_features(run.model, run.brain)
         train, test = (
             (model.take(stimuli), run.brain.take(stimuli))
             for stimuli in (run.split.train, run.split.test)
         )
+        sides.append((train, test))
         of_model = test[0].rsms if len(test[0].rsms) == 1 else test[0].rsms[chosen]
         of_brain = test[1].rsms[chosen]
         records[name] = {
@@ -567,26 +540,12 @@ def evaluate_features(run: Run, options: Options) -> Judged:
             "penalty": 0.0, "n_steps": 0, "degenerate": False, "chosen": fitted.chosen, "gate": "",
             "fallback": "", **_of_map(fitted),
             "steps": (None, None), "path": fitted.path,
-            "influence": torch.full((n,), torch.nan),
         }  # fmt: skip
+    resampled = resample_features(run, options.measure, sides, draws, on_step=on_step)
+    for record, influence in zip(records.values(), resampled.influence, strict=True):
+        record["influence"] = influence
     records["identity"]["rsa_score"] = plain_rsa(*run.test(), chosen)
-    return Judged(records, None)
-
-
-def few_stimuli_warnings(options: Options, runs: Sequence[Run]) -> list[str]:
-    """Say where a measure is high for any features, because there are more units than stimuli."""
-    measure = options.measure
-    if not options.of_features or measure.unbiased or measure.held_out:
-        return []
-    fewest = min(len(run.split.test) for run in runs)
-    widest = max(u.shape[-1] for run in runs for side in run.test() for u in side.units or ())
-    if widest < fewest - 1:
-        return []
-    return [
-        f"{measure.name!r} is biased where stimuli are not many more than units: the smallest fold "
-        f"scores {fewest} stimuli, and there are up to {widest} units or principal axes. Unrelated "
-        "features would score high too; use 'debiased_cka', or fewer folds."
-    ]
+    return Judged(records, resampled.sums)
 
 
 def score_features_of_all(model: Responses, brain: Responses, options: Options) -> float:

@@ -149,7 +149,7 @@ def _disjoint(runs: Sequence[Scored]) -> bool:
 
 def count_steps(run: Scored, measure: Measure, draws: Draws | None) -> int:
     """How many scores `resample_scores` reports of, one after another: none of a cosine."""
-    if draws is None or measure.embed is not None or measure.takes == "features":
+    if draws is None or measure.embed is not None:
         return 0
     return len(run.split.test) + len(draws.orders_of(run.split.test, measure))
 
@@ -203,7 +203,7 @@ def resample_scores(
     if draws is None:
         return OfRun(influence, None)
     test, at, n = run.split.test, run.score, len(draws.counts)
-    scale = _small_block(measure, len(test))
+    scale = small_block(measure, len(test))
     more = scale * (draws.counts[:, test] - 1).to(score)
     by_stimuli = score + torch.einsum("rn,tsn->rts", more, of_stimuli)
     by_pairs = score.expand(n, -1, -1)
@@ -221,7 +221,7 @@ def resample_scores(
     by_chance = by_chance.movedim(-1, 0)
     n_subjects = len(run.brain.subjects)
     found = (score[None], by_stimuli, by_pairs, by_chance)
-    return OfRun(influence, [_counted(one, at, n_subjects) for one in found])
+    return OfRun(influence, [counted(one, at, n_subjects) for one in found])
 
 
 def _matched(
@@ -296,7 +296,7 @@ def finished(sums: Sequence[Tensor], draws: Draws) -> Resampled:
     return Resampled(score[0], kinds, chance.nanmean(-1))
 
 
-def _small_block(measure: Measure, n: int) -> float:
+def small_block(measure: Measure, n: int) -> float:
     """By how much changes are too small in a block of n stimuli, whose own mean was taken off.
 
     Row offsets leave n (n - 3) / 2 pairs that are free to vary, of n (n - 1) / 2.
@@ -305,7 +305,7 @@ def _small_block(measure: Measure, n: int) -> float:
     return (n / free) ** 0.5
 
 
-def _counted(found: Tensor, subjects: Sequence[int], n_subjects: int) -> Tensor:
+def counted(found: Tensor, subjects: Sequence[int], n_subjects: int) -> Tensor:
     """Scores (r, t, s) of some subjects and how many are defined: (2, r, t, n_subjects)."""
     defined = found.isfinite()
     sums = torch.zeros(2, *found.shape[:2], n_subjects, dtype=torch.float64)
@@ -370,17 +370,27 @@ CHANCE = ("p_chance", "p_corrected", "calibrated_score")
 def against_chance(one: Resampled, of_region: Sequence[Resampled]) -> np.ndarray:
     """Compare scores (t,) with those of permuted stimuli: what `CHANCE` names (3, t).
 
-    Corrected are p by the best score of any layer and transform of the region, which hold the
-    error of the whole region: stimuli are permuted alike in all of them.
+    Corrected are p by the best of all layers and transforms of the region, which hold the error of
+    the whole region: stimuli are permuted alike in all of them. The best is that of calibrated
+    scores, so that a layer that scores high by chance, having many units, hides no other.
     """
     observed, permuted = one.subjects.nanmean(-1), one.permuted
-    largest = torch.cat([other.permuted for other in of_region], 1)
-    largest = largest.nan_to_num(-torch.inf).amax(1, keepdim=True).expand_as(permuted)
-    largest = largest.where(permuted.isfinite(), torch.nan)
-    spread = permuted.std(0)
-    calibrated = (observed - permuted.mean(0)) / spread.masked_fill(spread == 0, torch.nan)
-    shares = _tail_share(observed, permuted), _tail_share(observed, largest)
-    return np.stack([*shares, calibrated.double().numpy()])
+    best = torch.cat([calibrated(other.permuted, other.permuted) for other in of_region], 1)
+    best = best.nan_to_num(-torch.inf).amax(1, keepdim=True).expand_as(permuted)
+    own = calibrated(observed, permuted)
+    best = best.where(permuted.isfinite() & own.isfinite(), torch.nan)
+    shares = _tail_share(observed, permuted), _tail_share(own, best)
+    return np.stack([*shares, own.double().numpy()])
+
+
+def calibrated(scores: Tensor, permuted: Tensor) -> Tensor:
+    """Scores (..., t) less the mean of permuted ones (r, t), over their standard deviation.
+
+    NaN where permuted scores are all the same, up to rounding.
+    """
+    mean, spread = permuted.mean(0), permuted.std(0)
+    constant = spread <= 1e-12 * mean.abs()
+    return (scores - mean) / spread.masked_fill(constant, torch.nan)
 
 
 def _tail_share(observed: Tensor, permuted: Tensor) -> np.ndarray:

@@ -88,10 +88,10 @@ class AlignmentResult(StoredResult):
             whose steps are learned (`sides`), noise ceilings, the transform most folds selected,
             step summaries, counts (`n_pairs` are pairs of test stimuli in a fold, less those
             missing), `score_low`, `score_high` (see `intervals`), and of permuted stimulus labels
-            `p_chance` (one-sided, not corrected), `p_corrected` (by the best score of any layer and
-            transform of the region) and `calibrated_score` (the score less the mean of permuted
-            ones, over their standard deviation); NaN where scores were not resampled. No p is less
-            than 1 / (permutations + 1).
+            `p_chance` (one-sided, not corrected), `calibrated_score` (the score less the mean of
+            permuted ones, over their standard deviation) and `p_corrected` (by the best calibrated
+            score of any layer and transform of the region); NaN where scores were not resampled. No
+            p is less than 1 / (permutations + 1).
         """
         data = self.data
         shown = data.attrs["transforms"].split(",")

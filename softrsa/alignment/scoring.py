@@ -118,7 +118,7 @@ def _judged(
 
     def judge(run: Run) -> Judged:
         if options.of_features:
-            judged = evaluate_features(run, options)
+            judged = evaluate_features(run, options, draws, on_step)
         else:
             judged = evaluate(run, options, draws, on_step)
         on_step(1)

@@ -23,6 +23,7 @@ from softrsa.rsm.similarity import SIMILARITY_TABLE, Similarity
 from softrsa.transforms import Family
 from softrsa.transforms.on_rsms import TRANSFORMS, Centered, Chain, Identity, Transform, as_chain
 
+SELECTED = as_chain("selected")
 SMALLEST_BLOCK = 4  # stimuli a score needs: fewer leave nothing after double-centering
 
 
@@ -437,7 +438,7 @@ class Options:
     @property
     def resamples(self) -> bool:
         """Whether scores are resampled."""
-        return self.n_resamples > 0 and not self.of_features
+        return self.n_resamples > 0
 
     @property
     def resampling_seed(self) -> int:
@@ -529,7 +530,7 @@ def baselines() -> list[Chain]:
 
 def with_choices(chains: Sequence[Chain]) -> list[Chain]:
     """Add what "selected" chooses among, where it is alone: all of the table."""
-    if [one.name for one in chains] != ["selected"]:
+    if [one.name for one in chains] != [SELECTED.name]:
         return [*chains]
     return [as_chain(row) for row in TRANSFORMS.values()]
 

@@ -5,6 +5,10 @@ from softrsa.inference.clusters import ClusterTest, cluster_test
 from softrsa.inference.comparing import compare_models
 from softrsa.inference.crossvalidation import FlexibleModel, crossvalidate, weighted_rsm_model
 from softrsa.inference.generalization import TimeGeneralization, time_generalization
+from softrsa.inference.interchangeability import (
+    InterchangeabilityResult,
+    interchangeability,
+)
 from softrsa.inference.intersubject import (
     IntersubjectResult,
     behavior_rsm,
@@ -26,6 +30,7 @@ __all__ = [
     "CollinearityWarning",
     "FlexibleModel",
     "InferenceResult",
+    "InterchangeabilityResult",
     "IntersubjectResult",
     "NoiseCeiling",
     "PartitionResult",
@@ -40,6 +45,7 @@ __all__ = [
     "compare_models",
     "crossvalidate",
     "evaluate",
+    "interchangeability",
     "intersubject_rsa",
     "intersubject_rsm",
     "noise_ceiling",
