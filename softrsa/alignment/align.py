@@ -245,7 +245,7 @@ def align(
     splits = split_stimuli(n_stimuli, folds, seed=seed)
     if control_sides:
         fewest = min(len(split.test) for split in splits)
-        check_control(options.measure, fewest, len(control_sides), missing=options.missing)
+        check_control(options.measure, fewest, len(control_sides))
         layer_sides = with_control(layer_sides, control_sides)
     if permute:
         order = torch.randperm(n_stimuli, generator=torch.Generator().manual_seed(seed + 1))

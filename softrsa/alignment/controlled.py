@@ -13,15 +13,15 @@ from torch import Tensor
 from softrsa.alignment.resampling import Draws, OfRun, Scored, resample_scores
 from softrsa.alignment.responses import Data, Responses
 from softrsa.alignment.settings import SMALLEST_BLOCK, UNFITTED
-from softrsa.errors import DataError
-from softrsa.measures import Measure, get, pearson
+from softrsa.measures import Measure, get
+from softrsa.measures.missing import lacks_pairs, on_held_pairs
 from softrsa.measures.partial import (
     check_partial,
     check_stimuli_left,
     of_residuals,
     residual_squares,
 )
-from softrsa.pairs import off_diagonal
+from softrsa.transforms.center import held_pairs
 
 
 class Side(NamedTuple):
@@ -34,8 +34,9 @@ class Side(NamedTuple):
     brain: Tensor
 
     def less(self, control: Tensor, measure: Measure) -> Side:
-        """Take from both what controls (k, n, n) explain under a measure."""
-        return Side(*(residual_squares(one.double(), control, measure) for one in self))
+        """Take from both what controls (k, n, n) explain under a measure, of pairs both have."""
+        held = held_pairs(*self) if lacks_pairs(*self) else None
+        return Side(*(residual_squares(one.double(), control, measure, held) for one in self))
 
     def scored(self, subjects: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Keep the subjects that are scored; a model may be one for all."""
@@ -45,7 +46,10 @@ class Side(NamedTuple):
 
 
 class Views(NamedTuple):
-    """Sides as the measure scores them, and as what is told beside its scores does."""
+    """Sides as the measure scores them, and as what is told beside its scores does.
+
+    The measure is that of whole RSMs; with missing pairs it needs `on_held_pairs`.
+    """
 
     measure: Measure
     sides: list[Side]
@@ -89,17 +93,12 @@ def with_control(
     return {name: replace(side, control=held) for name, side in layers.items()}
 
 
-def check_control(measure: Measure, fewest: int, n_controls: int, *, missing: bool) -> None:
+def check_control(measure: Measure, fewest: int, n_controls: int) -> None:
     """Refuse what has no partial score.
 
     ``fewest`` are the test stimuli of the smallest fold.
     """
     check_partial(measure)
-    if missing:
-        raise DataError(
-            "Pairs are missing (NaN), and scores given a control need all of them: leave out the "
-            "stimuli that lack pairs, or the control (`control`, `--control`)."
-        )
     check_stimuli_left(fewest, n_controls, measure)
 
 
@@ -130,7 +129,8 @@ def resample_given(
 
     Residuals stay as they are where stimuli are drawn: coefficients of a least-squares fit have no
     influence of first order on the correlation of its residuals. Ranks have, and are made anew,
-    stimuli left out one at a time. Residuals of the model are permuted.
+    stimuli left out one at a time; not where pairs are missing. Residuals of the model are
+    permuted.
 
     Parameters
     ----------
@@ -146,10 +146,12 @@ def resample_given(
         What was drawn; None for no resamples.
     """
     scored = of_residuals(measure)
+    missing = any(lacks_pairs(*side) for side in sides)
     rest = [side.less(control, measure) for side, control in zip(sides, controls, strict=True)]
     models, brains = zip(*(side.scored(run.score) for side in rest), strict=True)
-    found = resample_scores(run, scored, models, torch.stack(brains), draws, on_step=_unheard)
-    if scored is measure or draws is None or found.sums is None:
+    scorer = on_held_pairs(scored) if missing else scored
+    found = resample_scores(run, scorer, models, torch.stack(brains), draws, on_step=_unheard)
+    if scored is measure or missing or draws is None or found.sums is None:
         return found
     models, brains = zip(*(side.scored(run.score) for side in sides), strict=True)
     together = [
@@ -190,4 +192,4 @@ def _ranked_given(measure: Measure) -> Measure:
 def plain_rsa_given(model: Tensor, brain: Tensor, control: Tensor) -> float:
     """Mean over subjects of the partial Pearson correlation of RSMs as they are."""
     side = Side(model, brain).less(control, get("pearson"))
-    return float(pearson(*(off_diagonal(one) for one in side)).mean())
+    return float(on_held_pairs(get("pearson")).between(*side).mean())

@@ -168,7 +168,8 @@ def evaluate(
     sides = {name: fitted.model_side(model, brain) for name, fitted in run.fitted.items()}
     pairs = [Side(*run.fitted[name].stepped(side, brain, readers)) for name, side in sides.items()]
     controls = _controls(model, run.fitted)
-    measure, given, of_offsets, aside = views(pairs, controls, options.scoring)
+    whole, given, of_offsets, aside = views(pairs, controls, options.measure)
+    measure = on_held_pairs(whole) if options.missing else whole
     scored = [side.scored(chosen) for side in given]
     if controls is None:
         models, brains = zip(*scored, strict=True)
@@ -182,12 +183,11 @@ def evaluate(
     beside = [scores_beside(*side.scored(chosen)) for side in aside]
     # a measure that does not say how it normalizes: the mean RSM as it is
     pool = "normalized" if options.measure.normalize else "raw"
-    ceiling_measure = options.measure if controls is None else measure
     n_pairs = int(held_pairs(model.rsms, brain.rsms).sum()) // 2
     records = {}
     for k, (name, fitted) in enumerate(run.fitted.items()):
         ceiling = (
-            _ceiling(given[k].brain, ceiling_measure, pool)
+            _ceiling(given[k].brain, whole, pool)
             if brain.halves is None
             else _ceiling_of_trials(brain, fitted, options.measure)
         )

@@ -85,7 +85,11 @@ class OfRun(NamedTuple):
 
 
 def resampled(
-    runs: Sequence[Scored], sums: Sequence[list[Tensor]], names: Sequence[str], draws: Draws
+    runs: Sequence[Scored],
+    sums: Sequence[list[Tensor]],
+    names: Sequence[str],
+    draws: Draws,
+    family: Sequence[str],
 ) -> xr.Dataset:
     """Put the resampled scores of runs together, their transforms fixed.
 
@@ -99,6 +103,8 @@ def resampled(
         Transforms.
     draws : Draws
         What was drawn.
+    family : sequence of str
+        Transforms that p is corrected over, those asked for.
 
     Returns
     -------
@@ -115,7 +121,7 @@ def resampled(
     for run, one in zip(runs, sums, strict=True):
         groups.setdefault((run.layer, run.region), []).append(one)
     found = {key: finished(add_up(members), draws) for key, members in groups.items()}
-    return labelled(found, names, runs)
+    return labelled(found, names, runs, family)
 
 
 def make_draws(n_resamples: int, n_stimuli: int, seed: int) -> Draws:
@@ -329,11 +335,15 @@ def _by_kind(score: Tensor, stimuli: Tensor, pairs: Tensor, subject_counts: Tens
 
 
 def labelled(
-    found: dict[tuple[str, str], Resampled], names: Sequence[str], runs: Sequence[Scored]
+    found: dict[tuple[str, str], Resampled],
+    names: Sequence[str],
+    runs: Sequence[Scored],
+    family: Sequence[str],
 ) -> xr.Dataset:
     """Put what was found for layers with regions into one data set: see `resample`."""
     subjects = {run.region: run.brain.subjects for run in runs}
     disjoint = _disjoint(runs)
+    asked = [i for i, name in enumerate(names) if name in family]
     layers, regions = (list(dict.fromkeys(key[i] for key in found)) for i in (0, 1))
     people = list(dict.fromkeys(name for each in subjects.values() for name in each))
     n = next(iter(found.values())).resamples.shape[1]
@@ -349,7 +359,7 @@ def labelled(
         resamples[:, at[0], at[1]] = one.resamples.mT.numpy()
         if disjoint:
             of_region = [other for (_, name), other in found.items() if name == region]
-            of_chance[(slice(None), *at)] = against_chance(one, of_region)
+            of_chance[(slice(None), *at)] = against_chance(one, of_region, asked)
     dims = ("layer", "region", "transform")
     return xr.Dataset(
         {
@@ -367,18 +377,22 @@ def labelled(
 CHANCE = ("p_chance", "p_corrected", "calibrated_score")
 
 
-def against_chance(one: Resampled, of_region: Sequence[Resampled]) -> np.ndarray:
+def against_chance(
+    one: Resampled, of_region: Sequence[Resampled], asked: Sequence[int]
+) -> np.ndarray:
     """Compare scores (t,) with those of permuted stimuli: what `CHANCE` names (3, t).
 
-    Corrected are p by the best of all layers and transforms of the region, which hold the error of
-    the whole region: stimuli are permuted alike in all of them. The best is that of calibrated
-    scores, so that a layer that scores high by chance, having many units, hides no other.
+    Corrected are p by the best of all layers of the region and transforms that were ``asked`` for,
+    which hold the error of the whole region: stimuli are permuted alike in all of them. The best is
+    that of calibrated scores, so that a layer that scores high by chance, having many units, hides
+    no other.
     """
     observed, permuted = one.subjects.nanmean(-1), one.permuted
-    best = torch.cat([calibrated(other.permuted, other.permuted) for other in of_region], 1)
-    best = best.nan_to_num(-torch.inf).amax(1, keepdim=True).expand_as(permuted)
-    own = calibrated(observed, permuted)
-    best = best.where(permuted.isfinite() & own.isfinite(), torch.nan)
+    own, of_own = calibrated(observed, permuted), calibrated(permuted, permuted)
+    asked = list(asked)
+    family = [calibrated(other.permuted, other.permuted)[:, asked] for other in of_region]
+    best = torch.cat(family, 1).nan_to_num(-torch.inf).amax(1, keepdim=True)
+    best = best.maximum(of_own)  # a baseline nobody asked for is of the family too
     shares = _tail_share(observed, permuted), _tail_share(own, best)
     return np.stack([*shares, own.double().numpy()])
 

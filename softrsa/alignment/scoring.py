@@ -59,7 +59,8 @@ def score_together(
     if draws is None:
         return data
     sums = [one.sums or [] for one in judged]
-    return data.merge(resampled(runs, sums, _transforms(data), draws), join="exact")
+    found = resampled(runs, sums, _transforms(data), draws, options.asked)
+    return data.merge(found, join="exact")
 
 
 def score_apart(
@@ -158,7 +159,8 @@ def put_together(
     data = xr.Dataset() if whole is None else whole
     if draws is None:
         return data
-    return data.merge(labelled(scores_of, _transforms(data), runs), join="exact")
+    found = labelled(scores_of, _transforms(data), runs, options.asked)
+    return data.merge(found, join="exact")
 
 
 def _transforms(data: xr.Dataset) -> list[str]:

@@ -431,6 +431,11 @@ class Options:
         ]
 
     @property
+    def asked(self) -> list[str]:
+        """Names of the transforms that were asked for."""
+        return [one.name for one in self.transforms]
+
+    @property
     def learns(self) -> bool:
         """Whether anything is learned by descent, or chosen on inner folds."""
         return any(one.is_learned or one.name == "selected" for one in self.transforms)

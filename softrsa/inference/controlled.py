@@ -60,21 +60,18 @@ def _residuals(stack: Stack, n_models: int) -> Stack:
     """Take from models and subjects what the rows after the models explain."""
     entry, k = stack.entry, stack.n_models
     check_left(stack.n_stimuli * (stack.n_stimuli - 1) // 2 - stack.n_missing, k - n_models)
+    held = stack.squares(torch.ones_like(stack.values[:1]))[0] > 0 if stack.n_missing else None
     if entry.on_squares:
-        if stack.n_missing:
-            raise DataError(
-                f"{stack.n_missing} pairs are missing (NaN), and given a control {entry.name!r} "
-                "needs all of them: use 'pearson' or 'spearman', or leave out their stimuli."
-            )
-        squares = residual_squares(
-            stack.squares(stack.values), stack.squares(stack.values[n_models:k]), entry
-        )
+        squares = stack.squares(stack.values)
+        squares = residual_squares(squares, squares[n_models:k], entry, held)
         rest = squares[:, stack.first, stack.second]
     else:
         rest = residual_pairs(stack.values, stack.values[n_models:k], entry)
+    rest = torch.cat([rest[:n_models], rest[k:]])
+    whole = None if held is None else stack.squares(rest).masked_fill(~held, torch.nan)
     return replace(
-        stack, entry=of_residuals(entry), values=torch.cat([rest[:n_models], rest[k:]]),
-        n_models=n_models, models=stack.models[:n_models], whole=None,
+        stack, entry=of_residuals(entry), values=rest,
+        n_models=n_models, models=stack.models[:n_models], whole=whole,
     )  # fmt: skip
 
 

@@ -105,11 +105,6 @@ def permutation_test(
     stack, given = stack_given(models, subjects_rsms, measure, names, control)
     if stack.n_missing:
         check_leaves_out(stack.entry, "the RSMs")
-        if given:
-            raise DataError(
-                f"{stack.n_missing} pairs are missing (NaN), and a permutation test given a "
-                "control needs all of them: leave out their stimuli."
-            )
     rng = torch.Generator().manual_seed(seed)
     orders = torch.stack(
         [torch.randperm(stack.n_stimuli, generator=rng) for _ in range(n_permutations)]

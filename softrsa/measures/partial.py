@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -10,8 +12,7 @@ from softrsa._ranks import average_ranks, rounding_of
 from softrsa.errors import DataError, ShapeError
 from softrsa.measures.correlation import centered, check_pairs, cosine
 from softrsa.measures.registry import MEASURES, Measure
-from softrsa.pairs import off_diagonal
-from softrsa.transforms.center import double_center
+from softrsa.transforms.center import center_held, double_center
 
 TWICE = 2  # once more, for what rounding has left
 
@@ -218,7 +219,9 @@ def of_residuals(measure: Measure) -> Measure:
     return MEASURES["pearson"] if is_ranked else measure
 
 
-def residual_squares(rsms: Tensor, control: Tensor, measure: Measure) -> Tensor:
+def residual_squares(
+    rsms: Tensor, control: Tensor, measure: Measure, held: Tensor | None = None
+) -> Tensor:
     """Take from RSMs what controls explain of what a measure compares.
 
     Parameters
@@ -229,26 +232,36 @@ def residual_squares(rsms: Tensor, control: Tensor, measure: Measure) -> Tensor:
         Square RSMs of the same stimuli, float64.
     measure : Measure
         One with a partial form; see `check_partial`.
+    held : Tensor of bool, shape (n, n), optional
+        Pairs that are there in all RSMs, where some are missing.
 
     Returns
     -------
     Tensor, shape (..., n, n)
         Residuals of the entries off the diagonal, of ranks where the measure ranks, after centering
-        where it centers; 0 on the diagonal, and everywhere if controls explain all but rounding.
-        `of_residuals` scores them.
+        where it centers; 0 on the diagonal, and everywhere if controls explain all but rounding;
+        NaN for pairs that are not held. `of_residuals` scores them.
     """
     check_partial(measure)
-    check_stimuli_left(rsms.shape[-1], control.shape[-3], measure)
+    n = rsms.shape[-1]
+    apart = ~torch.eye(n, dtype=torch.bool, device=rsms.device)
+    pairs = apart if held is None else held
+    if held is None:
+        check_stimuli_left(n, control.shape[-3], measure)
+    else:
+        offsets = n - 1 if measure.on_squares else 0
+        check_left(int(held.sum()) // 2 - offsets, control.shape[-3])
     rank = measure.embed is not None and measure.embed.of == "ranks"
-    entries, given = off_diagonal(rsms), off_diagonal(control)
+    entries, given = rsms[..., pairs], control[..., pairs]
     sizes = _size(entries, rank=rank), _size(given, rank=rank)
     if measure.on_squares:
-        entries, given = (off_diagonal(double_center(one)) for one in (rsms, control))
+        center = double_center if held is None else partial(center_held, held=held)
+        entries, given = (center(one)[..., pairs] for one in (rsms, control))
     else:
         entries, given = (_vectors(one, measure) for one in (entries, given))
     rest = unexplained(entries, orthonormal(given, sizes[1]), sizes[0])
-    square = rest.new_zeros(*rest.shape[:-1], *rsms.shape[-2:])
-    square[..., ~torch.eye(rsms.shape[-1], dtype=torch.bool, device=rsms.device)] = rest
+    square = rest.new_full((*rest.shape[:-1], n, n), torch.nan).masked_fill(~apart, 0.0)
+    square[..., pairs] = rest
     return square
 
 

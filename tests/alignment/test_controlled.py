@@ -214,6 +214,35 @@ def test_a_store_of_another_control_is_refused(data, tmp_path):
         softrsa.align({"fc": layer}, {"IT": brains}, control=pixels**3, **options)
 
 
+@pytest.mark.parametrize("measure", ["pearson", "spearman", "centered_pearson"])
+def test_pairs_that_are_missing_are_left_out_of_the_control_too(data, measure):
+    pixels, layer, brains = data
+    rsms = torch.stack([similarity_matrix(one) for one in brains])
+    lost = torch.rand(30, 30, generator=torch.Generator().manual_seed(0)) < 0.1
+    rsms[1, lost | lost.T] = torch.nan
+    result = softrsa.align(
+        {"fc": layer}, {"IT": rsms}, control=pixels, transforms=["identity"], measure=measure,
+        folds=None, n_resamples=200,
+    )  # fmt: skip
+    rows, columns = np.nonzero(~(lost | lost.T | torch.eye(30, dtype=torch.bool)).numpy())
+    control, model, *subjects = (
+        one.numpy()[rows, columns] for one in (*map(similarity_matrix, (pixels, layer, *brains)),)
+    )
+    offsets = None
+    if measure == "spearman":
+        control, model, *subjects = map(rankdata, (control, model, *subjects))
+    elif measure == "centered_pearson":
+        offsets = np.concatenate([np.eye(30)[rows], np.eye(30)[columns]], 1)
+    rest = left(model, [control], offsets)
+    scores = [pearsonr(rest, left(one, [control], offsets)).statistic for one in subjects]
+    row = result.table.iloc[0]
+    assert row["score"] == pytest.approx(np.mean(scores))
+    assert row["n_pairs"] == len(rows) / 2
+    assert row["p_chance"] < 0.05
+    assert row["score_low"] < row["score"] < row["score_high"]
+    assert row["ceiling_lower"] <= row["ceiling_upper"]
+
+
 def test_what_has_no_partial_score_is_refused(data):
     pixels, layer, brains = data
     sides = {"fc": layer}, {"IT": brains}
@@ -230,7 +259,5 @@ def test_what_has_no_partial_score_is_refused(data):
         softrsa.align(*sides, control=many, transforms=["identity"], folds=6)
     rsms = torch.stack([similarity_matrix(one) for one in brains])
     rsms[:, 3, 4] = rsms[:, 4, 3] = torch.nan
-    with pytest.raises(DataError, match="scores given a control need all of them"):
-        softrsa.align({"fc": layer}, {"IT": rsms}, control=pixels, folds=None)
     with pytest.raises(DataError, match="`control` has pairs that are missing"):
         softrsa.align(*sides, control=rsms[0], folds=None)

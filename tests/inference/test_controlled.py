@@ -142,10 +142,37 @@ def test_missing_pairs():
     kept = torch.arange(36) != 7
     expected = partial_correlation(models[:, None, kept], brains[:, kept], control[:, kept])
     np.testing.assert_allclose(scores(found), expected, atol=1e-10)
-    with pytest.raises(DataError, match=r"1 pairs are missing .* permutation test given a control"):
-        permutation_test(models, brains, "pearson", control=control)
-    with pytest.raises(DataError, match=r"1 pairs are missing .* 'centered_pearson' needs all"):
-        evaluate(models, brains, "centered_pearson", control=control)
+    # what is left of models is permuted, pairs that are missing along with it
+    tested = permutation_test(models, brains, "pearson", control=control, n_permutations=3, seed=1)
+    rng = torch.Generator().manual_seed(1)
+    design = torch.cat([torch.ones(1, 36), control]).T[kept].double()
+    rest = torch.full((6, 36), torch.nan, dtype=torch.float64)
+    values = torch.cat([models, brains])[:, kept].T
+    rest[:, kept] = (values - design @ torch.linalg.lstsq(design, values).solution).T
+    for r in range(3):
+        order = torch.randperm(9, generator=rng)
+        permuted = condense(expand(rest[:2])[:, order][:, :, order])
+        both = kept & permuted[0].isfinite()
+        means = [
+            np.mean([np.corrcoef(one[both], brain[both])[0, 1] for brain in rest[2:]])
+            for one in permuted
+        ]
+        np.testing.assert_allclose(tested.data["permuted_score"][r], means, atol=1e-10)
+
+
+def test_missing_pairs_after_centering():
+    models, brains, control = simulated(6, n=12)
+    gone = torch.zeros(66, dtype=torch.bool)
+    gone[[7, 30, 31]] = True
+    found = evaluate(
+        models, brains.masked_fill(gone, torch.nan), "centered_pearson", control=control
+    )
+    rows, columns = np.nonzero(expand((~gone).double()).numpy())
+    entries = [expand(one).numpy()[rows, columns] for one in (*control, *models, *brains)]
+    design = np.column_stack([np.eye(12)[rows], np.eye(12)[columns], *entries[:2]])
+    rest = [one - design @ np.linalg.lstsq(design, one, rcond=None)[0] for one in entries[2:]]
+    expected = [[np.corrcoef(one, brain)[0, 1] for brain in rest[2:]] for one in rest[:2]]
+    np.testing.assert_allclose(scores(found), expected, atol=1e-10)
 
 
 def test_errors_say_what_must_hold():
