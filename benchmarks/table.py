@@ -31,6 +31,7 @@ MODULES = (
     "measure_speed",
     "inference_speed",
     "cluster_speed",
+    "mne_rsa_speed",
     "prediction_speed",
     "synthesis_speed",
     "tiled_speed",

@@ -12,9 +12,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from softrsa._gradients import within
 from softrsa._ranks import average_ranks
 from softrsa._table import Table
-from softrsa.errors import DataError, DTypeError, unknown_name
+from softrsa.errors import DataError, DTypeError, ShapeError, unknown_name
 from softrsa.measures.anchors import (
     per_anchor_pearson,
     resampled_identification,
@@ -52,7 +53,7 @@ from softrsa.measures.rank import (
 )
 from softrsa.measures.shape import angular_procrustes, cca, nbs, procrustes_distance, svcca
 from softrsa.measures.whitened import whitened_cosine, whitened_pearson
-from softrsa.pairs import condense, off_diagonal
+from softrsa.pairs import condense, expand, off_diagonal
 from softrsa.transforms import soft_rank
 
 
@@ -187,6 +188,52 @@ class Measure:
     def between(self, x: Tensor, y: Tensor) -> Tensor:
         """Score square RSMs (..., n, n) over all their off-diagonal entries; see `pairs_of`."""
         return self.function(self.pairs_of(x), self.pairs_of(y))
+
+    def against(self, models: Tensor) -> Callable[[Tensor], Tensor]:
+        """Scores of many RDMs with the same models, fast: for a searchlight's ``evaluate``.
+
+        Parameters
+        ----------
+        models : Tensor, shape (n_models, n_pairs)
+            Condensed RDMs, float32 or float64.
+
+        Returns
+        -------
+        callable
+            Takes condensed RDMs (k, n_pairs) of the same stimuli and gives scores (k, n_models).
+
+        Raises
+        ------
+        DataError
+            If the measure compares features, or self-similarities, which condensed RDMs lack.
+        ShapeError
+            If ``models`` are not condensed.
+
+        Examples
+        --------
+        >>> models = torch.tensor([[1.0, 2.0, 3.0], [3.0, 1.0, 2.0]])
+        >>> get("spearman").against(models)(torch.tensor([[1.0, 2.0, 3.0]]))
+        tensor([[ 1.0000, -0.5000]])
+        """
+        if self.takes in ("features", "kernels"):
+            raise DataError(
+                f"{self.name!r} compares {self.takes}; take a measure that compares pairs of "
+                "stimuli, such as 'pearson' or 'centered_pearson'."
+            )
+        if models.ndim != 2:
+            raise ShapeError(
+                f"`models` must be condensed RDMs (n_models, n_pairs), got {tuple(models.shape)}."
+            )
+        given = expand if self.takes == "matrices" else _same
+        if self.embed is None:
+            prepared = given(models)
+            return lambda rdms: self(given(rdms).unsqueeze(1), prepared)
+        embed, units = self.embed, self.embed.unit(given(models))
+        return lambda rdms: within(embed.unit(given(rdms)) @ units.mT)
+
+
+def _same(x: Tensor) -> Tensor:
+    return x
 
 
 def _check_embed(measure: Measure, embed: Embedding) -> None:

@@ -65,7 +65,7 @@ def searchlight(
     dof: int | None = None,
     prior_lambda: float = 1.0,
     prior_weight: float = 0.1,
-    memory: int = 64 * 2**20,
+    memory: int = 16 * 2**20,
     progress: bool = True,
 ) -> Tensor:
     r"""Distances between stimuli around each center of a searchlight, or a score of them.
@@ -92,6 +92,7 @@ def searchlight(
     evaluate : callable, optional
         Takes the RDMs of some centers, a Tensor of shape (n_some, n_pairs), and gives a Tensor of
         shape (n_some, ...), such as their similarity to a model. Then only that is kept.
+        ``softrsa.measures.get("spearman").against(models)`` is such a callable.
     residuals : Tensor, shape (n_residuals, n_units), optional
         Trials less the mean of their stimulus, in the units of ``x``: each center has the noise
         precision of its own neighbors. For `crossnobis` and `mahalanobis`; the second needs them.
@@ -106,7 +107,8 @@ def searchlight(
         For `poisson` and `poisson_cv`: see `softrsa.rsm.poisson_kl`.
     memory : int
         Bytes that may be needed at a time beside ``x``, the result and what ``evaluate`` needs.
-        One center is always computed, whatever it takes.
+        One center is always computed, whatever it takes. More is not faster: the default is what
+        stays in a processor's cache.
     progress : bool
         Whether to show a bar, after two seconds.
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from rsatoolbox.util.searchlight import get_searchlight_RDMs
 
 from softrsa.errors import DataError, DTypeError, ShapeError, UnknownNameError
-from softrsa.measures import pearson
-from softrsa.pairs import condense
+from softrsa.measures import get, pearson
+from softrsa.pairs import condense, expand
 from softrsa.recordings import precision_of, residual_covariance
 from softrsa.rsm import (
     build_rdms,
@@ -188,3 +188,27 @@ def test_mistakes_are_named(neighbors, rng):
         searchlight(x, np.ones((2, 29), dtype=bool))
     with pytest.raises(ShapeError, match=r"each of 17 centers, got \(\)|each of \d+ centers, got"):
         searchlight(x, neighbors, evaluate=lambda rdms: rdms.mean())
+
+
+@pytest.mark.parametrize(
+    "measure",
+    ["pearson", "spearman", "rho_a", "whitened_cosine", "centered_pearson", "kendall_tau_a"],
+)
+def test_scores_against_models_are_those_of_the_measure(neighbors, measure):
+    rng = torch.Generator().manual_seed(3)
+    x, models = draw(rng), torch.rand(4, N * (N - 1) // 2, dtype=torch.float64, generator=rng)
+    entry = get(measure)
+    found = searchlight(x, neighbors, evaluate=entry.against(models), progress=False)
+    rdms = searchlight(x, neighbors, progress=False)
+    form = expand if entry.takes == "matrices" else torch.clone
+    expected = [[float(entry(form(one), form(model))) for model in models] for one in rdms]
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
+def test_models_that_cannot_be_scored_against():
+    with pytest.raises(DataError, match="'linear_cka' compares features"):
+        get("linear_cka").against(torch.rand(2, 6))
+    with pytest.raises(DataError, match="'kernel_cka' compares kernels"):
+        get("kernel_cka").against(torch.rand(2, 6))
+    with pytest.raises(ShapeError, match=r"got \(2, 4, 4\)"):
+        get("pearson").against(torch.rand(2, 4, 4))
