@@ -225,7 +225,8 @@ def _from_file(path: Path, function: str) -> NamedModel:
         ) from error
     if isinstance(made, NamedModel):
         return made
-    module, preprocess = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
+    pair: tuple[Any, Any] = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
+    module, preprocess = pair
     if not isinstance(module, nn.Module) or not (preprocess is None or callable(preprocess)):
         raise DTypeError(
             f"{function}() of {path} must give a torch module, a pair (module, preprocess), or a "
