@@ -38,6 +38,16 @@ from softrsa.measures.kernels import (
     resampled_kernel_nbs,
     unit_kernel,
 )
+from softrsa.measures.neighbors import (
+    cknna,
+    mean_neighbors,
+    mutual_knn,
+    neighbor_graph,
+    neighbor_jaccard,
+    resampled_cknna,
+    resampled_jaccard,
+    resampled_mutual_knn,
+)
 from softrsa.measures.predictivity import (
     held_out_predictivity,
     linear_predictivity,
@@ -83,7 +93,7 @@ class Measure:
     invariances : frozenset of str
         Changes of either input that leave the score as it is: "scale" (positive factor), "shift"
         (a constant added; to features, one number per unit), "monotone" (any increasing function),
-        "row_offset" (a number added per row of an RSM), "row_scale" and "stimulus_scale" (a
+        "row_offset" and "column_offset" (a number added per row, or column, of an RSM), "row_scale" and "stimulus_scale" (a
         positive factor per row of a double-centered RSM, or one per stimulus, for its row and its
         column), "orthogonal" (rotation or reflection of features), "linear" (any invertible linear
         map of features).
@@ -227,6 +237,7 @@ _CCA = "Raghu et al. (2017), arXiv:1706.05806"
 _SYNTHESIS = "Cloos et al. (2024), arXiv:2407.07059"
 _NILI = "Nili et al. (2014), doi:10.1371/journal.pcbi.1003553"
 _WHITE = "Diedrichsen et al. (2021), arXiv:2007.02789"
+_PLATO = "Huh et al. (2024), arXiv:2405.07987"
 _UNIT = (-1.0, 1.0)
 _POSITIVE = (0.0, 1.0)
 _RIGID = frozenset({"orthogonal", "shift"})
@@ -234,7 +245,8 @@ _SIMILAR = _RIGID | {"scale"}
 _ORDER = frozenset({"scale", "shift", "monotone"})
 # of those that center: their further scaling is of each RSM by itself, and would undo centering
 _CENTERED_UNIT = Embedding(offsets="removed").normalize
-_CENTERED = frozenset({"scale", "shift", "row_offset"})
+_CENTERED = frozenset({"scale", "shift", "row_offset", "column_offset"})
+_ROW_ORDER = _ORDER | {"row_offset", "row_scale"}
 _ROWS = (
     Measure(
         function=balanced_pearson, takes="matrices", range=_UNIT, smallest_n=4,
@@ -325,6 +337,24 @@ _ROWS = (
         invariances=_CENTERED, normalize=positive_kernel, resampled=resampled_kernel_nbs,
         reference="Harvey, Larsen & Williams (2024), arXiv:2311.11436",
         words="the normalized Bures similarity of the RSMs as kernels",
+    ),
+    Measure(
+        function=mutual_knn, takes="matrices", range=_POSITIVE, smallest_n=3, differentiable=False,
+        invariances=_ROW_ORDER, normalize=neighbor_graph, resampled=resampled_mutual_knn,
+        reference=_PLATO,
+        words="the share of the nearest neighbors of each stimulus that both RSMs have in common",
+    ),
+    Measure(
+        function=neighbor_jaccard, takes="matrices", range=_POSITIVE, smallest_n=3,
+        differentiable=False, invariances=_ROW_ORDER, normalize=neighbor_graph,
+        resampled=resampled_jaccard, reference="Klabunde et al. (2025), doi:10.1145/3728458",
+        words="the Jaccard similarity of the nearest neighbors of each stimulus in both RSMs",
+    ),
+    Measure(
+        function=cknna, takes="matrices", range=(-0.29, 1.0), smallest_n=3, differentiable=False,
+        invariances=frozenset({"scale", "shift", "row_offset"}), normalize=mean_neighbors,
+        resampled=resampled_cknna, reference=_PLATO,
+        words="the alignment of both RSMs over mutual nearest neighbors (CKNNA)",
     ),
     Measure(
         function=linear_cka, takes="features", range=_POSITIVE, smallest_n=2, invariances=_SIMILAR,
