@@ -158,8 +158,8 @@ def cknna(x: Tensor, y: Tensor, *, k: int | None = None) -> Tensor:
     """
     left, right, _ = _pair(x, y, k)
     once = left.new_ones(x.shape[-1])
-    a, b = _less_row_means(x, once), _less_row_means(y, once)
-    return _finished(_aligned(left * right, left, right, a, b, once), x, y)
+    rests = _less_row_means(x, once), _less_row_means(y, once)
+    return _finished(_aligned((left * right, left, right), rests, once), x, y)
 
 
 def resampled_mutual_knn(x: Tensor, y: Tensor, counts: Tensor) -> Tensor:
@@ -182,9 +182,9 @@ def resampled_jaccard(x: Tensor, y: Tensor, counts: Tensor) -> Tensor:
 
 def resampled_cknna(x: Tensor, y: Tensor, counts: Tensor) -> Tensor:
     """`cknna` where stimuli occur so often (n,); see `resampled_mutual_knn`."""
-    shared, left, right, weights, _ = _drawn_pair(x, y, counts)
-    a, b = (_less_row_means(_of_drawn(rsms, counts), weights) for rsms in (x, y))
-    return _finished(_aligned(shared, left, right, a, b, weights), x, y)
+    drawn = _drawn_pair(x, y, counts)
+    one, other = (_less_row_means(_of_drawn(rsms, counts), drawn.weights) for rsms in (x, y))
+    return _finished(_aligned(drawn[:3], (one, other), drawn.weights), x, y)
 
 
 def neighbor_graph(x: Tensor) -> Tensor:
@@ -309,9 +309,10 @@ def _less_row_means(x: Tensor, weights: Tensor) -> Tensor:
 
 
 def _aligned(
-    shared: Tensor, left: Tensor, right: Tensor, a: Tensor, b: Tensor, weights: Tensor
+    places: tuple[Tensor, Tensor, Tensor], rests: tuple[Tensor, Tensor], weights: Tensor
 ) -> Tensor:
     """Cosine over mutual neighbors, given shares of places and rows less their means."""
+    (shared, left, right), (a, b) = places, rests
 
     def total(entries: Tensor) -> Tensor:
         return entries @ weights @ weights

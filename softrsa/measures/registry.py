@@ -93,9 +93,9 @@ class Measure:
     invariances : frozenset of str
         Changes of either input that leave the score as it is: "scale" (positive factor), "shift"
         (a constant added; to features, one number per unit), "monotone" (any increasing function),
-        "row_offset" and "column_offset" (a number added per row, or column, of an RSM), "row_scale" and "stimulus_scale" (a
-        positive factor per row of a double-centered RSM, or one per stimulus, for its row and its
-        column), "orthogonal" (rotation or reflection of features), "linear" (any invertible linear
+        "row_offset" and "column_offset" (a number added per row, or per column, of an RSM),
+        "row_scale" and "stimulus_scale" (a positive factor per row of a double-centered RSM, or one
+        per stimulus, for its row and its column), "orthogonal" (rotation or reflection of features), "linear" (any invertible linear
         map of features).
     smallest_n : int
         Fewest stimuli for which the score is defined.
