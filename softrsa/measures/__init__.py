@@ -6,7 +6,14 @@ from softrsa.measures.anchors import (
     stimulus_identification,
 )
 from softrsa.measures.balanced import balanced_pearson
-from softrsa.measures.cka import angular_cka, debiased_cka, linear_cka, minibatch_cka, rbf_cka
+from softrsa.measures.cka import (
+    angular_cka,
+    debiased_cka,
+    linear_cka,
+    minibatch_cka,
+    rbf_cka,
+    unit_debiased_cka,
+)
 from softrsa.measures.correlation import (
     Embedding,
     centered_pearson,
@@ -22,6 +29,11 @@ from softrsa.measures.predictivity import linear_predictivity, ridge_predictivit
 from softrsa.measures.rank import kendall_tau_a, kendall_tau_b, rho_a, soft_spearman
 from softrsa.measures.registry import MEASURES, Measure, available, get
 from softrsa.measures.shape import angular_procrustes, cca, nbs, procrustes_distance, svcca
+from softrsa.measures.shape_alignment import (
+    cca_predictivity,
+    procrustes_predictivity,
+    shape_similarity,
+)
 from softrsa.measures.whitened import whitened_cosine, whitened_pearson
 
 __all__ = [
@@ -33,6 +45,7 @@ __all__ = [
     "available",
     "balanced_pearson",
     "cca",
+    "cca_predictivity",
     "centered_pearson",
     "cknna",
     "cosine",
@@ -53,15 +66,18 @@ __all__ = [
     "pearson",
     "per_anchor_pearson",
     "procrustes_distance",
+    "procrustes_predictivity",
     "rbf_cka",
     "rho_a",
     "ridge_predictivity",
     "row_offset_share",
     "semipartial_correlation",
+    "shape_similarity",
     "soft_spearman",
     "spearman",
     "stimulus_identification",
     "svcca",
+    "unit_debiased_cka",
     "whitened_cosine",
     "whitened_pearson",
 ]

@@ -12,7 +12,13 @@ from torch import Tensor
 
 from softrsa._gradients import within
 from softrsa.errors import DataError, ShapeError, unknown_name
-from softrsa.measures._features import centered, check_features, first_order, undefined
+from softrsa.measures._features import (
+    centered,
+    check_features,
+    check_held_out,
+    first_order,
+    undefined,
+)
 from softrsa.measures.shape import singular_rounding
 
 EPS = torch.finfo(torch.float64).eps
@@ -284,14 +290,7 @@ def held_out_predictivity(
     Features are (..., n_train, p) and (..., n_train, q), those of other stimuli in the same units;
     options and undefined cases are those of `ridge_predictivity`.
     """
-    check_features(x_train, y_train)
-    check_features(x_test, y_test)
-    for name, train, test in (("x", x_train, x_test), ("y", y_train, y_test)):
-        if train.shape[-1] != test.shape[-1]:
-            raise ShapeError(
-                f"`{name}_train` and `{name}_test` must have the same units, "
-                f"got {train.shape[-1]} and {test.shape[-1]}."
-            )
+    check_held_out(x_train, y_train, x_test, y_test)
     if kind not in get_args(Kind):
         raise unknown_name("kind of predictivity", kind, get_args(Kind))
     rule = _Rule(least_squares if kind == "linear" else _ridge_with(strengths), score, average)
@@ -328,7 +327,7 @@ class _Rule:
             score = within(self.held_out((x, y), (x, y), eps), 0.0)
             return first_order(score.to(dtype))
         scores = []
-        for fold in _fold_masks(x.shape[-2], folds, seed):
+        for fold in fold_masks(x.shape[-2], folds, seed):
             # places instead of masks, whose number of stimuli a device would be waited for
             places = (part.nonzero().squeeze(-1).to(x.device) for part in (~fold, fold))
             train, held_out = ((x.index_select(-2, at), y.index_select(-2, at)) for at in places)
@@ -394,7 +393,7 @@ def ridge_coefficients(x: Tensor, y: Tensor) -> Tensor:
     return ridge(x, y, _default_strengths(x))(torch.eye(x.shape[-1]).to(x))
 
 
-def _fold_masks(n: int, folds: Folds, seed: int) -> list[Tensor]:
+def fold_masks(n: int, folds: Folds, seed: int) -> list[Tensor]:
     """Which stimuli are held out, fold by fold."""
     if not isinstance(folds, Integral):
         folds = torch.as_tensor(folds).cpu()

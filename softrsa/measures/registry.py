@@ -61,6 +61,11 @@ from softrsa.measures.rank import (
     soft_spearman,
 )
 from softrsa.measures.shape import angular_procrustes, cca, nbs, procrustes_distance, svcca
+from softrsa.measures.shape_alignment import (
+    cca_predictivity,
+    held_out_shape,
+    procrustes_predictivity,
+)
 from softrsa.measures.whitened import whitened_cosine, whitened_pearson
 from softrsa.pairs import condense, off_diagonal
 from softrsa.transforms import soft_rank
@@ -95,8 +100,8 @@ class Measure:
         (a constant added; to features, one number per unit), "monotone" (any increasing function),
         "row_offset" and "column_offset" (a number added per row, or per column, of an RSM),
         "row_scale" and "stimulus_scale" (a positive factor per row of a double-centered RSM, or one
-        per stimulus, for its row and its column), "orthogonal" (rotation or reflection of features), "linear" (any invertible linear
-        map of features).
+        per stimulus, for its row and its column), "orthogonal" (rotation or reflection of
+        features), "linear" (any invertible linear map of features).
     smallest_n : int
         Fewest stimuli for which the score is defined.
     reference : str
@@ -395,6 +400,16 @@ _ROWS = (
     Measure(
         function=svcca, takes="features", range=_POSITIVE, smallest_n=2, invariances=_SIMILAR,
         reference=_CCA,
+    ),
+    Measure(
+        function=procrustes_predictivity, takes="features", range=_UNIT, smallest_n=2,
+        held_out=partial(held_out_shape, alpha=1.0), invariances=_SIMILAR, reference=_SHAPE,
+        words="the cosine after the best rotation",
+    ),
+    Measure(
+        function=cca_predictivity, takes="features", range=_UNIT, smallest_n=2,
+        held_out=partial(held_out_shape, alpha=0.0), invariances=_SIMILAR | {"linear"},
+        reference=_SHAPE, words="the cosine after whitening and the best rotation (CCA)",
     ),
     Measure(
         function=linear_predictivity, takes="features", range=(-math.inf, 1.0), symmetric=False,

@@ -25,6 +25,8 @@ NOT_MEASURES = {
     "partial_correlation",
     "row_offset_share",
     "semipartial_correlation",
+    "shape_similarity",
+    "unit_debiased_cka",
 }
 CHANGES = {
     "scale": lambda x: 3.7 * x,
