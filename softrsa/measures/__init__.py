@@ -23,11 +23,17 @@ from softrsa.measures.correlation import (
     spearman,
 )
 from softrsa.measures.kernels import kernel_cka, kernel_nbs
+from softrsa.measures.matching import (
+    permutation_matching,
+    soft_matching,
+    soft_matching_distance,
+)
 from softrsa.measures.neighbors import cknna, mutual_knn, neighbor_jaccard
 from softrsa.measures.partial import partial_correlation, semipartial_correlation
 from softrsa.measures.predictivity import linear_predictivity, ridge_predictivity
 from softrsa.measures.rank import kendall_tau_a, kendall_tau_b, rho_a, soft_spearman
 from softrsa.measures.registry import MEASURES, Measure, available, get
+from softrsa.measures.regressions import banded_ridge_predictivity, pls_predictivity
 from softrsa.measures.shape import angular_procrustes, cca, nbs, procrustes_distance, svcca
 from softrsa.measures.shape_alignment import (
     cca_predictivity,
@@ -44,6 +50,7 @@ __all__ = [
     "angular_procrustes",
     "available",
     "balanced_pearson",
+    "banded_ridge_predictivity",
     "cca",
     "cca_predictivity",
     "centered_pearson",
@@ -65,6 +72,8 @@ __all__ = [
     "partial_correlation",
     "pearson",
     "per_anchor_pearson",
+    "permutation_matching",
+    "pls_predictivity",
     "procrustes_distance",
     "procrustes_predictivity",
     "rbf_cka",
@@ -73,6 +82,8 @@ __all__ = [
     "row_offset_share",
     "semipartial_correlation",
     "shape_similarity",
+    "soft_matching",
+    "soft_matching_distance",
     "soft_spearman",
     "spearman",
     "stimulus_identification",

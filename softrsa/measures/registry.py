@@ -38,6 +38,11 @@ from softrsa.measures.kernels import (
     resampled_kernel_nbs,
     unit_kernel,
 )
+from softrsa.measures.matching import (
+    permutation_matching,
+    soft_matching,
+    soft_matching_distance,
+)
 from softrsa.measures.neighbors import (
     cknna,
     mean_neighbors,
@@ -60,6 +65,7 @@ from softrsa.measures.rank import (
     rho_a,
     soft_spearman,
 )
+from softrsa.measures.regressions import held_out_pls, pls_predictivity
 from softrsa.measures.shape import angular_procrustes, cca, nbs, procrustes_distance, svcca
 from softrsa.measures.shape_alignment import (
     cca_predictivity,
@@ -242,6 +248,7 @@ _CCA = "Raghu et al. (2017), arXiv:1706.05806"
 _SYNTHESIS = "Cloos et al. (2024), arXiv:2407.07059"
 _NILI = "Nili et al. (2014), doi:10.1371/journal.pcbi.1003553"
 _WHITE = "Diedrichsen et al. (2021), arXiv:2007.02789"
+_MATCHING = "Khosla & Williams (2024), arXiv:2311.09466"
 _PLATO = "Huh et al. (2024), arXiv:2405.07987"
 _UNIT = (-1.0, 1.0)
 _POSITIVE = (0.0, 1.0)
@@ -402,6 +409,22 @@ _ROWS = (
         reference=_CCA,
     ),
     Measure(
+        function=soft_matching, takes="features", range=_UNIT, smallest_n=2,
+        invariances=frozenset({"scale", "shift"}), reference=_MATCHING,
+        words="the mean correlation of softly matched units",
+    ),
+    Measure(
+        function=permutation_matching, takes="features", range=_UNIT, smallest_n=2,
+        invariances=frozenset({"scale", "shift"}),
+        reference="Li et al. (2015), arXiv:1511.07543",
+        words="the mean correlation of units matched one to one",
+    ),
+    Measure(
+        function=soft_matching_distance, takes="features", range=(0.0, math.inf), smallest_n=2,
+        metric=True, larger_is_more_similar=False, invariances=frozenset({"shift"}),
+        reference=_MATCHING, words="the soft matching distance of units",
+    ),
+    Measure(
         function=procrustes_predictivity, takes="features", range=_UNIT, smallest_n=2,
         held_out=partial(held_out_shape, alpha=1.0), invariances=_SIMILAR, reference=_SHAPE,
         words="the cosine after the best rotation",
@@ -421,6 +444,12 @@ _ROWS = (
         held_out=partial(held_out_predictivity, kind="ridge"),
         smallest_n=2, invariances=frozenset({"scale", "shift"}),
         reference="Golub, Heath & Wahba (1979), doi:10.1080/00401706.1979.10489751",
+    ),
+    Measure(
+        function=pls_predictivity, takes="features", range=(-math.inf, 1.0), symmetric=False,
+        held_out=held_out_pls, smallest_n=2, invariances=frozenset({"scale", "shift"}),
+        reference="Wold, Sjöström & Eriksson (2001), doi:10.1016/S0169-7439(01)00155-1",
+        words="predictions by partial least squares",
     ),
 )  # fmt: skip
 MEASURES: Table[Measure] = Table("measure", Measure, "softrsa.measures")

@@ -19,6 +19,7 @@ NOT_MEASURES = {
     "MEASURES",
     "Measure",
     "available",
+    "banded_ridge_predictivity",
     "first_rank_identification",
     "get",
     "minibatch_cka",
