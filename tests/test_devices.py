@@ -249,6 +249,7 @@ def _similarity(name):
 WAITS_OF_MEASURES = {
     "kendall_tau_a": 3, "kendall_tau_b": 3, "rbf_cka": 6, "rho_a": 2, "spearman": 2,
     "soft_spearman": 2 * SOFT_RANK_WAITS,
+    "soft_matching": 1, "soft_matching_distance": 1, "permutation_matching": 1,  # solved on the CPU
 }  # fmt: skip
 
 

@@ -411,7 +411,7 @@ def score_all_stimuli(name: str, model: Responses, brain: Responses, options: Op
 def row_offset_warnings(data: xr.Dataset, options: Options) -> list[str]:
     """Name the scores that are mostly agreement on one number per stimulus."""
     measure = options.measure
-    if "row_offset" in measure.invariances:
+    if "column_offset" in measure.invariances:
         return []
     shown = [one.name for one in options.transforms]
     share = data["row_offset_share"].mean("fold").sel(transform=shown)

@@ -307,7 +307,7 @@ def small_block(measure: Measure, n: int) -> float:
 
     Row offsets leave n (n - 3) / 2 pairs that are free to vary, of n (n - 1) / 2.
     """
-    free = max(n - 3, 1) if "row_offset" in measure.invariances else n - 1
+    free = max(n - 3, 1) if "column_offset" in measure.invariances else n - 1
     return (n / free) ** 0.5
 
 

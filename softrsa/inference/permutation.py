@@ -236,7 +236,7 @@ def noise_ceiling_test(
     check_count("n_permutations", n_permutations, 1)
     if isinstance(rsms, xr.DataArray):
         rsms = unlabeled(rsms, find_measure(measure))
-    stack = stack_subjects(rsms, measure)
+    stack = _with_mirrored(stack_subjects(rsms, measure))
     if stack.n_missing or stack.n_subjects < 2:
         raise DataError(
             "Agreement above chance needs at least 2 subjects and all pairs, got "
@@ -250,6 +250,19 @@ def noise_ceiling_test(
     found = torch.cat(list(permuted)).cpu().numpy()
     p, _ = _tail_shares(np.array([lower]), found[:, None], two_sided=False)
     return CeilingTest(lower, float(p[0]), found)
+
+
+def _with_mirrored(stack: Stack) -> Stack:
+    """Hold pairs both ways where what normalizes symmetric RSMs does not leave them symmetric."""
+    if not stack.once or not stack.entry.on_squares or stack.entry.embed is not None:
+        return stack
+    squares = stack.squares(stack.values)
+    normal = (stack.entry.normalize or torch.clone)(squares).nan_to_num()
+    if torch.allclose(normal, normal.mT):
+        return stack
+    first, second = torch.cat([stack.first, stack.second]), torch.cat([stack.second, stack.first])
+    values = squares[:, first, second]
+    return replace(stack, values=values, first=first, second=second, once=False)
 
 
 def _permuted_ceilings(stack: Stack, orders: Tensor) -> Iterator[Tensor]:

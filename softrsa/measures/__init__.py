@@ -6,7 +6,14 @@ from softrsa.measures.anchors import (
     stimulus_identification,
 )
 from softrsa.measures.balanced import balanced_pearson
-from softrsa.measures.cka import angular_cka, debiased_cka, linear_cka, minibatch_cka, rbf_cka
+from softrsa.measures.cka import (
+    angular_cka,
+    debiased_cka,
+    linear_cka,
+    minibatch_cka,
+    rbf_cka,
+    unit_debiased_cka,
+)
 from softrsa.measures.correlation import (
     Embedding,
     centered_pearson,
@@ -16,12 +23,23 @@ from softrsa.measures.correlation import (
     spearman,
 )
 from softrsa.measures.kernels import kernel_cka, kernel_nbs
+from softrsa.measures.matching import (
+    permutation_matching,
+    soft_matching,
+    soft_matching_distance,
+)
 from softrsa.measures.neighbors import cknna, mutual_knn, neighbor_jaccard
 from softrsa.measures.partial import partial_correlation, semipartial_correlation
 from softrsa.measures.predictivity import linear_predictivity, ridge_predictivity
 from softrsa.measures.rank import kendall_tau_a, kendall_tau_b, rho_a, soft_spearman
 from softrsa.measures.registry import MEASURES, Measure, available, get
+from softrsa.measures.regressions import banded_ridge_predictivity, pls_predictivity
 from softrsa.measures.shape import angular_procrustes, cca, nbs, procrustes_distance, svcca
+from softrsa.measures.shape_alignment import (
+    cca_predictivity,
+    procrustes_predictivity,
+    shape_similarity,
+)
 from softrsa.measures.whitened import whitened_cosine, whitened_pearson
 
 __all__ = [
@@ -32,7 +50,9 @@ __all__ = [
     "angular_procrustes",
     "available",
     "balanced_pearson",
+    "banded_ridge_predictivity",
     "cca",
+    "cca_predictivity",
     "centered_pearson",
     "cknna",
     "cosine",
@@ -52,16 +72,23 @@ __all__ = [
     "partial_correlation",
     "pearson",
     "per_anchor_pearson",
+    "permutation_matching",
+    "pls_predictivity",
     "procrustes_distance",
+    "procrustes_predictivity",
     "rbf_cka",
     "rho_a",
     "ridge_predictivity",
     "row_offset_share",
     "semipartial_correlation",
+    "shape_similarity",
+    "soft_matching",
+    "soft_matching_distance",
     "soft_spearman",
     "spearman",
     "stimulus_identification",
     "svcca",
+    "unit_debiased_cka",
     "whitened_cosine",
     "whitened_pearson",
 ]

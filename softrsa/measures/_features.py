@@ -33,6 +33,18 @@ def check_features(x: Tensor, y: Tensor, *, at_least: int = 2) -> None:
         warn_of_rounding(value, "a score")
 
 
+def check_held_out(x_train: Tensor, y_train: Tensor, x_test: Tensor, y_test: Tensor) -> None:
+    """Check features of training stimuli and those of others in the same units."""
+    check_features(x_train, y_train)
+    check_features(x_test, y_test)
+    for name, train, test in (("x", x_train, x_test), ("y", y_train, y_test)):
+        if train.shape[-1] != test.shape[-1]:
+            raise ShapeError(
+                f"`{name}_train` and `{name}_test` must have the same units, "
+                f"got {train.shape[-1]} and {test.shape[-1]}."
+            )
+
+
 def centered(x: Tensor, *, scaled: bool = False) -> Tensor:
     """Subtract the mean over stimuli from each unit; an exact 0 where a unit is constant.
 

@@ -12,7 +12,13 @@ from torch import Tensor
 
 from softrsa._gradients import within
 from softrsa.errors import DataError, ShapeError, unknown_name
-from softrsa.measures._features import centered, check_features, first_order, undefined
+from softrsa.measures._features import (
+    centered,
+    check_features,
+    check_held_out,
+    first_order,
+    undefined,
+)
 from softrsa.measures.shape import singular_rounding
 
 EPS = torch.finfo(torch.float64).eps
@@ -79,13 +85,11 @@ def ridge(x: Tensor, y: Tensor, strengths: Tensor) -> Predict:
     gradient, so that eigenvectors are never differentiated.
     """
     dual = x.shape[-2] < x.shape[-1]
-    fixed = x.detach()
     gram = x @ x.mT if dual else x.mT @ x
-    squares, vectors = torch.linalg.eigh(gram.detach())
-    squares = squares.clamp(min=0)
+    squares, vectors = _decomposed(gram)
     if strengths.shape[-1] > 1:
-        scores = vectors * squares.sqrt()[..., None, :] if dual else fixed @ vectors
-        best = _leave_one_out(scores, squares, y.detach(), strengths.detach())
+        scores = _scores(x.detach(), squares, vectors)
+        best = _leave_one_out(scores, squares, y.detach(), strengths.detach()).argmin(0)
         strengths = strengths.expand(*best.shape[:-1], -1).gather(-1, best)
     strength = strengths[..., None, :]  # (..., 1, q) or (..., 1, 1)
     damped = squares[..., None] + strength.detach()
@@ -98,6 +102,25 @@ def ridge(x: Tensor, y: Tensor, strengths: Tensor) -> Predict:
     return lambda z: ((z @ x.mT) if dual else z) @ solution
 
 
+def least_leave_one_out(x: Tensor, y: Tensor, strengths: Tensor) -> Tensor:
+    """Least leave-one-out error (..., q) of a ridge fit of centered ``y`` over strengths."""
+    x, y, strengths = x.detach(), y.detach(), strengths.detach()
+    squares, vectors = _decomposed(x @ x.mT if x.shape[-2] < x.shape[-1] else x.mT @ x)
+    return _leave_one_out(_scores(x, squares, vectors), squares, y, strengths).amin(0)
+
+
+def _decomposed(gram: Tensor) -> tuple[Tensor, Tensor]:
+    """Squared singular values and vectors of the features that a Gram matrix is of."""
+    squares, vectors = torch.linalg.eigh(gram.detach())
+    return squares.clamp(min=0), vectors
+
+
+def _scores(x: Tensor, squares: Tensor, vectors: Tensor) -> Tensor:
+    """Principal scores of features, given what `_decomposed` makes of the smaller Gram matrix."""
+    dual = x.shape[-2] < x.shape[-1]
+    return vectors * squares.sqrt()[..., None, :] if dual else x @ vectors
+
+
 def _differentiable(
     right_side: Tensor, operator: Callable[[Tensor], Tensor], solve: Callable[[Tensor], Tensor]
 ) -> Tensor:
@@ -107,7 +130,7 @@ def _differentiable(
 
 
 def _leave_one_out(scores: Tensor, squares: Tensor, y: Tensor, strengths: Tensor) -> Tensor:
-    """Index of the strength with the least leave-one-out error, per target: (..., q)."""
+    """Mean squared leave-one-out error of strengths (..., k), per target: (k, ..., q)."""
     n = y.shape[-2]
     projected = scores.mT @ y
     errors = []
@@ -120,7 +143,7 @@ def _leave_one_out(scores: Tensor, squares: Tensor, y: Tensor, strengths: Tensor
         # a stimulus that fixes its own prediction leaves 0 / 0 in rounding
         rounding = (left <= 8 * n * EPS).any(-2).expand_as(error)
         errors.append(error.masked_fill(rounding, torch.inf))
-    return torch.stack(errors).argmin(0)
+    return torch.stack(errors)
 
 
 Score = Literal["r2", "pearson"]
@@ -202,7 +225,7 @@ def linear_predictivity(
     tensor([-10.6944])
     """
     check_features(x, y)
-    return _Rule(least_squares, score, average).over_folds(x, y, folds, seed)
+    return Rule(least_squares, score, average).over_folds(x, y, folds, seed)
 
 
 def ridge_predictivity(
@@ -264,7 +287,7 @@ def ridge_predictivity(
     tensor(0.5186)
     """
     check_features(x, y)
-    rule = _Rule(_ridge_with(strengths), score, average)
+    rule = Rule(ridge_with(strengths), score, average)
     return rule.over_folds(x, y, folds, seed)
 
 
@@ -284,31 +307,23 @@ def held_out_predictivity(
     Features are (..., n_train, p) and (..., n_train, q), those of other stimuli in the same units;
     options and undefined cases are those of `ridge_predictivity`.
     """
-    check_features(x_train, y_train)
-    check_features(x_test, y_test)
-    for name, train, test in (("x", x_train, x_test), ("y", y_train, y_test)):
-        if train.shape[-1] != test.shape[-1]:
-            raise ShapeError(
-                f"`{name}_train` and `{name}_test` must have the same units, "
-                f"got {train.shape[-1]} and {test.shape[-1]}."
-            )
     if kind not in get_args(Kind):
         raise unknown_name("kind of predictivity", kind, get_args(Kind))
-    rule = _Rule(least_squares if kind == "linear" else _ridge_with(strengths), score, average)
-    train, test = (x_train.double(), y_train.double()), (x_test.double(), y_test.double())
-    return rule.held_out(train, test, _precision(x_train)).to(x_train.dtype)
+    rule = Rule(least_squares if kind == "linear" else ridge_with(strengths), score, average)
+    return rule.score_held_out(x_train, y_train, x_test, y_test)
 
 
 # of centered features, given the raw ones that are fitted on and their precision
 Fit = Callable[[Tensor, Tensor, Tensor, float], Predict]
 
 
-def _precision(x: Tensor) -> float:
+def precision_of(x: Tensor) -> float:
+    """Precision of the number type features are given in."""
     return torch.finfo(x.dtype).eps
 
 
 @dataclass(frozen=True)
-class _Rule:
+class Rule:
     """How to fit, score one target and average over targets."""
 
     fit: Fit
@@ -323,17 +338,25 @@ class _Rule:
 
     def over_folds(self, x: Tensor, y: Tensor, folds: Folds | None, seed: int) -> Tensor:
         """Score in sample, or as the mean over folds."""
-        dtype, eps, x, y = x.dtype, _precision(x), x.double(), y.double()
+        dtype, eps, x, y = x.dtype, precision_of(x), x.double(), y.double()
         if folds is None:
             score = within(self.held_out((x, y), (x, y), eps), 0.0)
             return first_order(score.to(dtype))
         scores = []
-        for fold in _fold_masks(x.shape[-2], folds, seed):
+        for fold in fold_masks(x.shape[-2], folds, seed):
             # places instead of masks, whose number of stimuli a device would be waited for
             places = (part.nonzero().squeeze(-1).to(x.device) for part in (~fold, fold))
             train, held_out = ((x.index_select(-2, at), y.index_select(-2, at)) for at in places)
             scores.append(self.held_out(train, held_out, eps))
         return first_order(torch.stack(scores).mean(0).to(dtype))
+
+    def score_held_out(
+        self, x_train: Tensor, y_train: Tensor, x_test: Tensor, y_test: Tensor
+    ) -> Tensor:
+        """Check features, and score those of held-out stimuli, (...) or (..., q)."""
+        check_held_out(x_train, y_train, x_test, y_test)
+        train, test = (x_train.double(), y_train.double()), (x_test.double(), y_test.double())
+        return self.held_out(train, test, precision_of(x_train)).to(x_train.dtype)
 
     def held_out(
         self, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], eps: float
@@ -366,19 +389,19 @@ def _unit(x: Tensor) -> Tensor:
     return (x / size.masked_fill(constant, 1.0)).masked_fill(constant, torch.nan)
 
 
-def _ridge_with(strengths: Strengths) -> Fit:
+def ridge_with(strengths: Strengths) -> Fit:
     """Ridge with given strengths, or with the default ones of the data at hand."""
-    given = _check_strengths(strengths)
+    given = check_strengths(strengths)
 
     def fit(
         x: Tensor, y: Tensor, _raw: Tensor, _eps: float
     ) -> Predict:  # no strength amplifies rounding
-        return ridge(x, y, _default_strengths(x) if given is None else given.to(x.device))
+        return ridge(x, y, default_strengths(x) if given is None else given.to(x.device))
 
     return fit
 
 
-def _default_strengths(x: Tensor) -> Tensor:
+def default_strengths(x: Tensor) -> Tensor:
     """Strengths (..., k) to choose among for centered ``x`` (..., n, p)."""
     n, p = x.shape[-2:]
     scale = x.square().sum((-2, -1)) / min(n - 1, p)
@@ -391,10 +414,10 @@ def ridge_coefficients(x: Tensor, y: Tensor) -> Tensor:
 
     Every column of ``y`` has its own strength, by closed-form leave-one-out.
     """
-    return ridge(x, y, _default_strengths(x))(torch.eye(x.shape[-1]).to(x))
+    return ridge(x, y, default_strengths(x))(torch.eye(x.shape[-1]).to(x))
 
 
-def _fold_masks(n: int, folds: Folds, seed: int) -> list[Tensor]:
+def fold_masks(n: int, folds: Folds, seed: int) -> list[Tensor]:
     """Which stimuli are held out, fold by fold."""
     if not isinstance(folds, Integral):
         folds = torch.as_tensor(folds).cpu()
@@ -417,7 +440,7 @@ def _fold_masks(n: int, folds: Folds, seed: int) -> list[Tensor]:
     return masks
 
 
-def _check_strengths(strengths: Strengths) -> Tensor | None:
+def check_strengths(strengths: Strengths) -> Tensor | None:
     """Turn strengths into a row, refusing those that are none."""
     if strengths is None:
         return None

@@ -39,6 +39,21 @@ from softrsa.measures.kernels import (
     resampled_kernel_nbs,
     unit_kernel,
 )
+from softrsa.measures.matching import (
+    permutation_matching,
+    soft_matching,
+    soft_matching_distance,
+)
+from softrsa.measures.neighbors import (
+    cknna,
+    mean_neighbors,
+    mutual_knn,
+    neighbor_graph,
+    neighbor_jaccard,
+    resampled_cknna,
+    resampled_jaccard,
+    resampled_mutual_knn,
+)
 from softrsa.measures.predictivity import (
     held_out_predictivity,
     linear_predictivity,
@@ -51,7 +66,13 @@ from softrsa.measures.rank import (
     rho_a,
     soft_spearman,
 )
+from softrsa.measures.regressions import held_out_pls, pls_predictivity
 from softrsa.measures.shape import angular_procrustes, cca, nbs, procrustes_distance, svcca
+from softrsa.measures.shape_alignment import (
+    cca_predictivity,
+    held_out_shape,
+    procrustes_predictivity,
+)
 from softrsa.measures.whitened import whitened_cosine, whitened_pearson
 from softrsa.pairs import condense, expand, off_diagonal
 from softrsa.transforms import soft_rank
@@ -84,10 +105,10 @@ class Measure:
     invariances : frozenset of str
         Changes of either input that leave the score as it is: "scale" (positive factor), "shift"
         (a constant added; to features, one number per unit), "monotone" (any increasing function),
-        "row_offset" (a number added per row of an RSM), "row_scale" and "stimulus_scale" (a
-        positive factor per row of a double-centered RSM, or one per stimulus, for its row and its
-        column), "orthogonal" (rotation or reflection of features), "linear" (any invertible linear
-        map of features).
+        "row_offset" and "column_offset" (a number added per row, or per column, of an RSM),
+        "row_scale" and "stimulus_scale" (a positive factor per row of a double-centered RSM, or one
+        per stimulus, for its row and its column), "orthogonal" (rotation or reflection of
+        features), "linear" (any invertible linear map of features).
     smallest_n : int
         Fewest stimuli for which the score is defined.
     reference : str
@@ -274,6 +295,8 @@ _CCA = "Raghu et al. (2017), arXiv:1706.05806"
 _SYNTHESIS = "Cloos et al. (2024), arXiv:2407.07059"
 _NILI = "Nili et al. (2014), doi:10.1371/journal.pcbi.1003553"
 _WHITE = "Diedrichsen et al. (2021), arXiv:2007.02789"
+_MATCHING = "Khosla & Williams (2024), arXiv:2311.09466"
+_PLATO = "Huh et al. (2024), arXiv:2405.07987"
 _UNIT = (-1.0, 1.0)
 _POSITIVE = (0.0, 1.0)
 _RIGID = frozenset({"orthogonal", "shift"})
@@ -281,7 +304,8 @@ _SIMILAR = _RIGID | {"scale"}
 _ORDER = frozenset({"scale", "shift", "monotone"})
 # of those that center: their further scaling is of each RSM by itself, and would undo centering
 _CENTERED_UNIT = Embedding(offsets="removed").normalize
-_CENTERED = frozenset({"scale", "shift", "row_offset"})
+_CENTERED = frozenset({"scale", "shift", "row_offset", "column_offset"})
+_ROW_ORDER = _ORDER | {"row_offset", "row_scale"}
 _ROWS = (
     Measure(
         function=balanced_pearson, takes="matrices", range=_UNIT, smallest_n=4,
@@ -374,6 +398,24 @@ _ROWS = (
         words="the normalized Bures similarity of the RSMs as kernels",
     ),
     Measure(
+        function=mutual_knn, takes="matrices", range=_POSITIVE, smallest_n=3, differentiable=False,
+        invariances=_ROW_ORDER, normalize=neighbor_graph, resampled=resampled_mutual_knn,
+        reference=_PLATO,
+        words="the share of the nearest neighbors of each stimulus that both RSMs have in common",
+    ),
+    Measure(
+        function=neighbor_jaccard, takes="matrices", range=_POSITIVE, smallest_n=3,
+        differentiable=False, invariances=_ROW_ORDER, normalize=neighbor_graph,
+        resampled=resampled_jaccard, reference="Klabunde et al. (2025), doi:10.1145/3728458",
+        words="the Jaccard similarity of the nearest neighbors of each stimulus in both RSMs",
+    ),
+    Measure(
+        function=cknna, takes="matrices", range=(-0.29, 1.0), smallest_n=3, differentiable=False,
+        invariances=frozenset({"scale", "shift", "row_offset"}), normalize=mean_neighbors,
+        resampled=resampled_cknna, reference=_PLATO,
+        words="the alignment of both RSMs over mutual nearest neighbors (CKNNA)",
+    ),
+    Measure(
         function=linear_cka, takes="features", range=_POSITIVE, smallest_n=2, invariances=_SIMILAR,
         reference=_CKA,
         words="linear centered kernel alignment",
@@ -414,6 +456,32 @@ _ROWS = (
         reference=_CCA,
     ),
     Measure(
+        function=soft_matching, takes="features", range=_UNIT, smallest_n=2,
+        invariances=frozenset({"scale", "shift"}), reference=_MATCHING,
+        words="the mean correlation of softly matched units",
+    ),
+    Measure(
+        function=permutation_matching, takes="features", range=_UNIT, smallest_n=2,
+        invariances=frozenset({"scale", "shift"}),
+        reference="Li et al. (2015), arXiv:1511.07543",
+        words="the mean correlation of units matched one to one",
+    ),
+    Measure(
+        function=soft_matching_distance, takes="features", range=(0.0, math.inf), smallest_n=2,
+        metric=True, larger_is_more_similar=False, invariances=frozenset({"shift"}),
+        reference=_MATCHING, words="the soft matching distance of units",
+    ),
+    Measure(
+        function=procrustes_predictivity, takes="features", range=_UNIT, smallest_n=2,
+        held_out=partial(held_out_shape, alpha=1.0), invariances=_SIMILAR, reference=_SHAPE,
+        words="the cosine after the best rotation",
+    ),
+    Measure(
+        function=cca_predictivity, takes="features", range=_UNIT, smallest_n=2,
+        held_out=partial(held_out_shape, alpha=0.0), invariances=_SIMILAR | {"linear"},
+        reference=_SHAPE, words="the cosine after whitening and the best rotation (CCA)",
+    ),
+    Measure(
         function=linear_predictivity, takes="features", range=(-math.inf, 1.0), symmetric=False,
         held_out=partial(held_out_predictivity, kind="linear"),
         smallest_n=2, invariances=frozenset({"scale", "shift"}), reference=_SYNTHESIS,
@@ -423,6 +491,12 @@ _ROWS = (
         held_out=partial(held_out_predictivity, kind="ridge"),
         smallest_n=2, invariances=frozenset({"scale", "shift"}),
         reference="Golub, Heath & Wahba (1979), doi:10.1080/00401706.1979.10489751",
+    ),
+    Measure(
+        function=pls_predictivity, takes="features", range=(-math.inf, 1.0), symmetric=False,
+        held_out=held_out_pls, smallest_n=2, invariances=frozenset({"scale", "shift"}),
+        reference="Wold, Sjöström & Eriksson (2001), doi:10.1016/S0169-7439(01)00155-1",
+        words="predictions by partial least squares",
     ),
 )  # fmt: skip
 MEASURES: Table[Measure] = Table("measure", Measure, "softrsa.measures")

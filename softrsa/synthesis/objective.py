@@ -14,7 +14,14 @@ from softrsa._checks import FLOATS, check_floating
 from softrsa.errors import DataError, ShapeError, unknown_name
 from softrsa.io import check_recording
 from softrsa.io.schema import plain_labels
-from softrsa.measures import Measure, available, get, linear_predictivity, ridge_predictivity
+from softrsa.measures import (
+    Measure,
+    available,
+    get,
+    linear_predictivity,
+    pls_predictivity,
+    ridge_predictivity,
+)
 from softrsa.rsm import SIMILARITIES, similarity_matrix
 
 Features = xr.DataArray | Tensor | np.ndarray
@@ -146,7 +153,11 @@ def averages(measure: MeasureLike) -> bool:
     """Whether a measure is an average over units, so that it can be one of several kinds."""
     if not isinstance(measure, (str, Measure)):
         return False
-    return get(measure).function in (linear_predictivity, ridge_predictivity)
+    return get(measure).function in (
+        linear_predictivity,
+        ridge_predictivity,
+        pls_predictivity,
+    )
 
 
 def _of_entry(

@@ -12,6 +12,8 @@ from softrsa.transforms import GlobalGate, SoftStep
 
 SQUARE = [name for name, m in available().items() if m.on_squares and m.embed is None]
 DIFFERENTIABLE = [name for name in SQUARE if get(name).differentiable]
+# a fold of 10 stimuli has 2 neighbors of each, of which unrelated RSMs share a quarter or fewer
+OF_NEIGHBORS = {"mutual_knn": 2 / 9, "neighbor_jaccard": 1 / 8, "cknna": 2 / 9}
 QUICK = FitSettings(
     steps=(3,), inner_folds=2, n_quantiles=3, n_components=2, penalties=(1e-2,), grid=3,
 )  # fmt: skip
@@ -37,7 +39,10 @@ def test_align(name, sides):
     table = table.set_index("transform")
     assert set(transforms) <= set(table.index)
     assert table[["score", "score_se", "ceiling_lower", "ceiling_upper"]].notna().to_numpy().all()
-    assert (table["score"] > (0.6 if get(name).range[0] == 0 else 0.2)).all()
+    least = 0.6 if get(name).range[0] == 0 else 0.2
+    if name in OF_NEIGHBORS:
+        least = 0.15 + OF_NEIGHBORS[name]
+    assert (table["score"] > least).all()
 
 
 @pytest.mark.parametrize("name", SQUARE)

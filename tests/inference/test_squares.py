@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from hypothesis import example, given
+from hypothesis import strategies as st
 from scipy import stats
 
 from softrsa.errors import DataError, ShapeError
@@ -108,10 +110,42 @@ def kernel_nbs(x, y):
     return total / np.linalg.norm(left) / np.linalg.norm(right)
 
 
+def shared_neighbors(x, y):
+    """How many of how many neighbors are shared, by row; copies come in one order in both."""
+    most = max(1, min(10, (len(x.drawn) - 1) // 4))
+    for held, row, other in zip(x.apart, x.values, y.values, strict=True):
+        k = min(most, held.sum())  # of a stimulus that is nearly all there is
+        near, near_too = (
+            set(np.argsort(np.where(held, -one, np.inf), kind="stable")[:k]) for one in (row, other)
+        )
+        yield near, near_too, k
+
+
+def mutual_knn(x, y):
+    return np.mean([len(a & b) / k for a, b, k in shared_neighbors(x, y)])
+
+
+def neighbor_jaccard(x, y):
+    return np.mean([len(a & b) / len(a | b) for a, b, _ in shared_neighbors(x, y)])
+
+
+def cknna(x, y):
+    left, right = (
+        s.values - (s.values * s.apart).sum(1, keepdims=True) / s.apart.sum(1, keepdims=True)
+        for s in (x, y)
+    )
+    shared, sizes = 0, np.zeros(2)
+    for a, b, (near, near_too, _) in zip(left, right, shared_neighbors(x, y), strict=True):
+        shared += sum(a[j] * b[j] for j in near & near_too)
+        sizes += sum(a[j] ** 2 for j in near), sum(b[j] ** 2 for j in near_too)
+    return shared / np.sqrt(sizes.prod())
+
+
 ORACLES = {
     function.__name__: function
     for function in (
         balanced_pearson, per_anchor_pearson, stimulus_identification, kernel_cka, kernel_nbs,
+        mutual_knn, neighbor_jaccard, cknna,
     )
 }  # fmt: skip
 
@@ -165,6 +199,17 @@ class TestEveryMeasure:
         expected = [get(name).between(model[0][o][:, o], subjects).mean().item() for o in orders]
         permuted = found.data["permuted_score"].values[:, 0]
         np.testing.assert_allclose(permuted, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["mutual_knn", "neighbor_jaccard", "cknna"])
+@given(drawn=st.lists(st.integers(0, 11), min_size=9, max_size=45).filter(lambda d: len({*d}) > 2))
+@example(drawn=[0] * 40 + [1, 2, 3])
+def test_neighbors_of_any_resample(name, drawn):
+    model, subjects = some_rsms(1, n=12, symmetric=False)
+    counts = torch.bincount(torch.tensor(drawn), minlength=12).double()
+    found = get(name).resampled(model[0], subjects[0], counts)
+    expected = ORACLES[name](*(Copies(rsm, np.array(drawn)) for rsm in (model[0], subjects[0])))
+    assert found.item() == pytest.approx(expected, abs=1e-12)
 
 
 def test_few_different_stimuli_are_no_resample():

@@ -129,6 +129,7 @@ def test_a_stimulus_with_one_trial_costs_the_ceiling_and_says_so():
         ("stimulus_identification", "correlation"),
         ("kernel_cka", "dot"),
         ("pearson", "l2"),
+        ("cknna", "correlation"),
     ],
 )
 def test_what_has_no_ceiling_is_refused(measure, similarity):

@@ -22,8 +22,9 @@ from softrsa.measures import (
     linear_cka,
     minibatch_cka,
     rbf_cka,
+    unit_debiased_cka,
 )
-from softrsa.measures.cka import kernel_products
+from softrsa.measures.cka import _of_pairs_of_units, kernel_products, unbiased_hsics
 
 SHAPES = [(12, 4, 3), (6, 20, 30), (6, 20, 1), (30, 40, 2), (30, 2, 40), (5, 5, 5)]
 pairs = arrays(np.float64, (2, 7, 3), elements=st.floats(-10, 10))
@@ -281,3 +282,82 @@ def test_batches_must_be_pairs():
         minibatch_cka([torch.ones(8, 3)])
     with pytest.raises(DataError, match=r"whole number from 4 .* 8, got 4.5"):
         minibatch_cka(torch.ones(8, 3), torch.ones(8, 3), batch_size=4.5)
+
+
+class TestUnitDebiased:
+    def test_by_hand_over_pairs_of_different_units(self, rng):
+        x, y = draw(rng, (7, 3, 4))
+        x, y = x + 2 * x[:, :1], y + 2 * x[:, :1]
+        kernels = [[np.outer(u, u) for u in side.numpy().T] for side in (x, y)]
+
+        def mean(left, right, *, apart):
+            pairs = [(a, b) for a in range(len(left)) for b in range(len(right))]
+            values = [song_hsic(left[a], right[b]) for a, b in pairs if not (apart and a == b)]
+            return sum(values) / len(values)
+
+        k, m = kernels
+        own = mean(k, k, apart=True) * mean(m, m, apart=True)
+        expected = mean(k, m, apart=False) / own**0.5
+        assert float(unit_debiased_cka(x, y)) == pytest.approx(expected, abs=1e-12)
+
+    @staticmethod
+    def sampled(rng, p):
+        """Units whose weights on 6 sources come from normals of known covariance; their CKA."""
+        scales = torch.tensor([3.0, 2, 1, 1, 0.5, 0.5]).double(), torch.ones(6).double()
+        a, b = (s.square() for s in scales)
+        truth = float((a * b).sum() / (a.square().sum() * b.square().sum()).sqrt())
+        sources = torch.randn(300, 200, 6, generator=rng, dtype=torch.float64)
+        x, y = (
+            sources @ (s[:, None] * torch.randn(300, 6, p, generator=rng, dtype=torch.float64))
+            for s in scales
+        )
+        return x, y, truth
+
+    @pytest.mark.parametrize(("p", "far"), [(10, 0.14), (20, 0.07), (40, 0.04)])
+    def test_nearer_to_the_population_than_debiased_cka(self, p, far, rng):
+        x, y, truth = self.sampled(rng, p)
+        found, biased = float(unit_debiased_cka(x, y).mean()), float(debiased_cka(x, y).mean())
+        assert abs(found - truth) < min(far, truth - biased)
+
+    def test_each_sum_is_unbiased_with_few_units(self, rng):
+        x, y, truth = self.sampled(rng, 4)
+        hsics = unbiased_hsics(x, y)
+        xx, yy = (_of_pairs_of_units(own, z) for own, z in ((hsics.xx, x), (hsics.yy, y)))
+        ratio = hsics.xy.mean() / (xx.nansum() * yy.nansum()).sqrt() * len(x)
+        assert float(ratio) == pytest.approx(truth, abs=0.06)
+
+    def test_unrelated_features_score_nothing(self, rng):
+        x, y = torch.randn(2, 400, 30, 12, generator=rng, dtype=torch.float64) + torch.randn(
+            2, 400, 30, 1, generator=rng, dtype=torch.float64
+        )
+        found = unit_debiased_cka(x, y)
+        assert found.isfinite().all()
+        assert abs(float(found.mean())) < 0.02
+
+    def test_scale_and_shift_do_not_count_and_rotations_do(self, rng):
+        x, y = draw(rng, (20, 4, 5))
+        x, y = x + x[:, :1], y + y[:, :1]
+        score = unit_debiased_cka(x, y)
+        torch.testing.assert_close(unit_debiased_cka(3 * x + 1, y - 2), score)
+        turn = torch.linalg.qr(torch.randn(4, 4, generator=rng, dtype=torch.float64)).Q
+        assert (unit_debiased_cka(x @ turn, y) - score).abs() > 1e-3
+        torch.testing.assert_close(unit_debiased_cka(y, x), score)
+
+    def test_gradients_and_types(self, rng):
+        x, y = draw(rng, (20, 4, 5))
+        x, y = ((z + z[:, :1]).requires_grad_() for z in (x, y))
+        assert torch.autograd.gradcheck(unit_debiased_cka, (x, y))
+        single = unit_debiased_cka(x.float(), y.float())
+        assert single.dtype == torch.float32
+        torch.testing.assert_close(single.double(), unit_debiased_cka(x, y), rtol=0, atol=1e-5)
+
+    def test_units_that_share_nothing_are_undefined(self):
+        x = torch.eye(8, 3, dtype=torch.float64)
+        assert unit_debiased_cka(x, x.sum(-1, keepdim=True).expand(-1, 2)).isnan()
+
+    def test_refusals(self, rng):
+        x, y = draw(rng, (20, 4, 5))
+        with pytest.raises(ShapeError, match=r"`y` must have at least 2 units.* got 1"):
+            unit_debiased_cka(x, y[:, :1])
+        with pytest.raises(ShapeError, match="at least 4"):
+            unit_debiased_cka(x[:3], y[:3])

@@ -19,21 +19,22 @@ NOT_MEASURES = {
     "MEASURES",
     "Measure",
     "available",
-    "cknna",
+    "banded_ridge_predictivity",
     "first_rank_identification",
     "get",
     "minibatch_cka",
-    "mutual_knn",
-    "neighbor_jaccard",
     "partial_correlation",
     "row_offset_share",
     "semipartial_correlation",
+    "shape_similarity",
+    "unit_debiased_cka",
 }
 CHANGES = {
     "scale": lambda x: 3.7 * x,
     "shift": lambda x: x + 0.9,
     "monotone": lambda x: (2 * x).exp(),
     "row_offset": lambda x: x + torch.arange(N, dtype=x.dtype)[:, None],
+    "column_offset": lambda x: x + torch.arange(N, dtype=x.dtype),
 }
 FACTORS = torch.linspace(0.4, 2.0, N, dtype=torch.float64)
 OF_CENTERED = {
@@ -53,6 +54,7 @@ SLACK = {"spearman": 1e-3, "rho_a": 1e-3, "soft_spearman": 1e-3, "kendall_tau_a"
     "per_anchor_pearson": 5e-3,
     "stimulus_identification": 2e-2,
     "kernel_nbs": 1e-2,
+    "cknna": 2e-3,
 }
 
 

@@ -87,3 +87,29 @@ def test_missing_similarities_are_undefined(measure, rng):
     x, y = torch.rand(2, 9, 9, generator=rng, dtype=torch.float64)
     x[2, 3] = torch.nan
     assert measure(x, y).isnan()
+
+
+def test_ties_count_as_in_a_random_order(rng):
+    """The mean over orders of the ties, drawn for each RSM by itself."""
+    x, y = torch.randint(0, 3, (2, 9, 9), generator=rng).double()
+    noise = 1e-3 * torch.rand(2, 4000, 9, 9, generator=rng, dtype=torch.float64)
+    for k in (1, 3):
+        expected = mutual_knn(x + noise[0], y + noise[1], k=k).mean()
+        assert float(mutual_knn(x, y, k=k)) == pytest.approx(float(expected), abs=0.01)
+
+
+def test_rsms_of_ties_alone_say_nothing(rng):
+    constant, y = torch.ones(9, 9).double(), torch.rand(9, 9, generator=rng, dtype=torch.float64)
+    for other in (constant, y):
+        assert float(mutual_knn(constant, other, k=2)) == pytest.approx(2 / 8)
+        assert float(neighbor_jaccard(constant, other, k=2)) == pytest.approx(0.5 / 3.5)
+        assert cknna(constant, other, k=2).isnan()
+
+
+def test_least_cknna():
+    """Of neighbors below the mean: each RSM has one far above it, and the other's just below."""
+    x, y = torch.zeros(2, 9, 9, dtype=torch.float64)
+    places = torch.arange(9)
+    x[places, places - 1], x[places, places - 2] = 1.0, 1e-6
+    y[places, places - 1], y[places, places - 2] = 1e-6, 1.0
+    assert -0.29 < float(cknna(x, y)) < -0.27  # -2 r / (1 + r^2) of r = 1 / 7

@@ -190,7 +190,7 @@ class TestMeasures:
         ("measure", "error", "message"),
         [
             ("spearman", DataError, r"'spearman' passes no gradient.*: angular_cka.*pearson"),
-            ("cca_", UnknownNameError, "measure 'cca_'. Did you mean 'cca'"),
+            ("nbs_", UnknownNameError, "measure 'nbs_'. Did you mean 'nbs'"),
             (lambda x, y: nbs(x, y.detach()), DataError, "'<lambda>' passes no gradient"),
             (lambda x, y: (x * y).sum(0), ShapeError, r"shape \(2,\).*\(2, 40, 6\), got \(40, 6\)"),
             (lambda *_: 0.5, ShapeError, r"\(40, 6\) and \(2, 40, 6\), got float"),
