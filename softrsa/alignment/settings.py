@@ -8,11 +8,10 @@ from dataclasses import asdict, dataclass
 from numbers import Integral
 from typing import Any, Literal, NamedTuple, get_args
 
-import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
+from softrsa._groups import Groups, as_groups, deal_groups
 from softrsa._wording import listed
 from softrsa.errors import DataError, unknown_name
 from softrsa.measures import Measure
@@ -143,7 +142,8 @@ def grouped_folds(groups: Sequence[object], folds: int, *, seed: int) -> list[Sp
     ------
     DataError
         If ``folds`` is less than 2 or more than the groups, or a fold would test or train on fewer
-        than 4 stimuli; the message has the numbers.
+        than 4 stimuli; the message has the numbers. Also if a group is missing (None, NaN), or
+        there is but one.
 
     Examples
     --------
@@ -151,26 +151,15 @@ def grouped_folds(groups: Sequence[object], folds: int, *, seed: int) -> list[Sp
     >>> [fold.test.tolist() for fold in grouped_folds(animals, 3, seed=0)]
     [[9, 10, 11, 12, 13, 14], [4, 5, 6, 7, 8], [0, 1, 2, 3]]
     """
-    codes, names = pd.factorize(np.asarray(groups, dtype=object), use_na_sentinel=False)
-    if not 2 <= folds <= len(names):
-        raise DataError(
-            f"`folds` must be between 2 and the number of groups, {len(names)}, got {folds}."
-        )
-    sizes = torch.from_numpy(np.bincount(codes))
-    order = torch.randperm(len(names), generator=torch.Generator().manual_seed(seed))
-    order = order[sizes[order].argsort(descending=True, stable=True)]
-    tested = torch.zeros(folds, dtype=torch.long)
-    fold_of = torch.zeros(len(names), dtype=torch.long)
-    for group in order.tolist():
-        smallest = int(tested.argmin())
-        fold_of[group] = smallest
-        tested[smallest] += sizes[group]
-    each = fold_of[torch.from_numpy(codes)]
-    found = [
-        Split((each != k).nonzero().flatten(), (each == k).nonzero().flatten())
-        for k in range(folds)
-    ]
-    return split_stimuli(len(codes), found, seed=seed)
+    known = as_groups(groups, len(groups), "groups", "stimulus")
+    found = splits_of_groups(known, folds, seed=seed)
+    return split_stimuli(len(known.codes), found, seed=seed)
+
+
+def splits_of_groups(groups: Groups, folds: int, *, seed: int) -> list[Split]:
+    """Folds that keep groups whole, of any size."""
+    tests = deal_groups(groups, folds, torch.Generator().manual_seed(seed))
+    return [_split(torch.arange(len(groups.codes)), test) for test in tests]
 
 
 def split_stimuli(n_stimuli: int, folds: int | Sequence[Split] | None, *, seed: int) -> list[Split]:
