@@ -177,22 +177,24 @@ def bootstrap(
         As `evaluate`; DataError also for a single subject where subjects are to be drawn, where
         resamples are not a whole number from 2, where a measure of your own cannot score the
         pairs that are left of a resample of stimuli, or where stimuli have groups and none are
-        drawn.
+        drawn, or fewer than 3 groups.
 
     Notes
     -----
     A stimulus drawn twice makes no pair with itself. Resamples with fewer than 3 different stimuli
-    (4 for centered Pearson), or a single group, are NaN. Variances, percentile intervals and tests leave them out, and
-    also those on which a model that is defined on all the data is not, for instance because its RSM
-    is constant there: of all models alike, so that these are compared on the same resamples.
+    (4 for centered Pearson), or a single group, are NaN. Variances, percentile intervals and tests
+    leave them out, and also those on which a model that is defined on all the data is not, for
+    instance because its RSM is constant there: of all models alike, so that these are compared on
+    the same resamples. Pairs within a group that is drawn k times count k squared times.
 
     Pearson, cosine, their whitened forms and centered Pearson are matrix products over all
     resamples, Spearman and rho-a cumulative counts over values sorted once, in chunks of bounded
     memory; others, such as Kendall's tau or balanced Pearson, one resample after another. All in
     float64. Values are those of rsatoolbox's ``eval_bootstrap_pattern``, ``eval_bootstrap_rdm`` and
     ``eval_dual_bootstrap`` for the same draws, also with its ``pattern_descriptor`` and
-    ``rdm_descriptor`` (groups of subjects of one size), except that the score reported is that of the data,
-    not the mean over resamples, and that over subjects the ceiling's variance is not dropped.
+    ``rdm_descriptor`` (groups of subjects of one size), except that the score reported is that of
+    the data, not the mean over resamples, and that over subjects the ceiling's variance is not
+    dropped.
 
     References
     ----------
@@ -219,6 +221,12 @@ def bootstrap(
         raise DataError(
             "`stimulus_groups` say which stimuli are drawn together, and over='subjects' draws "
             "none: leave them out, or resample over='both'."
+        )
+    if over != "subjects" and len(stack.stimulus_groups) < FEWEST_DIFFERENT:
+        raise DataError(
+            f"A bootstrap over groups of stimuli needs at least {FEWEST_DIFFERENT} groups, got "
+            f"{len(stack.stimulus_groups)}: too many resamples would hold one group again and "
+            "again. Use smaller groups, or say what holds for other subjects, over='subjects'."
         )
     if over != "stimuli" and stack.n_subjects < 2:
         raise DataError(
@@ -292,8 +300,8 @@ def add_resamples(
     if n_usable < max(2, len(usable) // 2):
         raise DataError(
             f"Only {n_usable} of {len(usable)} resamples can be scored: in the others a model or "
-            "subject is constant or too few different stimuli are left. Use more stimuli, or drop "
-            "models with few different values."
+            "subject is constant or too few different stimuli, or a single group, are left. Use "
+            "more stimuli and groups, or drop models with few different values."
         )
     n = n_drawn(data)
     variances = resampling_variances(

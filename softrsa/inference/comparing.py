@@ -32,9 +32,10 @@ def compare_models(
         From `evaluate`, `bootstrap`, `permutation_test` or `crossvalidate`.
     test : {"t", "wilcoxon", "bootstrap", "percentile"}
         Over subjects: paired t or Wilcoxon's signed ranks; results hold for other subjects and the
-        same stimuli; where a result has groups of subjects, over the means of groups. From resamples, for what was resampled: a t test with the variances of the
-        bootstrap (rsatoolbox's "t-test" of a bootstrapped result), or the share of resamples on the
-        other side of the difference, doubled (rsatoolbox's "bootstrap").
+        same stimuli; where a result has groups of subjects, over the means of groups. From
+        resamples, for what was resampled: a t test with the variances of the bootstrap
+        (rsatoolbox's "t-test" of a bootstrapped result), or the share of resamples on the other
+        side of the difference, doubled (rsatoolbox's "bootstrap").
     correction : {"fdr", "fwer"}, optional
         Over all pairs of models: the false discovery rate after Benjamini and Hochberg, or the
         family-wise error rate after Bonferroni and Holm. None by default: `p_corrected` is then

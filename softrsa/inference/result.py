@@ -293,7 +293,8 @@ def evaluate(
     Returns
     -------
     InferenceResult
-        Standard errors are over subjects, or their groups. NaN, with a warning in the result, for a constant RSM.
+        Standard errors are over subjects, or their groups. NaN, with a warning in the result, for a
+        constant RSM.
 
     Raises
     ------
