@@ -77,8 +77,18 @@ class Groups:
         """Labels as netCDF keeps them, under a name; nothing where none were given."""
         if not self.labels:
             return {}
-        plain = [one if isinstance(one, str | int | float) else str(one) for one in self.labels]
-        return {name: json.dumps(plain)}
+        return {name: json.dumps(plain_labels(self.labels))}
+
+
+def plain_labels(labels: Sequence[object]) -> list[object]:
+    """Labels as JSON has them; pairs of labels as lists."""
+
+    def plain(one: object) -> object:
+        if isinstance(one, tuple):
+            return [*map(plain, one)]
+        return one if isinstance(one, str | int | float) else str(one)
+
+    return [*map(plain, labels)]
 
 
 def alone(n: int) -> Groups:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from numbers import Integral
 from typing import Any, Literal, NamedTuple, get_args
@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from softrsa._groups import Groups, as_groups, deal_groups
+from softrsa._groups import Groups, alone, as_groups, deal_groups, plain_labels
 from softrsa._wording import listed
 from softrsa.errors import DataError, unknown_name
 from softrsa.measures import Measure
@@ -342,6 +342,17 @@ def _check_gate_measure(name: str) -> None:
 
 
 @dataclass(frozen=True)
+class GroupLabels:
+    """Labels of groups: one per stimulus, or pairs of a subject and its group.
+
+    ``source`` is the coordinate that they were read from, if any.
+    """
+
+    labels: tuple[Any, ...] = ()
+    source: str = ""
+
+
+@dataclass(frozen=True)
 class Options:
     """Everything that `align` is asked for, besides the data: what decides its results.
 
@@ -366,6 +377,8 @@ class Options:
     missing: bool = False  # whether pairs are missing in the data
     unavailable: tuple[str, ...] = ()  # ways to learn a similarity that the data do not allow
     control: tuple[str, ...] = ()  # names of the RSMs that scores are given: these are partial then
+    stimulus_groups: GroupLabels = GroupLabels()
+    subject_groups: GroupLabels = GroupLabels()
 
     def __post_init__(self):
         if not self.transforms:
@@ -386,6 +399,18 @@ class Options:
     def scoring(self) -> Measure:
         """What scores RSMs: the measure, on the pairs there are where some are missing."""
         return on_held_pairs(self.measure) if self.missing else self.measure
+
+    def groups_of_stimuli(self, n_stimuli: int) -> Groups:
+        """Which stimuli are drawn and held out together; groups of one where nothing says so."""
+        labels = self.stimulus_groups.labels or None
+        return as_groups(labels, n_stimuli, "stimulus_groups", "stimulus")
+
+    def groups_of_subjects(self, subjects: Sequence[str]) -> Groups:
+        """Which of some subjects are drawn and left out together."""
+        if not self.subject_groups.labels:
+            return alone(len(subjects))
+        group = dict(self.subject_groups.labels)
+        return number_groups([group[name] for name in subjects])
 
     @property
     def fixed_only(self) -> bool:
@@ -455,7 +480,22 @@ class Options:
             "all_stimuli_scored": int(self.folds is None),
             "pairs_missing": int(self.missing),
             **({"control": json.dumps(self.control)} if self.control else {}),
+            **_group_attributes("stimulus_groups", self.stimulus_groups),
+            **_group_attributes("subject_groups", self.subject_groups),
         }  # fmt: skip
+
+
+def number_groups(labels: Sequence[Hashable]) -> Groups:
+    """Number the groups of checked labels, which may all be of one."""
+    places = {label: i for i, label in enumerate(dict.fromkeys(labels))}
+    return Groups(torch.tensor([places[label] for label in labels]), tuple(labels))
+
+
+def _group_attributes(name: str, given: GroupLabels) -> dict[str, str]:
+    """Write groups as texts, where there are any."""
+    if not given.labels:
+        return {}
+    return {name: json.dumps(plain_labels(given.labels)), f"{name}_from": given.source}
 
 
 ARGUMENTS = {  # of `align`, and the attributes of its results that hold them
@@ -491,6 +531,11 @@ def repeat_call(attrs: Mapping[str, Any]) -> str:
     lines += ["", "result = softrsa.align(", "    layers,", "    regions,"]
     if "control" in attrs:
         lines.append(f"    control=control,  # {', '.join(json.loads(attrs['control']))}")
+    for name in ("stimulus_groups", "subject_groups"):
+        if name in attrs:
+            source = attrs[f"{name}_from"]
+            given = f"{json.dumps(source)}," if source else f"{name},  # labels as given"
+            lines.append(f"    {name}={given}")
     for name, value in options.items():
         own = "  # in fact folds of your own" if name == "folds" and attrs.get("own_folds") else ""
         lines.append(
