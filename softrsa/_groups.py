@@ -153,7 +153,7 @@ def unit_of_generalization(over: str, attrs: Mapping[Any, Any]) -> str:
     ]
     if not others:
         return "these stimuli and these subjects only"
-    rest = [f"these {plural}" for kind, plural in kinds.items() if kind not in UNITS[over]]
+    rest = [f"the same {plural}" for kind, plural in kinds.items() if kind not in UNITS[over]]
     return " and ".join([*others, *rest])
 
 

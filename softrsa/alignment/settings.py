@@ -486,7 +486,7 @@ class Options:
 
 
 def number_groups(labels: Sequence[Hashable]) -> Groups:
-    """Number the groups of checked labels, which may all be of one."""
+    """Give checked labels their groups, which may be a single one."""
     places = {label: i for i, label in enumerate(dict.fromkeys(labels))}
     return Groups(torch.tensor([places[label] for label in labels]), tuple(labels))
 

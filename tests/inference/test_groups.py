@@ -214,7 +214,7 @@ def test_tests_over_subjects_are_of_group_means(rng):
                                [means.mean(1), low, high], rtol=1e-9)  # fmt: skip
     ranks = compare_models(result, test="wilcoxon").comparisons["p"][0]
     assert ranks == pytest.approx(wilcoxon(means[0] - means[1]).pvalue)
-    assert result.unit == "other groups of subjects and these stimuli"
+    assert result.unit == "other groups of subjects and the same stimuli"
 
 
 def test_groups_are_saved(rng, tmp_path):
