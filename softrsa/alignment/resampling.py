@@ -238,7 +238,7 @@ def resample_scores(
         return OfRun(influence, None)
     test, at, n = run.split.test, run.score, len(draws.counts)
     grouped = not draws.groups.are_single
-    scale = _small_block(measure, len(test), grouped=grouped)
+    scale = _small_block(measure, len(draws.groups.take(test)), grouped=grouped)
     more = scale * (draws.counts[:, test] - 1).to(score)
     if grouped and of_pairs is not None:  # pairs within a group are drawn once, with it
         together = draws.groups.take(test).together.to(score)
@@ -353,10 +353,10 @@ def finished(sums: Sequence[Tensor], draws: Draws, subjects: Sequence[str]) -> R
 def _small_block(measure: Measure, n: int, *, grouped: bool) -> float:
     """By how much changes are too small in a block of n stimuli, whose own mean was taken off.
 
-    Row offsets leave n (n - 3) / 2 pairs that are free to vary, of n (n - 1) / 2. Of groups the
+    Row offsets leave n (n - 3) / 2 pairs that are free to vary, of n (n - 1) / 2. Of n groups the
     mean comes back with the weights of folds, see `_weighed`.
     """
-    free = max(n - 3, 1) if "row_offset" in measure.invariances else n - 1
+    free = max(n - 3 if "row_offset" in measure.invariances else n - 1, 1)
     return ((n - 1 if grouped else n) / free) ** 0.5
 
 
