@@ -35,6 +35,38 @@ def study(
     return layer, [seen * one + torch.randn(n, DIMENSIONS, **real) for one in weights]
 
 
+def grouped(n_groups: int, folds: int, measure: str, *, related: bool) -> None:
+    """Coverage and p where five stimuli of each category share a center, one subject."""
+    rng = torch.Generator().manual_seed(2)
+    real = {"dtype": torch.float64, "generator": rng}
+    labels = np.arange(5 * n_groups) % n_groups
+    weights = 2 * torch.rand(DIMENSIONS, **real)
+    found: dict[str, list[np.ndarray]] = {}
+    for seed in range(STUDIES):
+        sides = []
+        for _ in range(1 if related else 2):
+            centers = torch.randn(n_groups, DIMENSIONS, **real)
+            sides.append(centers[labels] + 0.5 * torch.randn(len(labels), DIMENSIONS, **real))
+        layer = torch.cat([sides[0], torch.randn(len(labels), 5, **real)], 1)
+        brain = sides[-1] * weights + torch.randn(len(labels), DIMENSIONS, **real)
+        for name, groups in (("one by one", None), ("in groups", labels)):
+            table = align(
+                {"layer": layer}, {"region": brain}, transforms=TRANSFORMS, measure=measure,
+                n_resamples=RESAMPLES, seed=seed, folds=folds, stimulus_groups=groups,
+            ).table  # fmt: skip
+            columns = table[["score", "score_low", "score_high", "p_chance"]].to_numpy()
+            found.setdefault(name, []).append(columns)
+    for name, tables in found.items():
+        score, low, high, p = np.moveaxis(np.array(tables), -1, 0)
+        truth = score.mean(0)
+        inside = ((low <= truth) & (truth <= high)).mean(0)
+        what = f"{measure}, {n_groups} groups of 5 in {folds} folds, {name}, true scores"
+        print(
+            f"{what} {truth.round(3)}: coverage of {', '.join(TRANSFORMS)} {inside.round(3)}; "
+            f"share of p up to .05 {(p <= 0.05).mean(0).round(3)}", flush=True,
+        )  # fmt: skip
+
+
 def calibration(n: int, n_subjects: int, measure: str, *, related: bool) -> None:
     """Coverage of 95 % intervals, and under the null whether p is uniform."""
     rng = torch.Generator().manual_seed(1)
@@ -78,6 +110,13 @@ def main() -> None:
     machine = f"{platform.machine()}, 1 thread, torch {torch.__version__}"
     print(f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {machine}, commit {commit or 'unknown'}")
     print(f"{STUDIES} studies each, {RESAMPLES} resamples")
+    for n_groups, folds, measure, related in (
+        (20, 5, "centered_pearson", True),
+        (20, 5, "centered_pearson", False),
+        (10, 5, "pearson", True),
+        (10, 10, "centered_pearson", True),
+    ):
+        grouped(n_groups, folds, measure, related=related)
     for n, n_subjects, measure, related in (
         (40, 1, "centered_pearson", True),
         (40, 1, "centered_pearson", False),

@@ -256,6 +256,114 @@ def regressions(over: str, n_studies: int = 500) -> None:
     verdict(f"coverage of 95 % intervals of regress_rdms over {over}", inside, 0.93, 0.97)
 
 
+GROUP = 3  # stimuli of a category, video or session
+CATEGORIES = np.arange(STIMULI) // GROUP
+FAMILIES = np.arange(SUBJECTS) // 2
+
+
+def grouped_points(rng: torch.Generator, centers: Tensor | None = None) -> Tensor:
+    """Stimuli (n, d) of a group that share a center, beside points of their own."""
+    real = {"dtype": torch.float64, "generator": rng}
+    if centers is None:
+        centers = torch.randn(STIMULI // GROUP, DIMENSIONS, **real)
+    return centers[CATEGORIES] + 0.5 * torch.randn(STIMULI, DIMENSIONS, **real)
+
+
+def grouped_coverage(over: str, measure: str, n_studies: int = STUDIES) -> None:
+    """Coverage of 95 % t intervals where stimuli, or subjects, are alike within groups.
+
+    Stimuli of a category share a center, subjects of a family most of their weights. The truth is
+    the mean score of fresh groups; drawing stimuli or subjects one by one covers too little.
+    """
+    rng = torch.Generator().manual_seed(9)
+    real = {"dtype": torch.float64, "generator": rng}
+    fixed = grouped_points(rng)
+    common = torch.rand(SUBJECTS, DIMENSIONS, **real)
+    known = {"stimulus_groups": CATEGORIES, "subject_groups": FAMILIES}
+    if over != "both":
+        del known["subject_groups" if over == "stimuli" else "stimulus_groups"]
+    means, covered = [], {"one by one": [], "in groups": []}
+    for i in range(n_studies):
+        points = fixed if over == "subjects" else grouped_points(rng)
+        weights = common
+        if over != "stimuli":
+            own = torch.rand(SUBJECTS, DIMENSIONS, **real)
+            weights = torch.rand(SUBJECTS // 2, DIMENSIONS, **real)[FAMILIES] + 0.3 * own
+        data = study(rng, points, weights)
+        for name, groups in (("one by one", {}), ("in groups", known)):
+            result = bootstrap(
+                *data, measure, over=over, n_resamples=RESAMPLES, seed=i, ceilings=False, **groups
+            )
+            covered[name].append(result.intervals())
+        means.append(result.table["score"].to_numpy())
+    truth = np.mean(means, axis=0)
+    for name, found in covered.items():
+        low, high = np.moveaxis(np.array(found), -1, 0)
+        inside = ((low <= truth) & (truth <= high)).mean()
+        what = f"coverage of 95 % t intervals under {measure}, bootstrap over {over} {name}"
+        if name == "in groups":
+            verdict(what, inside, 0.93, 0.97)
+        else:
+            print(f"      {what}: {inside:.3f}")
+
+
+def grouped_permutations(n_studies: int = 2000) -> None:
+    """Categories of which both sides know, and nothing else that they share.
+
+    "between": centers of categories are unrelated. "within": centers are the same, and what stimuli
+    have of their own is unrelated.
+    """
+    rng = torch.Generator().manual_seed(10)
+    real = {"dtype": torch.float64, "generator": rng}
+    for permute in ("between", "within"):
+        found: dict[str, list[bool]] = {"one by one": [], permute: []}
+        for i in range(n_studies):
+            shared = torch.randn(STIMULI // GROUP, DIMENSIONS, **real)
+            centers = shared if permute == "within" else None
+            model = study(rng, grouped_points(rng, centers))[0][:1]
+            subjects = study(rng, grouped_points(rng, centers))[1][:4]
+            for name, groups in (("one by one", {}), (permute, {"stimulus_groups": CATEGORIES})):
+                result = permutation_test(
+                    model, subjects, "pearson", n_permutations=199, seed=i,
+                    permute=permute if groups else "between", **groups,
+                )  # fmt: skip
+                found[name].append(result.table["p_permutation"][0] <= 0.05)
+        what = f"false positives at .05, permutation_test(permute={permute!r}), {n_studies} studies"
+        verdict(what, float(np.mean(found[permute])), 0.04, 0.06)
+        print(f"      stimuli permuted one by one: {np.mean(found['one by one']):.3f}")
+
+
+def grouped_subjects(n_studies: int = 2000) -> None:
+    """Families who mix two models with weights of their own: tests over subjects, and curves."""
+    rng = torch.Generator().manual_seed(11)
+    real = {"dtype": torch.float64, "generator": rng}
+    rejected: dict[str, list[bool]] = {}
+    for i in range(n_studies):
+        models = torch.randn(2, 190, **real)
+        models = torch.linalg.qr((models - models.mean(1, keepdim=True)).T).Q.T
+        mixing = torch.rand(SUBJECTS // 2, 2, **real)[FAMILIES] + 0.2 * torch.rand(
+            SUBJECTS, 2, **real
+        )
+        data = models, mixing @ models + torch.randn(SUBJECTS, 190, **real) / 190**0.5
+        curves = smooth_noise(rng, SUBJECTS // 2, 60)[FAMILIES] + smooth_noise(rng, SUBJECTS, 60)
+        for name, groups in (("one by one", None), ("in groups", FAMILIES)):
+            result = evaluate(*data, "pearson", subject_groups=groups)
+            for test in ("t", "wilcoxon"):
+                p = compare_models(result, test=test).comparisons["p"][0]
+                rejected.setdefault(f"compare_models(test={test!r}) {name}", []).append(p <= 0.05)
+            if i < n_studies // 2:
+                p = cluster_test(curves, subject_groups=groups, n_flips=199, seed=i).p
+                found = rejected.setdefault(f"cluster_test {name}", [])
+                found.append(bool((p <= 0.05).any()))
+    for name, values in rejected.items():
+        claim = f"false positives at .05, {name}, {len(values)} studies"
+        if name.endswith("in groups"):
+            least = 0.0 if "cluster" in name or "wilcoxon" in name else 0.04  # few distinct p
+            verdict(claim, float(np.mean(values)), least, 0.06)
+        else:
+            print(f"      {claim}: {np.mean(values):.3f}")
+
+
 def partial_permutations(measure: str, n_studies: int = 1000) -> None:
     """Models and brains that share a control's dimensions, and nothing beyond these.
 
@@ -405,6 +513,17 @@ def main() -> None:
         "layers": lambda: [best_layers(name) for name in ("centered_pearson", "linear_cka", "nbs")],
         "regression": lambda: [regressions(over) for over in ("both", "stimuli")],
         **{over: lambda o=over: coverage(o) for over in ("subjects", "stimuli", "both")},
+        "grouped_coverage": lambda: [
+            grouped_coverage(over, measure)
+            for over, measure in (
+                ("stimuli", "pearson"),
+                ("stimuli", "whitened_cosine"),
+                ("subjects", "pearson"),
+                ("both", "pearson"),
+            )
+        ],
+        "grouped_permutations": grouped_permutations,
+        "grouped_subjects": grouped_subjects,
     }
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", help=f"some of {', '.join(parts)}; all by default")

@@ -226,13 +226,13 @@ def _from_file(path: Path, function: str) -> NamedModel:
     if isinstance(made, NamedModel):
         return made
     pair: tuple[Any, Any] = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
-    module, preprocess = pair
-    if not isinstance(module, nn.Module) or not (preprocess is None or callable(preprocess)):
+    module, preprocess = pair[0], pair[1] or preprocess_image
+    if not isinstance(module, nn.Module) or not callable(preprocess):
         raise DTypeError(
             f"{function}() of {path} must give a torch module, a pair (module, preprocess), or a "
             f"NamedModel, got {type(made).__name__}."
         )
-    return NamedModel(module.eval(), preprocess or preprocess_image)
+    return NamedModel(module.eval(), preprocess)
 
 
 def _exported(path: Path, pretrained: bool) -> NamedModel:

@@ -127,7 +127,8 @@ def sentence_encoder(
     if tokenizer.pad_token_id is None:  # as of models that continue texts
         tokenizer.pad_token = tokenizer.eos_token
     length = min(MOST_TOKENS, tokenizer.model_max_length)
-    n_layers, padding = encoder.config.num_hidden_layers, int(tokenizer.pad_token_id)
+    n_layers: int = encoder.config.num_hidden_layers
+    padding: Any = tokenizer.pad_token_id
     module = SentenceEncoder(encoder, n_layers, padding, tokens)
     return module, Tokens(tokenizer, length)
 

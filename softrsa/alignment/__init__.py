@@ -1,6 +1,7 @@
 """Learned alignment of a model's layers with a brain's regions."""
 
 from softrsa.alignment.align import (
+    FewGroupsWarning,
     FewStimuliWarning,
     MissingPairsWarning,
     NoCeilingWarning,
@@ -33,6 +34,7 @@ __all__ = [
     "AlignmentResult",
     "DegenerateFitWarning",
     "FeatureReweighting",
+    "FewGroupsWarning",
     "FewStimuliWarning",
     "FitSettings",
     "IdentificationResult",

@@ -17,6 +17,7 @@ import xarray as xr
 from torch import Tensor
 
 from softrsa._checks import resolve_device
+from softrsa._groups import Groups
 from softrsa._memory import available_memory
 from softrsa._wording import listed
 from softrsa.alignment.cluster import check_client, digest, digest_code, score_in_pieces
@@ -27,7 +28,16 @@ from softrsa.alignment.feature_scores import (
     compact,
     few_stimuli_warnings,
 )
-from softrsa.alignment.fitting import check_units
+from softrsa.alignment.fitting import check_units, n_inner_folds
+from softrsa.alignment.groups import (
+    LabelsLike,
+    count_groups,
+    few_group_warnings,
+    labels_of_stimuli,
+    labels_of_subjects,
+    splits_of,
+    without,
+)
 from softrsa.alignment.held_out import (
     degenerate_warnings,
     make_runs,
@@ -50,7 +60,6 @@ from softrsa.alignment.settings import (
     Split,
     StimulusScaleWarning,
     ordered,
-    split_stimuli,
     splits_or_count,
 )
 from softrsa.errors import DataError, StimulusError, unknown_name
@@ -95,6 +104,8 @@ def align(
     client: Client | None = None,
     store: str | Path | None = None,
     control: LabelledData | None = None,
+    stimulus_groups: LabelsLike = None,
+    subject_groups: LabelsLike = None,
 ) -> AlignmentResult:
     """Align every layer of a model with every region of a brain, on held-out stimuli.
 
@@ -162,6 +173,19 @@ def align(
         on the same test stimuli. Transforms are fitted and chosen without it, and `train_score` is
         NaN; the control is centered with the transform "centered", and otherwise compared as it is.
         For pearson, spearman, cosine and centered_pearson.
+    stimulus_groups : sequence, mapping or str, optional
+        The group of each stimulus, such as its category, video or session: a label for each in the
+        order of the data, a mapping from stimulus ids, or the name of a coordinate along `stimulus`
+        (or `anchor`). Folds, and the inner folds that choose transforms, keep groups whole,
+        intervals are from drawing groups, and p is of exchanging whole groups of one size within
+        folds (NaN, with a warning, where that allows fewer than 20 orders): scores, intervals and p
+        hold for other groups. Encoding models choose the strength of their ridge by leaving single
+        training stimuli out, all the same.
+    subject_groups : sequence, mapping or str, optional
+        The group of each subject, such as a family or site: a label for each in the order of the
+        data, a mapping from names of subjects, or the name of a coordinate beside that of subjects.
+        They are drawn, and with ``subjects="leave_one_out"`` held out, together, and lower noise
+        ceilings compare a subject with those of other groups. `score` stays the mean over subjects.
 
     Returns
     -------
@@ -175,7 +199,8 @@ def align(
     StimulusError
         If the stimuli do not match.
     DataError, ShapeError, DTypeError
-        If the data cannot be used, or are too few for the folds.
+        If the data cannot be used, or are too few for the folds; if groups are fewer than folds,
+        missing (None, NaN), not one for each, or all the same; if splits of your own tear groups.
     DeviceError
         If CUDA is asked for and absent.
     FitError
@@ -235,14 +260,19 @@ def align(
     layer_sides = {name: one_subject(side) for name, side in layer_sides.items()}
     asked = transforms is not None
     options = _with_allowed(options, layer_sides, region_sides, asked=asked)
-    _common_count([*layer_sides.items(), *region_sides.items(), *control_sides.items()])
+    n_stimuli = _common_count([*layer_sides.items(), *region_sides.items(), *control_sides.items()])
+    options = replace(
+        options,
+        stimulus_groups=labels_of_stimuli(stimulus_groups, parts, n_stimuli),
+        subject_groups=labels_of_subjects(subject_groups, parts[1], region_sides, subject),
+    )
     options, layer_sides, region_sides, missing = _with_missing(
         options, layer_sides, region_sides, asked=asked
     )
     if any(one.map for one in options.fitted):
         layer_sides = {name: with_points(side) for name, side in layer_sides.items()}
     n_stimuli = next(iter(layer_sides.values())).n_stimuli
-    splits = split_stimuli(n_stimuli, folds, seed=seed)
+    splits = splits_of(n_stimuli, options)
     if control_sides:
         fewest = min(len(split.test) for split in splits)
         check_control(options.measure, fewest, len(control_sides))
@@ -254,7 +284,9 @@ def align(
         run
         for layer in layer_sides.items()
         for area in region_sides.items()
-        for run in make_runs(layer, area, splits, subjects)
+        for run in make_runs(
+            layer, area, splits, subjects, options.groups_of_subjects(area[1].subjects)
+        )
     ]
     if client is None and store is None:
         data = score_together(runs, layer_sides, region_sides, options, progress=progress)
@@ -263,12 +295,17 @@ def align(
             runs, options, client=client, store=store, device=device, progress=progress,
             fingerprint={} if store is None else make_fingerprint(options, parts, splits),
         )  # fmt: skip
+    groups = options.groups_of_stimuli(n_stimuli)
+    n_groups, n_people = count_groups(splits, groups, region_sides, options)
+    if subject_groups is not None:
+        data = data.assign(n_subject_groups=("region", n_people))
     shown = [one.name for one in options.transforms]
     data = data.merge(example_rsms(runs, data, shown), join="exact")
     data = data.merge(weights_of_units(runs, options, parts[0]), join="exact")
     attributes = {
         **options.attributes(),
-        **_counts(splits, options.settings),
+        **_counts(splits, options.settings, groups),
+        **n_groups,
         "n_stimuli": n_stimuli, "layers_averaged": n_averaged,
         "stimuli_left_out": json.dumps(_left_out(parts)),
         "softrsa_version": version("softrsa"),
@@ -281,6 +318,7 @@ def align(
         FewStimuliWarning: few_stimuli_warnings(options, runs),
         MissingPairsWarning: missing,
         NoCeilingWarning: untold,
+        FewGroupsWarning: few_group_warnings(runs, options, n_stimuli),
     }
     for category, messages in raised.items():
         for message in messages:
@@ -299,6 +337,10 @@ class RowOffsetWarning(UserWarning):
 
 class FewStimuliWarning(UserWarning):
     """A measure on features is high for any features, as there are more units than stimuli."""
+
+
+class FewGroupsWarning(UserWarning):
+    """Groups of stimuli are too few for what is asked of them."""
 
 
 class NoCeilingWarning(UserWarning):
@@ -374,6 +416,8 @@ def _with_missing(
             )
         messages.append(f"{lonely} share no pair with any other and are left out.")
         places = kept.nonzero().flatten()
+        left = without(options.stimulus_groups, places.cpu())
+        options = replace(options, stimulus_groups=left)
         layers, regions = (
             {name: side.take(places) for name, side in part.items()} for part in (layers, regions)
         )
@@ -556,15 +600,14 @@ def make_fingerprint(
     }
 
 
-def _counts(splits: Sequence[Split], settings: FitSettings) -> dict[str, float]:
+def _counts(splits: Sequence[Split], settings: FitSettings, groups: Groups) -> dict[str, float]:
     """Count folds, the stimuli they test, and the inner folds that their training stimuli allow."""
     tested = torch.cat([split.test for split in splits])
-    fewest = min(len(split.train) for split in splits)
     return {
         "n_folds": len(splits),
         "n_tested": len(tested.unique()),
         "n_tested_mean": len(tested) / len(splits),
-        "n_inner_folds": min(settings.inner_folds, fewest // SMALLEST_BLOCK),
+        "n_inner_folds": min(n_inner_folds(split.train, settings, groups) for split in splits),
     }
 
 

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from softrsa._descent import TIE, Ascent
+from softrsa._groups import Groups
 from softrsa._memory import give_back_freed
 from softrsa._processes import ALONE, Ranks
 from softrsa._threads import map_on_cores
@@ -80,6 +81,7 @@ class FitPlan:
     settings: FitSettings
     tiling: Tiling | None = None
     seed: int = 0
+    groups: Groups | None = None  # of stimuli, which inner folds keep whole
 
     def learns_side(self, side: int) -> bool:
         """Whether gates are learned on the model's side (0), or the brain's (1)."""

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from softrsa.alignment.resampling import Draws, OfRun, Scored, counted, small_block
+from softrsa._groups import Groups
+from softrsa.alignment.resampling import Draws, OfRun, Scored, counted, small_block, weighed
 from softrsa.alignment.responses import Responses
 from softrsa.alignment.settings import SELECTED, Options, acts_on_units_only, with_choices
 from softrsa.errors import DataError
@@ -88,7 +89,7 @@ def resample_features(
     *,
     on_step: Callable[[int], object],
 ) -> OfRun:
-    """Resample the scores of one run: each stimulus left out once, and permuted ones.
+    """Resample the scores of one run: each stimulus, or group, left out once, and permuted ones.
 
     Parameters
     ----------
@@ -112,29 +113,47 @@ def resample_features(
     n = len(test)
     if draws is None:
         return OfRun(torch.full((len(sides), n), torch.nan), None)
-    everyone = torch.arange(n)
-    without = torch.stack([everyone[everyone != i] for i in range(n)])
-    orders = draws.orders_of(test, measure)
-    places = [
-        (everyone[None], everyone[None]), (without, without), (orders, everyone.expand_as(orders))
-    ]  # fmt: skip
-    found = [
-        [
+    groups = draws.groups.take(test)
+    everyone, orders = torch.arange(n), draws.orders_of(test, measure)
+    places = [(everyone[None], everyone[None]), (orders, everyone.expand_as(orders))]
+    parts = []
+    for train, own in sides:
+        score, permuted = (
             torch.stack([_in_chunks(measure, train, own, one, each) for one in run.score], -1)
             for each in places
-        ]
-        for train, own in sides
-    ]
-    on_step(n + len(orders))
-    score, left_out, by_chance = (torch.stack(one, 1) for one in zip(*found, strict=True))
+        )
+        left_out = [_without_each(measure, train, own, one, groups) for one in run.score]
+        parts.append((score, torch.stack(left_out, -1), permuted))
+    on_step(len(groups) + len(orders))
+    score, left_out, by_chance = (torch.stack(one, 1) for one in zip(*parts, strict=True))
+    change = score - torch.where(left_out.isnan(), score, left_out)
     # many of these measures are higher the fewer stimuli there are, which says nothing of any one
-    influence = (left_out.mean(0) - left_out).movedim(0, -1) * ((n - 1) / n)  # (t, s, n)
-    more = small_block(measure, n) * (draws.counts[:, test] - 1)
+    change = (change - change.mean(0)).movedim(0, -1) * ((n - groups.sizes) / (n * groups.sizes))
+    influence = change[..., groups.codes]  # (t, s, n)
+    grouped = not draws.groups.are_single
+    scale = small_block(measure, len(groups), grouped=grouped)
+    more = scale * (draws.counts[:, test] - 1)
     by_stimuli = score + torch.einsum("rn,tsn->rts", more, influence)
     by_pairs = score.expand(len(draws.counts), -1, -1)
     n_subjects = len(run.brain.subjects)
     sums = [counted(one, run.score, n_subjects) for one in (score, by_stimuli, by_pairs, by_chance)]
+    if grouped:
+        sums[1] = weighed(sums[1], sums[0], draws.fold_weights(test))
     return OfRun(influence.mean(1), sums)
+
+
+def _without_each(
+    measure: Measure, train: Sides, test: Sides, subject: int, groups: Groups
+) -> Tensor:
+    """Scores (n_groups,) without each group of test stimuli; NaN where too few are left."""
+    kept = [(groups.codes != group).nonzero().flatten() for group in range(len(groups))]
+    found = torch.full((len(kept),), torch.nan, dtype=torch.float64)
+    for size in {len(one) for one in kept}:
+        if size >= measure.smallest_n:
+            alike = [i for i, one in enumerate(kept) if len(one) == size]
+            places = torch.stack([kept[i] for i in alike])
+            found[alike] = _in_chunks(measure, train, test, subject, (places, places))
+    return found
 
 
 def _in_chunks(

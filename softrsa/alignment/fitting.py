@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from softrsa._descent import TIE, first_best
+from softrsa._groups import Groups
 from softrsa._processes import Ranks
 from softrsa._threads import map_on_cores
+from softrsa._wording import counted
 from softrsa.alignment.descent import (
     FitPlan,
     FitTrace,
@@ -40,6 +42,7 @@ from softrsa.alignment.settings import (
     FitSettings,
     Split,
     baselines,
+    splits_of_groups,
     stimulus_folds,
     with_choices,
 )
@@ -307,17 +310,23 @@ def fit_transforms(
     return [{one.name: result[one.name] for one in chains} for result in results]
 
 
-def count_fit_steps(tasks: Sequence[Task], chains: Sequence[Chain], settings: FitSettings) -> int:
+def count_fit_steps(
+    tasks: Sequence[Task],
+    chains: Sequence[Chain],
+    settings: FitSettings,
+    groups: Groups | None = None,
+) -> int:
     """How many single-fit steps `fit_transforms` may take, one of what is not learned."""
     wanted = candidates(chains)
     total = sum(len(tasks) for one in wanted if not one.rsms.is_learned)
     for way in {one.map for one in wanted if one.map}:
         for task in tasks:
-            total += count_map_steps(way, _n_inner(task, settings), settings)
+            total += count_map_steps(way, _n_inner(task, settings, groups), settings)
     for one in (one for one in wanted if one.rsms.is_learned):
         for task in tasks:
             combinations = len(_gates(one, task, settings)) * len(settings.penalties)
-            total += (combinations * _n_inner(task, settings) + 1) * settings.steps[-1]
+            n_inner = _n_inner(task, settings, groups)
+            total += (combinations * n_inner + 1) * settings.steps[-1]
     return total
 
 
@@ -363,21 +372,43 @@ def candidates(chains: Sequence[Chain]) -> list[Chain]:
     return [one for one in with_choices(chains) if one.name != SELECTED.name]
 
 
-def _n_inner(task: Task, settings: FitSettings) -> int:
-    return min(settings.inner_folds, len(task.train) // SMALLEST_BLOCK)
+def _n_inner(task: Task, settings: FitSettings, groups: Groups | None) -> int:
+    return n_inner_folds(task.train, settings, groups)
+
+
+def n_inner_folds(train: Tensor, settings: FitSettings, groups: Groups | None) -> int:
+    """How many inner folds training stimuli, and their groups, allow."""
+    most = min(settings.inner_folds, len(train) // SMALLEST_BLOCK)
+    return most if groups is None else min(most, len(groups.take(train)))
 
 
 def _inner_splits(task: Task, plan: FitPlan) -> list[Split]:
-    n_inner = _n_inner(task, plan.settings)
+    n_inner = _n_inner(task, plan.settings, plan.groups)
+    if plan.groups is not None and n_inner < 2:
+        raise DataError(
+            "Learned transforms are chosen on inner folds that keep groups whole, and the training "
+            f"stimuli of a fold are of {counted(len(plan.groups.take(task.train)), 'group')}; at "
+            "least 2 are needed. Use more groups, or fixed transforms only "
+            f"({', '.join(one.name for one in baselines())})."
+        )
     if n_inner < 2 or len(task.train) - len(task.train) // n_inner < SMALLEST_BLOCK:
         raise DataError(
             f"Learned transforms need at least {2 * SMALLEST_BLOCK} training stimuli to choose on, "
             f"got {len(task.train)}. Use fewer folds, more stimuli, or fixed transforms only "
             f"({', '.join(one.name for one in baselines())})."
         )
-    inner = stimulus_folds(len(task.train), n_inner, seed=plan.seed)
+    if plan.groups is None:
+        inner = stimulus_folds(len(task.train), n_inner, seed=plan.seed)
+    else:
+        inner = splits_of_groups(plan.groups.take(task.train), n_inner, seed=plan.seed)
     # equal sizes, at the cost of one stimulus: folds are then fitted side by side, and end together
     n_train, n_test = (min(map(len, part)) for part in zip(*inner, strict=True))
+    if min(n_train, n_test) < SMALLEST_BLOCK:  # of groups of different size
+        raise DataError(
+            f"Inner folds keep groups whole, and one would train on {n_train} and test "
+            f"{n_test} stimuli; at least {SMALLEST_BLOCK} are needed. Use fewer inner folds "
+            "(`FitSettings.inner_folds`), or merge small groups."
+        )
     return [Split(task.train[train[:n_train]], task.train[test[:n_test]]) for train, test in inner]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from softrsa._groups import Groups, alone
 from softrsa.alignment.controlled import (
     Side,
     plain_rsa_given,
@@ -88,7 +89,7 @@ class Run:
     def name(self) -> str:
         """Layer, region, fold and subject left out, for messages."""
         out = [s for i, s in enumerate(self.brain.subjects) if i not in self.learn]
-        left_out = f", without subject {out[0]!r}" if out else ""
+        left_out = f", without subject {', '.join(map(repr, out))}" if out else ""
         return f"layer {self.layer!r}, region {self.region!r}, fold {self.fold}{left_out}"
 
     def test(self) -> tuple[Responses, Responses]:
@@ -105,18 +106,27 @@ def make_runs(
     region: tuple[str, Responses],
     splits: Sequence[Split],
     subjects: str,
+    together: Groups | None = None,
 ) -> list[Run]:
-    """Make a run per fold, or per fold and held-out subject, of a named layer and region."""
+    """Make a run per fold, or per fold and held-out subject, of a named layer and region.
+
+    Subjects who are ``together`` are held out together.
+    """
     brain = region[1]
     everyone = tuple(range(len(brain.subjects)))
     groups = [(everyone, everyone)]
     if subjects == "leave_one_out":
-        if len(everyone) < 2:
+        codes = (together or alone(len(everyone))).codes.tolist()
+        if len({*codes}) < 2:
+            whose = "subjects" if together is None or together.are_single else "groups of subjects"
             raise DataError(
-                f"Leaving a subject out needs at least 2 subjects, region {region[0]!r} has "
-                f"{len(everyone)}. Use subjects='pooled'."
+                f"Leaving a subject out needs at least 2 {whose}, region {region[0]!r} has "
+                f"{len({*codes})}. Use subjects='pooled'."
             )
-        groups = [(tuple(i for i in everyone if i != out), (out,)) for out in everyone]
+        groups = [
+            tuple(tuple(i for i in everyone if (codes[i] == out) is own) for own in (False, True))
+            for out in dict.fromkeys(codes)
+        ]
     cases = [(split, learn, score) for split in splits for learn, score in groups]
     return [
         Run(layer[0], region[0], i, layer[1], brain, split, learn, score)
@@ -127,14 +137,17 @@ def make_runs(
 def fit_all(runs: Sequence[Run], options: Options, *, progress: bool) -> None:
     """Fit every run, together with all others whose sides are scaled alike."""
     settings, chains = options.settings, options.fitted
+    known = options.groups_of_stimuli(runs[0].model.n_stimuli) if runs else None
+    known = None if known is None or known.are_single else known
     groups: dict[tuple[str, str], list[Run]] = {}
     plans: dict[tuple[str, str], FitPlan] = {}
     for run in runs:
         plan = make_plan(options.scoring, run.model, run.brain, settings, options.seed)
+        plan = replace(plan, groups=known)
         groups.setdefault(plan.scaling, []).append(run)
         plans[plan.scaling] = plan
     tasks = {scaling: _tasks(members) for scaling, members in groups.items()}
-    total = sum(count_fit_steps(group, chains, settings) for group in tasks.values())
+    total = sum(count_fit_steps(group, chains, settings, known) for group in tasks.values())
     with progress_bar(total, progress) as advance:
         for scaling, members in groups.items():
             fits = fit_transforms(tasks[scaling], chains, plans[scaling], on_step=advance)
@@ -184,10 +197,11 @@ def evaluate(
     # a measure that does not say how it normalizes: the mean RSM as it is
     pool = "normalized" if options.measure.normalize else "raw"
     n_pairs = int(held_pairs(model.rsms, brain.rsms).sum()) // 2
+    people = options.groups_of_subjects(brain.subjects)
     records = {}
     for k, (name, fitted) in enumerate(run.fitted.items()):
         ceiling = (
-            _ceiling(given[k].brain, whole, pool)
+            _ceiling(given[k].brain, whole, pool, people)
             if brain.halves is None
             else _ceiling_of_trials(brain, fitted, options.measure)
         )
@@ -240,13 +254,18 @@ def _of_map(fitted: Fitted) -> dict[str, Any]:
     }
 
 
-def _ceiling(rsms: Tensor, measure: Measure, pool: Literal["normalized", "raw"]) -> NoiseCeiling:
-    """Noise ceilings of subjects (s, n, n); NaN where pairs are missing and they have none."""
-    few = int(held_pairs(rsms).sum()) < 2 * FEWEST_PAIRS
+def _ceiling(
+    rsms: Tensor, measure: Measure, pool: Literal["normalized", "raw"], groups: Groups
+) -> NoiseCeiling:
+    """Noise ceilings of subjects (s, n, n); NaN where pairs are missing and they have none.
+
+    NaN also where all subjects are of one group.
+    """
+    few = int(held_pairs(rsms).sum()) < 2 * FEWEST_PAIRS or len(groups) < 2
     if few or (pool == "raw" and lacks_pairs(rsms)):
         nothing = rsms.new_full((len(rsms),), torch.nan)
         return NoiseCeiling(nothing, nothing)
-    return noise_ceiling(rsms, measure, pool=pool)
+    return noise_ceiling(rsms, measure, pool=pool, subject_groups=groups.labels or None)
 
 
 def _ceiling_of_trials(brain: Responses, fitted: Fitted, measure: Measure) -> NoiseCeiling:

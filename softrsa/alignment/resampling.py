@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
 from itertools import combinations, permutations, product
-from math import factorial
+from math import factorial, prod
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -14,9 +14,11 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from softrsa._groups import Groups, alone, exchange, n_exchanges
+from softrsa.alignment.settings import number_groups
 from softrsa.errors import DataError, unknown_name
 from softrsa.inference import resampling_variances
-from softrsa.inference.bootstrap import draw_counts
+from softrsa.inference.bootstrap import draw_groups
 from softrsa.inference.comparing import CORRECTIONS, adjusted
 from softrsa.inference.matched import influences, permuted_scores
 from softrsa.measures import Measure
@@ -35,6 +37,7 @@ class Scored(Protocol):
 
 KINDS = ("both", "subjects", "stimuli", "pairs")
 MOST_ORDERS = 40320  # of 8 stimuli, that are all scored
+FEWEST_ORDERS = 20  # of groups, for a p of .05
 SLOW = 200  # permutations of a measure that has no faster way than to score each
 
 
@@ -44,20 +47,36 @@ class Draws(NamedTuple):
     counts: Tensor  # (n_resamples, n_stimuli): how often each stimulus occurs
     # (n_resamples, n_stimuli): 1 or -1; the products of two of them are uncorrelated over pairs
     signs: Tensor
-    keys: Tensor  # (n_resamples, n_stimuli): the order of keys permutes the stimuli of a fold
+    # (n_resamples, n_groups): the order of keys permutes stimuli, or their groups, within a fold
+    keys: Tensor
     seed: int
+    groups: Groups  # of stimuli
+    subject_groups: Mapping[str, Hashable]  # of the name of a subject; empty: each by itself
     orders: Tensor | None = None  # all other orders of all stimuli, where these are few
 
-    def of_subjects(self, n: int) -> Tensor:
-        """How often each of ``n`` subjects occurs (n_resamples, n), the same for every region."""
+    def of_subjects(self, subjects: Sequence[str]) -> Tensor:
+        """How often each subject occurs (n_resamples, n), the same for regions of as many."""
         rng = torch.Generator().manual_seed(self.seed)
-        return draw_counts(len(self.counts), n, rng).double()
+        return draw_groups(len(self.counts), self.groups_of(subjects), rng).double()
+
+    def groups_of(self, subjects: Sequence[str]) -> Groups:
+        """Which subjects are drawn together."""
+        if not self.subject_groups:
+            return alone(len(subjects))
+        return number_groups([self.subject_groups[name] for name in subjects])
+
+    def fold_weights(self, test: Tensor) -> Tensor:
+        """How often the groups of a fold occur on average (n_resamples,)."""
+        own = self.groups.take(test)
+        return (self.counts[:, test] / own.sizes[own.codes]).sum(1) / len(own)
 
     def orders_of(self, test: Tensor, measure: Measure) -> Tensor:
         """Orders (r, n) of test stimuli: all there are, or as many as were drawn."""
         if self.orders is not None:
             return self.orders
-        orders = self.keys[:, test].argsort(-1)
+        groups = self.groups.take(test)
+        own = torch.from_numpy(pd.unique(self.groups.codes[test].numpy()))
+        orders = exchange(groups, self.keys[:, own])
         return orders if measure.embed is not None else orders[:SLOW]
 
 
@@ -115,24 +134,31 @@ def resampled(
         `p_chance`, `p_corrected` and `calibrated_score` (layer, region, transform; see
         `against_chance`). A fold in which an RSM is constant is left out. NaN
         for what cannot be resampled; p also where test stimuli of folds overlap, which permutations
-        of each fold would take for independent.
+        of each fold would take for independent, and where groups allow fewer than 20 orders.
     """
     groups: dict[tuple[str, str], list[list[Tensor]]] = {}
     for run, one in zip(runs, sums, strict=True):
         groups.setdefault((run.layer, run.region), []).append(one)
-    found = {key: finished(add_up(members), draws) for key, members in groups.items()}
-    return labelled(found, names, runs, family)
+    people = {run.region: run.brain.subjects for run in runs}
+    found = {
+        key: finished(add_up(members), draws, people[key[1]]) for key, members in groups.items()
+    }
+    return labelled(found, names, runs, draws.groups, family)
 
 
-def make_draws(n_resamples: int, n_stimuli: int, seed: int) -> Draws:
-    """Draw everything but subjects, the same wherever it is drawn."""
+def make_draws(
+    n_resamples: int,
+    groups: Groups,
+    seed: int,
+    subject_groups: Mapping[str, Hashable] | None = None,
+) -> Draws:
+    """Draw everything but subjects, the same wherever it is drawn; groups are drawn whole."""
     rng = torch.Generator().manual_seed(seed)
-    return Draws(
-        draw_counts(n_resamples, n_stimuli, rng).double(),
-        2 * torch.randint(2, (n_resamples, n_stimuli), generator=rng).double() - 1,
-        torch.rand(n_resamples, n_stimuli, generator=rng),
-        seed,
-    )
+    n = len(groups)
+    counts = draw_groups(n_resamples, groups, rng).double()
+    signs = 2 * torch.randint(2, (n_resamples, n), generator=rng).double() - 1
+    keys = torch.rand(n_resamples, n, generator=rng)
+    return Draws(counts, signs[:, groups.codes], keys, seed, groups, subject_groups or {})
 
 
 OneRun = TypeVar("OneRun", bound=Scored)
@@ -153,11 +179,18 @@ def _disjoint(runs: Sequence[Scored]) -> bool:
     return len(tested) == len({*tested})
 
 
+def n_orders(runs: Sequence[Scored], groups: Groups) -> int:
+    """In how many orders the stimuli of all folds can be put, whole groups exchanged."""
+    tests = {tuple(run.split.test.tolist()): run.split.test for run in runs}
+    return prod(n_exchanges(groups.take(test)) for test in tests.values())
+
+
 def count_steps(run: Scored, measure: Measure, draws: Draws | None) -> int:
     """How many scores `resample_scores` reports of, one after another: none of a cosine."""
     if draws is None or measure.embed is not None:
         return 0
-    return len(run.split.test) + len(draws.orders_of(run.split.test, measure))
+    test = run.split.test
+    return len(draws.groups.take(test)) + len(draws.orders_of(test, measure))
 
 
 def resample_scores(
@@ -203,14 +236,19 @@ def resample_scores(
     elif draws is None:
         return OfRun(brains.new_full((len(brains), brains.shape[-1]), torch.nan), None)
     else:
-        of_each = partial(left_out_influences, measure, on_step=on_step)
+        own = None if draws is None else draws.groups.take(run.split.test)
+        of_each = partial(left_out_influences, measure, on_step=on_step, groups=own)
         score, of_stimuli = _matched(of_each, models, brains, at_once=True)
         of_pairs, influence = None, of_stimuli.mean(1)
     if draws is None:
         return OfRun(influence, None)
     test, at, n = run.split.test, run.score, len(draws.counts)
-    scale = small_block(measure, len(test))
+    grouped = not draws.groups.are_single
+    scale = small_block(measure, len(draws.groups.take(test)), grouped=grouped)
     more = scale * (draws.counts[:, test] - 1).to(score)
+    if grouped and of_pairs is not None:  # pairs within a group are drawn once, with it
+        together = draws.groups.take(test).together.to(score)
+        of_stimuli = of_stimuli - torch.einsum("tsij,ij->tsi", of_pairs, together)
     by_stimuli = score + torch.einsum("rn,tsn->rts", more, of_stimuli)
     by_pairs = score.expand(n, -1, -1)
     if of_pairs is not None:
@@ -226,8 +264,10 @@ def resample_scores(
     )
     by_chance = by_chance.movedim(-1, 0)
     n_subjects = len(run.brain.subjects)
-    found = (score[None], by_stimuli, by_pairs, by_chance)
-    return OfRun(influence, [counted(one, at, n_subjects) for one in found])
+    found = [counted(one, at, n_subjects) for one in (score[None], by_stimuli, by_pairs, by_chance)]
+    if grouped:
+        found[1] = weighed(found[1], found[0], draws.fold_weights(test))
+    return OfRun(influence, found)
 
 
 def _matched(
@@ -260,18 +300,29 @@ def _matched(
 
 
 def left_out_influences(
-    measure: Measure, models: Tensor, brains: Tensor, on_step: Callable[[int], object]
+    measure: Measure,
+    models: Tensor,
+    brains: Tensor,
+    on_step: Callable[[int], object],
+    groups: Groups | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Scores (t, s), and the influence (t, s, n) of each stimulus from leaving it out."""
+    """Scores (t, s), and the influence (t, s, n) of each stimulus from leaving it out.
+
+    Groups are left out whole, and share what that changes; a single one changes nothing.
+    """
     n = models.shape[-1]
+    groups = alone(n) if groups is None else groups
     score = measure.between(models[:, None], brains)
-    everyone, without = torch.arange(n, device=models.device), []
-    for i in range(n):
-        kept = everyone[everyone != i]
+    codes, sizes = groups.codes.to(models.device), groups.sizes.to(models.device)
+    changes = []
+    for group in range(len(groups)):
+        kept = (codes != group).nonzero().flatten()
         x, y = (rsms.index_select(-2, kept).index_select(-1, kept) for rsms in (models, brains))
-        without.append(measure.between(x[:, None], y))
+        alone_there = not len(kept)
+        changes.append(score * 0 if alone_there else score - measure.between(x[:, None], y))
         on_step(1)
-    return score, (score.unsqueeze(-1) - torch.stack(without, -1)) * (n - 1) / n
+    each = torch.stack(changes, -1) * (n - sizes) / (n * sizes)
+    return score, each[..., codes]
 
 
 def scores_of_permuted(
@@ -295,20 +346,31 @@ def add_up(sums: Sequence[list[Tensor]]) -> list[Tensor]:
     return [torch.stack(same).sum(0) for same in zip(*sums, strict=True)]
 
 
-def finished(sums: Sequence[Tensor], draws: Draws) -> Resampled:
+def finished(sums: Sequence[Tensor], draws: Draws, subjects: Sequence[str]) -> Resampled:
     """Turn the sums of all folds (see `add_up`) into means over folds."""
     score, stimuli, pairs, chance = (total / count for total, count in sums)
-    kinds = _by_kind(score, stimuli, pairs, draws.of_subjects(score.shape[-1]))
+    several = len(draws.groups_of(subjects)) > 1
+    kinds = _by_kind(score, stimuli, pairs, draws.of_subjects(subjects), several=several)
     return Resampled(score[0], kinds, chance.nanmean(-1))
 
 
-def small_block(measure: Measure, n: int) -> float:
+def small_block(measure: Measure, n: int, *, grouped: bool) -> float:
     """By how much changes are too small in a block of n stimuli, whose own mean was taken off.
 
-    Row offsets leave n (n - 3) / 2 pairs that are free to vary, of n (n - 1) / 2.
+    Row offsets leave n (n - 3) / 2 pairs that are free to vary, of n (n - 1) / 2. Of n groups the
+    mean comes back with the weights of folds, see `weighed`.
     """
-    free = max(n - 3, 1) if "column_offset" in measure.invariances else n - 1
-    return (n / free) ** 0.5
+    free = max(n - 3 if "column_offset" in measure.invariances else n - 1, 1)
+    return ((n - 1 if grouped else n) / free) ** 0.5
+
+
+def weighed(drawn: Tensor, score: Tensor, weights: Tensor) -> Tensor:
+    """Let a fold count as often as its groups were drawn, in sums and numbers of scores.
+
+    A fold may hold few groups or one, so that how folds differ says most of how groups do.
+    """
+    more = (weights - 1)[:, None, None]
+    return torch.stack([drawn[0] + more * score[0], drawn[1] + more * score[1]])
 
 
 def counted(found: Tensor, subjects: Sequence[int], n_subjects: int) -> Tensor:
@@ -320,14 +382,16 @@ def counted(found: Tensor, subjects: Sequence[int], n_subjects: int) -> Tensor:
     return sums
 
 
-def _by_kind(score: Tensor, stimuli: Tensor, pairs: Tensor, subject_counts: Tensor) -> Tensor:
+def _by_kind(
+    score: Tensor, stimuli: Tensor, pairs: Tensor, subject_counts: Tensor, *, several: bool
+) -> Tensor:
     """Mean scores (kinds, r, t) of scores (1, t, s), and (r, t, s) by drawn stimuli and pairs."""
 
     def mean(given: Tensor) -> Tensor:
         counts = subject_counts[:, None] * given.isfinite()
         return (given.nan_to_num() * counts).sum(-1) / counts.sum(-1)
 
-    if score.shape[-1] > 1:
+    if several:
         both, subjects = mean(stimuli), mean(score)
     else:
         both = subjects = torch.full_like(stimuli[..., 0], torch.nan)
@@ -338,11 +402,14 @@ def labelled(
     found: dict[tuple[str, str], Resampled],
     names: Sequence[str],
     runs: Sequence[Scored],
+    stimuli: Groups,
     family: Sequence[str],
 ) -> xr.Dataset:
     """Put what was found for layers with regions into one data set: see `resample`."""
     subjects = {run.region: run.brain.subjects for run in runs}
-    disjoint = _disjoint(runs)
+    permutable = _disjoint(runs) and (
+        stimuli.are_single or n_orders(runs, stimuli) >= FEWEST_ORDERS
+    )
     asked = [i for i, name in enumerate(names) if name in family]
     layers, regions = (list(dict.fromkeys(key[i] for key in found)) for i in (0, 1))
     people = list(dict.fromkeys(name for each in subjects.values() for name in each))
@@ -357,7 +424,7 @@ def labelled(
             one.subjects.numpy().T
         )
         resamples[:, at[0], at[1]] = one.resamples.mT.numpy()
-        if disjoint:
+        if permutable:
             of_region = [other for (_, name), other in found.items() if name == region]
             of_chance[(slice(None), *at)] = against_chance(one, of_region, asked)
     dims = ("layer", "region", "transform")
@@ -526,7 +593,9 @@ def _spread(data: xr.Dataset, over: Over, by: str) -> _Spread:
         raise unknown_name("what to generalize over", over, OVER)
     k = data.sizes[by]
     undefined = _Spread(np.full((k, k), np.nan), np.zeros((k, k)), 1)
-    n_subjects, n_stimuli = int(data["n_subjects"]), int(data.attrs["n_tested"])
+    # of groups, where these were drawn
+    n_subjects = int(data["n_subject_groups" if "n_subject_groups" in data else "n_subjects"])
+    n_stimuli = int(data.attrs.get("n_groups_tested", data.attrs["n_tested"]))
     if over == "auto":
         over = "both" if n_subjects > 1 else "stimuli"
     if "resampled_score" not in data or (over != "stimuli" and n_subjects < 2):

@@ -103,8 +103,12 @@ def _draws(runs: Sequence[Run], options: Options) -> Draws | None:
     if not options.resamples:
         return None
     n_stimuli = runs[0].model.n_stimuli
-    draws = make_draws(options.n_resamples, n_stimuli, options.resampling_seed)
-    all_orders = every_order(n_stimuli, options.scoring) if options.folds is None else None
+    groups = options.groups_of_stimuli(n_stimuli)
+    people = dict(options.subject_groups.labels)
+    draws = make_draws(options.n_resamples, groups, options.resampling_seed, people)
+    all_orders = None
+    if options.folds is None and groups.are_single:
+        all_orders = every_order(n_stimuli, options.scoring)
     return draws._replace(orders=all_orders)
 
 
@@ -155,11 +159,11 @@ def put_together(
                 for kind, total in zip(SUMS, sums, strict=True):
                     total[..., list(run.score)] += torch.from_numpy(part[f"sum_{kind}"].values)
         if draws is not None:
-            scores_of[layer, region] = finished(sums, draws)
+            scores_of[layer, region] = finished(sums, draws, members[0].brain.subjects)
     data = xr.Dataset() if whole is None else whole
     if draws is None:
         return data
-    found = labelled(scores_of, _transforms(data), runs, options.asked)
+    found = labelled(scores_of, _transforms(data), runs, draws.groups, options.asked)
     return data.merge(found, join="exact")
 
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from numbers import Integral
 from typing import Any, Literal, NamedTuple, get_args
 
-import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
+from softrsa._groups import Groups, alone, as_groups, deal_groups, plain_labels
 from softrsa._wording import listed
 from softrsa.errors import DataError, unknown_name
 from softrsa.measures import Measure
@@ -144,7 +143,8 @@ def grouped_folds(groups: Sequence[object], folds: int, *, seed: int) -> list[Sp
     ------
     DataError
         If ``folds`` is less than 2 or more than the groups, or a fold would test or train on fewer
-        than 4 stimuli; the message has the numbers.
+        than 4 stimuli; the message has the numbers. Also if a group is missing (None, NaN), or
+        there is but one.
 
     Examples
     --------
@@ -152,26 +152,15 @@ def grouped_folds(groups: Sequence[object], folds: int, *, seed: int) -> list[Sp
     >>> [fold.test.tolist() for fold in grouped_folds(animals, 3, seed=0)]
     [[9, 10, 11, 12, 13, 14], [4, 5, 6, 7, 8], [0, 1, 2, 3]]
     """
-    codes, names = pd.factorize(np.asarray(groups, dtype=object), use_na_sentinel=False)
-    if not 2 <= folds <= len(names):
-        raise DataError(
-            f"`folds` must be between 2 and the number of groups, {len(names)}, got {folds}."
-        )
-    sizes = torch.from_numpy(np.bincount(codes))
-    order = torch.randperm(len(names), generator=torch.Generator().manual_seed(seed))
-    order = order[sizes[order].argsort(descending=True, stable=True)]
-    tested = torch.zeros(folds, dtype=torch.long)
-    fold_of = torch.zeros(len(names), dtype=torch.long)
-    for group in order.tolist():
-        smallest = int(tested.argmin())
-        fold_of[group] = smallest
-        tested[smallest] += sizes[group]
-    each = fold_of[torch.from_numpy(codes)]
-    found = [
-        Split((each != k).nonzero().flatten(), (each == k).nonzero().flatten())
-        for k in range(folds)
-    ]
-    return split_stimuli(len(codes), found, seed=seed)
+    known = as_groups(groups, len(groups), "groups", "stimulus")
+    found = splits_of_groups(known, folds, seed=seed)
+    return split_stimuli(len(known.codes), found, seed=seed)
+
+
+def splits_of_groups(groups: Groups, folds: int, *, seed: int) -> list[Split]:
+    """Folds that keep groups whole, of any size."""
+    tests = deal_groups(groups, folds, torch.Generator().manual_seed(seed))
+    return [_split(torch.arange(len(groups.codes)), test) for test in tests]
 
 
 def split_stimuli(n_stimuli: int, folds: int | Sequence[Split] | None, *, seed: int) -> list[Split]:
@@ -354,6 +343,17 @@ def _check_gate_measure(name: str) -> None:
 
 
 @dataclass(frozen=True)
+class GroupLabels:
+    """Labels of groups: one per stimulus, or pairs of a subject and its group.
+
+    ``source`` is the coordinate that they were read from, if any.
+    """
+
+    labels: tuple[Any, ...] = ()
+    source: str = ""
+
+
+@dataclass(frozen=True)
 class Options:
     """Everything that `align` is asked for, besides the data: what decides its results.
 
@@ -378,6 +378,8 @@ class Options:
     missing: bool = False  # whether pairs are missing in the data
     unavailable: tuple[str, ...] = ()  # ways to learn a similarity that the data do not allow
     control: tuple[str, ...] = ()  # names of the RSMs that scores are given: these are partial then
+    stimulus_groups: GroupLabels = GroupLabels()
+    subject_groups: GroupLabels = GroupLabels()
 
     def __post_init__(self):
         if not self.transforms:
@@ -398,6 +400,18 @@ class Options:
     def scoring(self) -> Measure:
         """What scores RSMs: the measure, on the pairs there are where some are missing."""
         return on_held_pairs(self.measure) if self.missing else self.measure
+
+    def groups_of_stimuli(self, n_stimuli: int) -> Groups:
+        """Which stimuli are drawn and held out together; groups of one where nothing says so."""
+        labels = self.stimulus_groups.labels or None
+        return as_groups(labels, n_stimuli, "stimulus_groups", "stimulus")
+
+    def groups_of_subjects(self, subjects: Sequence[str]) -> Groups:
+        """Which of some subjects are drawn and left out together."""
+        if not self.subject_groups.labels:
+            return alone(len(subjects))
+        group = dict(self.subject_groups.labels)
+        return number_groups([group[name] for name in subjects])
 
     @property
     def fixed_only(self) -> bool:
@@ -472,7 +486,22 @@ class Options:
             "all_stimuli_scored": int(self.folds is None),
             "pairs_missing": int(self.missing),
             **({"control": json.dumps(self.control)} if self.control else {}),
+            **_group_attributes("stimulus_groups", self.stimulus_groups),
+            **_group_attributes("subject_groups", self.subject_groups),
         }  # fmt: skip
+
+
+def number_groups(labels: Sequence[Hashable]) -> Groups:
+    """Give checked labels their groups, which may be a single one."""
+    places = {label: i for i, label in enumerate(dict.fromkeys(labels))}
+    return Groups(torch.tensor([places[label] for label in labels]), tuple(labels))
+
+
+def _group_attributes(name: str, given: GroupLabels) -> dict[str, str]:
+    """Write groups as texts, where there are any."""
+    if not given.labels:
+        return {}
+    return {name: json.dumps(plain_labels(given.labels)), f"{name}_from": given.source}
 
 
 ARGUMENTS = {  # of `align`, and the attributes of its results that hold them
@@ -508,6 +537,11 @@ def repeat_call(attrs: Mapping[str, Any]) -> str:
     lines += ["", "result = softrsa.align(", "    layers,", "    regions,"]
     if "control" in attrs:
         lines.append(f"    control=control,  # {', '.join(json.loads(attrs['control']))}")
+    for name in ("stimulus_groups", "subject_groups"):
+        if name in attrs:
+            source = attrs[f"{name}_from"]
+            given = f"{json.dumps(source)}," if source else f"{name},  # labels as given"
+            lines.append(f"    {name}={given}")
     for name, value in options.items():
         own = "  # in fact folds of your own" if name == "folds" and attrs.get("own_folds") else ""
         lines.append(

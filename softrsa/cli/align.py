@@ -79,6 +79,8 @@ def run(arguments: argparse.Namespace) -> None:
             client=client,
             store=arguments.store,
             control=_control(arguments),
+            stimulus_groups=_groups(arguments.groups),
+            subject_groups=arguments.subject_groups,
         )
         command = shlex.join(["softrsa", *arguments.argv])
         result = AlignmentResult(result.data.assign_attrs(command=command))
@@ -204,6 +206,13 @@ def _control(arguments: argparse.Namespace) -> dict[str, Data] | None:
             )
         found |= parts
     return found or None
+
+
+def _groups(text: str | None) -> str | list[str] | None:
+    """Give the name of a coordinate, or the labels in a file, one a line, of stimuli in order."""
+    if text is None or not Path(text).is_file():
+        return text
+    return [line.strip() for line in Path(text).read_text(encoding="utf-8-sig").splitlines()]
 
 
 def _named(data: xr.DataArray, arguments: argparse.Namespace, kind: str) -> dict[str, Data]:

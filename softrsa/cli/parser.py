@@ -326,6 +326,15 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
             "or one layer; may be given again: scores are then partial correlations", type=str,
             action="append", metavar="FILE[:LAYER]",
         ),
+        option(
+            "--groups", "coordinate of the stimuli that holds their groups, such as category, or a "
+            "file with a label per line: folds keep groups whole; intervals and p are of groups",
+            metavar="NAME",
+        ),
+        option(
+            "--subject-groups", "coordinate beside that of subjects that holds their groups, such "
+            "as family or site: these are drawn and left out together", metavar="NAME",
+        ),
         flag("--permute", "a control: shuffle the brain's stimuli, so every gain must vanish"),
         option("--seed", "of folds, inner folds and --permute (%(default)s)", default=0, **SEED),
         option(

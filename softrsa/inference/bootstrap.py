@@ -13,10 +13,11 @@ import xarray as xr
 from torch import Tensor
 
 from softrsa._checks import check_count
+from softrsa._groups import Groups
 from softrsa.errors import DataError, ShapeError, unknown_name
 from softrsa.inference.inner_products import FEWEST_DIFFERENT, chunks, score, score_once
-from softrsa.inference.pair_table import Stack, stack_rsms
-from softrsa.inference.result import InferenceResult, describe, usable_resamples
+from softrsa.inference.pair_table import Labels, Stack, stack_rsms, with_groups
+from softrsa.inference.result import InferenceResult, describe, n_drawn, usable_resamples
 from softrsa.measures import Measure
 
 
@@ -60,7 +61,7 @@ def resampling_variances(
     ceilings : ndarray, shape (n_kinds, n_resamples, 2)
         Noise ceilings of the same resamples, NaN where there are none.
     n_subjects, n_stimuli : int or None
-        How many there are of what was resampled; None for what was not.
+        How many there are of what was resampled, groups where these were; None for what was not.
 
     Returns
     -------
@@ -132,6 +133,8 @@ def bootstrap(
     seed: int = 0,
     ceilings: bool = True,
     names: Sequence[str] | None = None,
+    stimulus_groups: Labels = None,
+    subject_groups: Labels = None,
 ) -> InferenceResult:
     """Resample stimuli, subjects or both, and score fixed models on every resample.
 
@@ -156,6 +159,12 @@ def bootstrap(
         known where models are compared with it.
     names : sequence of str, optional
         What to call the models.
+    stimulus_groups : sequence or str, optional
+        The group of each stimulus in the order of the models, such as its category, video or
+        session; or the name of a coordinate that holds them. Whole groups are drawn then, all their
+        stimuli with them: results hold for other groups. Groups of one are stimuli as usual.
+    subject_groups : sequence or str, optional
+        The group of each subject, such as a family or site, likewise; see `evaluate`.
 
     Returns
     -------
@@ -166,22 +175,26 @@ def bootstrap(
     ------
     DTypeError, ShapeError, StimulusError, DataError, UnknownNameError
         As `evaluate`; DataError also for a single subject where subjects are to be drawn, where
-        resamples are not a whole number from 2, or where a measure of your own cannot score the
-        pairs that are left of a resample of stimuli.
+        resamples are not a whole number from 2, where a measure of your own cannot score the
+        pairs that are left of a resample of stimuli, or where stimuli have groups and none are
+        drawn, or fewer than 3 groups.
 
     Notes
     -----
     A stimulus drawn twice makes no pair with itself. Resamples with fewer than 3 different stimuli
-    (4 for centered Pearson) are NaN. Variances, percentile intervals and tests leave them out, and
-    also those on which a model that is defined on all the data is not, for instance because its RSM
-    is constant there: of all models alike, so that these are compared on the same resamples.
+    (4 for centered Pearson), or a single group, are NaN. Variances, percentile intervals and tests
+    leave them out, and also those on which a model that is defined on all the data is not, for
+    instance because its RSM is constant there: of all models alike, so that these are compared on
+    the same resamples. Pairs within a group that is drawn k times count k squared times.
 
     Pearson, cosine, their whitened forms and centered Pearson are matrix products over all
     resamples, Spearman and rho-a cumulative counts over values sorted once, in chunks of bounded
     memory; others, such as Kendall's tau or balanced Pearson, one resample after another. All in
     float64. Values are those of rsatoolbox's ``eval_bootstrap_pattern``, ``eval_bootstrap_rdm`` and
-    ``eval_dual_bootstrap`` for the same draws, except that the score reported is that of the data,
-    not the mean over resamples, and that over subjects the ceiling's variance is not dropped.
+    ``eval_dual_bootstrap`` for the same draws, also with its ``pattern_descriptor`` and
+    ``rdm_descriptor`` (groups of subjects of one size), except that the score reported is that of
+    the data, not the mean over resamples, and that over subjects the ceiling's variance is not
+    dropped.
 
     References
     ----------
@@ -201,14 +214,28 @@ def bootstrap(
         raise unknown_name("way to resample", over, KINDS)
     check_count("n_resamples", n_resamples, 2)
     stack = stack_rsms(models, subjects_rsms, measure, names)
+    stack = with_groups(
+        stack, models, subjects_rsms, stimuli=stimulus_groups, subjects=subject_groups
+    )
+    if over == "subjects" and stimulus_groups is not None:
+        raise DataError(
+            "`stimulus_groups` say which stimuli are drawn together, and over='subjects' draws "
+            "none: leave them out, or resample over='both'."
+        )
+    if over != "subjects" and len(stack.stimulus_groups) < FEWEST_DIFFERENT:
+        raise DataError(
+            f"A bootstrap over groups of stimuli needs at least {FEWEST_DIFFERENT} groups, got "
+            f"{len(stack.stimulus_groups)}: too many resamples would hold one group again and "
+            "again. Use smaller groups, or say what holds for other subjects, over='subjects'."
+        )
     if over != "stimuli" and stack.n_subjects < 2:
         raise DataError(
             f"A bootstrap over {over} needs at least 2 subjects, got 1. With one subject, "
             "over='stimuli' and `permutation_test` still tell what holds for that subject."
         )
     rng = torch.Generator().manual_seed(seed)
-    stimulus_counts = draw_counts(n_resamples, stack.n_stimuli, rng).to(stack.values)
-    subject_counts = draw_counts(n_resamples, stack.n_subjects, rng).to(stack.values)
+    stimulus_counts = draw_groups(n_resamples, stack.stimulus_groups, rng).to(stack.values)
+    subject_counts = draw_groups(n_resamples, stack.subject_groups, rng).to(stack.values)
     scores, bounds = resampled(stack, stimulus_counts, subject_counts, over, ceilings=ceilings)
     settings = {"seed": seed, "over": over, "n_resamples": n_resamples, "procedure": "bootstrap"}
     return InferenceResult(add_resamples(describe(stack, **settings), scores, bounds, over))
@@ -220,6 +247,11 @@ def draw_counts(n_resamples: int, n: int, rng: torch.Generator) -> Tensor:
     return torch.zeros(n_resamples, n).scatter_add_(1, drawn, torch.ones(n_resamples, n))
 
 
+def draw_groups(n_resamples: int, groups: Groups, rng: torch.Generator) -> Tensor:
+    """How often each thing occurs (n_resamples, n) where whole groups are drawn."""
+    return draw_counts(n_resamples, len(groups), rng)[:, groups.codes]
+
+
 def resampled(
     stack: Stack, stimulus_counts: Tensor, subject_counts: Tensor, over: str, *, ceilings: bool
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -229,20 +261,30 @@ def resampled(
     bounds = stimulus_counts.new_full((len(kinds), n, 2), torch.nan)
     everyone = torch.ones_like(subject_counts)
     weights = {"stimuli": everyone, "both": subject_counts, "subjects": subject_counts}
+    shares = stack.subject_groups.shares.to(stack.values)
     whole = score_once(stack)
     for part in chunks(stack, n):
         drawn = whole if over == "subjects" else score(stack, stimulus_counts[part])
         for k, kind in enumerate(kinds):
             on, counts = whole if kind == "subjects" else drawn, weights[kind][part]
-            scores[k, part] = (on.scores @ counts[..., None]).squeeze(-1) / stack.n_subjects
+            mean = (on.scores @ (counts * shares)[..., None]).squeeze(-1) / stack.n_subjects
+            scores[k, part] = mean
             if ceilings:
                 bounds[k, part] = on.ceilings(counts)
     if over != "subjects":
         fewest = max(FEWEST_DIFFERENT, stack.entry.smallest_n)
-        few = (stimulus_counts > 0).sum(1) < fewest
+        few = ((stimulus_counts > 0).sum(1) < fewest) | of_one_group(stack, stimulus_counts)
         scores[:, few] = torch.nan
         bounds[:, few] = torch.nan
     return scores.cpu().numpy(), bounds.cpu().numpy()
+
+
+def of_one_group(stack: Stack, counts: Tensor) -> Tensor:
+    """Tell which resamples (r,) hold a single group of stimuli, whose counts (r, n) are given."""
+    first = counts.argmax(1)  # of the most frequent ones; all others may be of its group
+    groups = stack.stimulus_groups.codes.to(counts.device)
+    apart = groups != groups[first][:, None]
+    return ~(apart & (counts > 0)).any(1)
 
 
 def add_resamples(
@@ -258,13 +300,14 @@ def add_resamples(
     if n_usable < max(2, len(usable) // 2):
         raise DataError(
             f"Only {n_usable} of {len(usable)} resamples can be scored: in the others a model or "
-            "subject is constant or too few different stimuli are left. Use more stimuli, or drop "
-            "models with few different values."
+            "subject is constant or too few different stimuli, or a single group, are left. Use "
+            "more stimuli and groups, or drop models with few different values."
         )
+    n = n_drawn(data)
     variances = resampling_variances(
         scores[:, usable], bounds[:, usable],
-        n_subjects=data.sizes["subject"] if over != "stimuli" else None,
-        n_stimuli=data.attrs["n_stimuli"] if over != "subjects" else None,
+        n_subjects=n["subjects"] if over != "stimuli" else None,
+        n_stimuli=n["stimuli"] if over != "subjects" else None,
     )  # fmt: skip
     to_ceilings = variances.to_ceilings
     if not np.isfinite(bounds).any():  # the ceiling counts as known

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from softrsa._checks import check_count, check_floating
+from softrsa._groups import as_groups
 from softrsa._wording import counted
 from softrsa.errors import DataError, ShapeError, unknown_name
 from softrsa.inference.adjacency import Neighbors, links, threshold_free
@@ -84,6 +85,7 @@ def cluster_test(
     step: float = STEP,
     seed: int = 0,
     progress: bool = False,
+    subject_groups: Sequence[object] | None = None,
 ) -> ClusterTest:
     r"""Test the mean over subjects against 0 at all positions, corrected by flips of signs.
 
@@ -118,6 +120,9 @@ def cluster_test(
         Of the flips.
     progress : bool
         Show a progress bar where it takes longer than two seconds.
+    subject_groups : sequence, optional
+        The group of each subject, such as a family or site. The subjects of a group are averaged
+        first, and groups change sign; t and p are of groups, which count alike.
 
     Returns
     -------
@@ -129,10 +134,12 @@ def cluster_test(
     DTypeError
         If values are not float32 or float64.
     ShapeError
-        If there is no dimension of positions, or the adjacency has another size than the last one.
+        If there is no dimension of positions, the adjacency has another size than the last one, or
+        there is not a label of a group for each subject.
     DataError
         If there is one subject; values are infinite, or NaN in some subjects only, or all NaN; the
-        adjacency is not symmetric; threshold or step are not positive; or ``n_flips`` is below 1.
+        adjacency is not symmetric; threshold or step are not positive; ``n_flips`` is below 1; or a
+        group is missing, or there is but one.
     UnknownNameError
         If there is no such method or alternative.
 
@@ -164,6 +171,8 @@ def cluster_test(
     _check_choices(method, alternative, n_flips, step)
     check_floating(values=values)
     x, shape = _checked(values)
+    if subject_groups is not None:
+        x = _means_of_groups(x, subject_groups)
     line = Neighbors(links(adjacency, shape[-1]))
     n = len(x)
     level = _threshold(threshold, n, alternative) if method == "mass" else float("nan")
@@ -345,6 +354,12 @@ def _checked(values: Tensor) -> tuple[Tensor, tuple[int, ...]]:
     if bool(missing.all()):
         raise DataError("`values` are all NaN: there is no position to test.")
     return x, shape
+
+
+def _means_of_groups(x: Tensor, labels: Sequence[object]) -> Tensor:
+    """Means (n_groups, n_positions) of subjects (n_subjects, n_positions) of one group."""
+    groups = as_groups(labels, len(x), "subject_groups", "subject")
+    return torch.from_numpy(groups.means(x.T.cpu().numpy()).T).to(x)
 
 
 def _threshold(threshold: float | None, n: int, alternative: str) -> float:

@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from softrsa.errors import DataError, unknown_name
-from softrsa.inference.result import InferenceResult, usable_resamples
+from softrsa.inference.result import InferenceResult, n_drawn, over_groups, usable_resamples
 
 Alternative = Literal["two-sided", "greater"]
 TESTS = ("t", "wilcoxon", "bootstrap", "percentile")
@@ -32,9 +32,10 @@ def compare_models(
         From `evaluate`, `bootstrap`, `permutation_test` or `crossvalidate`.
     test : {"t", "wilcoxon", "bootstrap", "percentile"}
         Over subjects: paired t or Wilcoxon's signed ranks; results hold for other subjects and the
-        same stimuli. From resamples, for what was resampled: a t test with the variances of the
-        bootstrap (rsatoolbox's "t-test" of a bootstrapped result), or the share of resamples on the
-        other side of the difference, doubled (rsatoolbox's "bootstrap").
+        same stimuli; where a result has groups of subjects, over the means of groups. From
+        resamples, for what was resampled: a t test with the variances of the bootstrap
+        (rsatoolbox's "t-test" of a bootstrapped result), or the share of resamples on the other
+        side of the difference, doubled (rsatoolbox's "bootstrap").
     correction : {"fdr", "fwer"}, optional
         Over all pairs of models: the false discovery rate after Benjamini and Hochberg, or the
         family-wise error rate after Bonferroni and Holm. None by default: `p_corrected` is then
@@ -83,9 +84,9 @@ def compare_models(
         raise unknown_name("correction", correction, CORRECTIONS)
     _check_possible(result, test)
     data = result.data
-    scores = data["score"].transpose("model", "subject").values
+    scores = over_groups(data, "score")
     means = scores.mean(1)
-    ceiling = float(data["ceiling"].sel(bound="lower").mean("subject", skipna=False))
+    ceiling = float(over_groups(data.sel(bound="lower"), "ceiling").mean())
     tester = {
         "t": _over_subjects, "wilcoxon": _over_subjects, "bootstrap": _by_variance,
         "percentile": _by_share,
@@ -108,7 +109,7 @@ def compare_models(
 
 
 def _check_possible(result: InferenceResult, test: str) -> None:
-    n = result.data.sizes["subject"]
+    n = n_drawn(result.data)["subjects"]
     if test in ("t", "wilcoxon") and n < 2:
         raise DataError(
             f"test={test!r} compares over subjects and needs at least 2, got {n}. With one "

@@ -13,10 +13,17 @@ from torch import Tensor
 from tqdm import tqdm
 
 from softrsa._checks import check_floating
+from softrsa._groups import Groups, deal_groups
 from softrsa._ranks import average_ranks
 from softrsa.errors import DataError, FitError, ShapeError, unknown_name
 from softrsa.inference.noise_ceiling import noise_ceiling
-from softrsa.inference.pair_table import FEWEST_STIMULI, find_measure, stack_rsms
+from softrsa.inference.pair_table import (
+    FEWEST_STIMULI,
+    Labels,
+    find_measure,
+    stack_rsms,
+    with_groups,
+)
 from softrsa.inference.result import InferenceResult, cautions, describe
 from softrsa.measures import Measure
 from softrsa.measures.correlation import centered
@@ -299,6 +306,8 @@ def crossvalidate(
     subject_folds: int | None = None,
     seed: int = 0,
     progress: bool = False,
+    stimulus_groups: Labels = None,
+    subject_groups: Labels = None,
 ) -> InferenceResult:
     """Fit flexible models on training stimuli and subjects, score them on held-out ones.
 
@@ -314,12 +323,16 @@ def crossvalidate(
         Parts of the stimuli, each of at least 4: pairs within a part are predicted from weights
         fitted to pairs among all the other stimuli. 1 holds no stimuli out.
     subject_folds : int, optional
-        Parts of the subjects, likewise; each subject is a part by default. 1 holds none out, and is
-        the only possibility with one subject.
+        Parts of the subjects, likewise; each subject, or group of subjects, is a part by default. 1
+        holds none out, and is the only possibility with one subject.
     seed : int
         Of the folds; held in the result.
     progress : bool
         Whether to show a bar of the fits, after two seconds.
+    stimulus_groups, subject_groups : sequence, optional
+        The group of each stimulus, such as its category, and of each subject, such as a family:
+        folds keep groups whole, so that scores hold for groups that were not fitted. Of subjects,
+        see also `evaluate`.
 
     Returns
     -------
@@ -338,7 +351,8 @@ def crossvalidate(
     ShapeError
         If models and subjects differ in their stimuli, or the subjects' RSMs are not square.
     DataError
-        If nothing is held out, there are too many folds, pairs are missing, or names repeat.
+        If nothing is held out, there are too many folds, or more than groups, pairs are missing, or
+        names repeat; a group is missing, or there is but one.
     UnknownNameError
         If there is no such measure.
 
@@ -361,13 +375,16 @@ def crossvalidate(
     stack = stack_rsms(subjects_rsms, subjects_rsms, measure)
     if stack.n_missing:
         raise DataError(f"{stack.n_missing} pairs are NaN; leave out their stimuli to split them.")
+    stack = with_groups(
+        stack, subjects_rsms, subjects_rsms, stimuli=stimulus_groups, subjects=subject_groups
+    )
     names = [model.name for model in models]
     if not names or len(set(names)) < len(names):
         raise DataError(f"Models must be there and have different names, got {names}.")
-    n_parts = stack.n_subjects if subject_folds is None else subject_folds
+    n_parts = len(stack.subject_groups) if subject_folds is None else subject_folds
     rng = torch.Generator().manual_seed(seed)
-    stimuli = _splits(stack.n_stimuli, stimulus_folds, "stimulus", FEWEST_STIMULI, rng)
-    subjects = _splits(stack.n_subjects, n_parts, "subject", 1, rng)
+    stimuli = _splits(stack.stimulus_groups, stimulus_folds, "stimulus", FEWEST_STIMULI, rng)
+    subjects = _splits(stack.subject_groups, n_parts, "subject", 1, rng)
     if len(stimuli) == len(subjects) == 1:
         raise DataError("Nothing is held out: use at least 2 stimulus or subject folds.")
     scores, weights, failed = _fit_and_score(
@@ -377,7 +394,8 @@ def crossvalidate(
     data = describe(stack, **settings, procedure="crossvalidate").drop_vars(["score", "model"])
     known = cautions(replace(stack, models=tuple(names)), torch.from_numpy(scores))
     data.attrs["warnings"] = json.dumps([*known, *_fallbacks(names, failed)])
-    ceilings = _held_out_ceilings(subjects_rsms, stack.entry, [test for _, test in stimuli])
+    tests = [test for _, test in stimuli]
+    ceilings = _held_out_ceilings(subjects_rsms, stack.entry, tests, stack.subject_groups)
     return InferenceResult(
         data.assign(
             score=(("model", "subject"), scores),
@@ -388,21 +406,44 @@ def crossvalidate(
 
 
 def _splits(
-    n: int, folds: int, kind: str, fewest: int, rng: torch.Generator
+    groups: Groups, folds: int, kind: str, fewest: int, rng: torch.Generator
 ) -> list[tuple[Tensor, Tensor]]:
     """Training and test indices of each fold; the same ones for a single fold."""
+    n = len(groups.codes)
     if not 1 <= folds <= max(1, n // fewest):
         raise DataError(
             f"`{kind}_folds` must be from 1 to {max(1, n // fewest)} for {n} "
             f"{'stimuli' if kind == 'stimulus' else 'subjects'}, of which a fold needs {fewest}; "
             f"got {folds}."
         )
-    order = torch.randperm(n, generator=rng)
-    tests = [order[i::folds].sort().values for i in range(folds)]
+    everything = torch.arange(n)
+    if groups.are_single:
+        order = torch.randperm(n, generator=rng)
+        tests = [order[i::folds].sort().values for i in range(folds)]
+    else:
+        tests = [everything] if folds == 1 else _whole_groups(groups, folds, kind, fewest, rng)
     if folds == 1:
         return [(tests[0], tests[0])]
-    everything = torch.arange(n)
     return [(everything[~torch.isin(everything, test)], test) for test in tests]
+
+
+def _whole_groups(
+    groups: Groups, folds: int, kind: str, fewest: int, rng: torch.Generator
+) -> list[Tensor]:
+    """Test indices of folds that keep groups whole."""
+    if folds > len(groups):
+        raise DataError(
+            f"`{kind}_folds` must be at most the {len(groups)} groups, which are never split; got "
+            f"{folds}."
+        )
+    tests = deal_groups(groups, folds, rng)
+    smallest = min(map(len, tests))
+    if smallest < fewest:
+        raise DataError(
+            f"With `{kind}_groups` of {groups.sizes.tolist()}, a fold of {folds} holds {smallest}, "
+            f"and {fewest} are needed. Use fewer `{kind}_folds`, or merge groups."
+        )
+    return tests
 
 
 def _fit_and_score(
@@ -453,7 +494,13 @@ def _fallbacks(names: list[str], failed: np.ndarray) -> list[str]:
     ]
 
 
-def _held_out_ceilings(rsms: Tensor, entry: Measure, tests: list[Tensor]) -> np.ndarray:
+def _held_out_ceilings(
+    rsms: Tensor, entry: Measure, tests: list[Tensor], groups: Groups
+) -> np.ndarray:
     """Mean ceilings (2, n_subjects) over the parts of the stimuli that were scored."""
-    each = [noise_ceiling(rsms.double()[:, test][:, :, test], entry) for test in tests]
+    labels = groups.labels or None
+    each = [
+        noise_ceiling(rsms.double()[:, test][:, :, test], entry, subject_groups=labels)
+        for test in tests
+    ]
     return torch.stack([torch.stack(tuple(ceiling)) for ceiling in each]).mean(0).cpu().numpy()

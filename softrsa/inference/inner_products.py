@@ -209,18 +209,23 @@ def cosines(form: Forms) -> Tensor:
     return (form.cross / form.own.sqrt()[:, :, None] / norms[:, None]).clamp_(-1.0, 1.0)
 
 
-def form_ceilings(form: Forms, plain: Forms, subject_counts: Tensor) -> tuple[Tensor, Tensor]:
+def form_ceilings(
+    form: Forms, plain: Forms, together: Tensor, subject_counts: Tensor
+) -> tuple[Tensor, Tensor]:
     """Lower and upper ceilings (r, n_subjects) where subjects occur so often (r, n_subjects).
 
-    The mean RSM counts a subject as often as it occurs; the lower ceiling leaves out its copies.
+    The mean RSM counts a subject as often as it occurs; the lower ceiling leaves out its copies,
+    and all who are ``together`` with it (n_subjects, n_subjects).
     """
     scale = plain.among.diagonal(dim1=1, dim2=2).rsqrt()
     among = form.among * scale[:, :, None] * scale[:, None]
     own = among.diagonal(dim1=1, dim2=2)
     to_all = (among @ subject_counts[..., None]).squeeze(-1)
     of_all = (subject_counts * to_all).sum(1, keepdim=True)
-    to_others = to_all - subject_counts * own
-    of_others = of_all - 2 * subject_counts * to_all + subject_counts.square() * own
+    to_group = ((among * together) @ subject_counts[..., None]).squeeze(-1)
+    of_group = (subject_counts * to_group) @ together
+    to_others = to_all - to_group
+    of_others = of_all - 2 * (subject_counts * to_all) @ together + of_group
     upper = to_all / (own * of_all).sqrt()
     lower = to_others / (own * of_others).sqrt()
     return lower.clamp_(-1.0, 1.0), upper.clamp_(-1.0, 1.0)
@@ -289,9 +294,9 @@ def ranked_ceilings(
         part = slice(start, start + size)
         same = slice(1) if len(weights) == 1 else part  # one resample of stimuli serves for all
         own, times = deviations[same], weights[same]
-        # who is in each mean: the others of every subject, and last everyone
+        # who is in each mean: the others of every subject's group, and last everyone
         everyone = subject_counts[part, None]
-        members = torch.cat([everyone - torch.diag_embed(everyone[:, 0]), everyone], 1)
+        members = torch.cat([everyone * (1 - stack.together), everyone], 1)
         pooled = _weighted_ranks(members @ own, times, everyone.sum(-1).max())
         found = _correlation(pooled, own, times, stack)
         lower[part] = found[:, :-1].diagonal(dim1=1, dim2=2)
@@ -399,9 +404,9 @@ def looped_ceilings(
     for (function, subjects), occurring in zip(given, subject_counts, strict=True):
         normal = normalize(subjects)
         everyone = torch.tensordot(occurring, normal, 1)
-        each = (-1, *[1] * (normal.ndim - 1))
-        n_others = (occurring.sum() - occurring).clamp_min(1).view(each)
-        others = (everyone - occurring.view(each) * normal) / n_others
+        away = (1 - stack.together) * occurring  # how often each occurs among a subject's others
+        n_others = away.sum(1).clamp_min(1).view(-1, *[1] * (normal.ndim - 1))
+        others = torch.tensordot(away, normal, 1) / n_others
         lower.append(function(subjects, others))
         upper.append(function(subjects, everyone / occurring.sum()))
     return torch.stack(lower), torch.stack(upper)
@@ -415,24 +420,28 @@ class Scored:
     """Scores (r, models, subjects) of resamples of stimuli, and how to get their ceilings."""
 
     scores: Tensor
-    n_subjects: int
+    together: Tensor  # whether two subjects are of one group (n_subjects, n_subjects)
     of_subjects: Callable[[Tensor], tuple[Tensor, Tensor]]
 
     def ceilings(self, subject_counts: Tensor) -> Tensor:
         """Mean lower and upper ceilings (r, 2) over the different subjects that occur.
 
-        NaN of a single subject; where but one is drawn, again and again, its lower ceiling is its
-        upper one, as in rsatoolbox. One resample of stimuli serves for all r of subjects.
+        NaN of a single subject; where but one, or one group, is drawn, again and again, its lower
+        ceiling is its upper one, as in rsatoolbox. Groups count alike. One resample of stimuli
+        serves for all r of subjects.
         """
         lower, upper = self.subject_ceilings(subject_counts)
-        there = subject_counts > 0
-        n_there = there.sum(1, keepdim=True)
-        lower = torch.where(n_there > 1, lower, upper)
-        return torch.stack([lower, upper], 1).where(there[:, None], 0.0).sum(-1) / n_there
+        there = (subject_counts > 0).double()
+        mates = there @ self.together  # of a subject, itself among them
+        several = ((mates < there.sum(1, keepdim=True)) & (there > 0)).any(1, keepdim=True)
+        lower = torch.where(several, lower, upper)
+        weights = torch.where(there > 0, 1 / mates, 0.0)
+        bounds = torch.stack([lower, upper], 1).where(there[:, None] > 0, 0.0)
+        return (bounds * weights[:, None]).sum(-1) / weights.sum(1, keepdim=True)
 
     def subject_ceilings(self, subject_counts: Tensor) -> tuple[Tensor, Tensor]:
         """Lower and upper ceilings (r, n_subjects) where subjects occur so often."""
-        if self.n_subjects < 2:
+        if len(self.together) < 2:
             undefined = torch.full_like(subject_counts, torch.nan)
             return undefined, undefined
         return self.of_subjects(subject_counts)
@@ -448,8 +457,8 @@ def score(stack: Stack, counts: Tensor) -> Scored:
         ceilings = partial(ranked_ceilings, stack, *ranked)
     else:
         forms = measured_forms(stack, counts)
-        scores, ceilings = cosines(forms[0]), partial(form_ceilings, *forms)
-    return Scored(scores, stack.n_subjects, ceilings)
+        scores, ceilings = cosines(forms[0]), partial(form_ceilings, *forms, stack.together)
+    return Scored(scores, stack.together, ceilings)
 
 
 def score_once(stack: Stack) -> Scored:

@@ -368,6 +368,7 @@ def _ceilings_of_units(units: Tensor) -> Tensor:
     everyone = torch.ones_like(among[..., 0])
     if units.shape[0] < 2:
         return everyone.mT.mul(torch.nan).expand(2, -1, -1)
+    alone = torch.eye(len(units)).to(among)
     empty = everyone[:, :0]
     forms = Forms(empty, empty, among, empty, empty, empty)
-    return torch.stack(form_ceilings(forms, forms, everyone)).transpose(1, 2)
+    return torch.stack(form_ceilings(forms, forms, alone, everyone)).transpose(1, 2)

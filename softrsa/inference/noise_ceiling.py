@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Literal, NamedTuple
 
 import torch
@@ -10,9 +11,17 @@ import xarray as xr
 from torch import Tensor
 
 from softrsa._checks import check_floating
+from softrsa._groups import Groups, as_groups
 from softrsa.errors import DataError, ShapeError, unknown_name
 from softrsa.inference.inner_products import score_once
-from softrsa.inference.pair_table import as_stack, find_measure, stack_subjects, unlabeled
+from softrsa.inference.pair_table import (
+    Labels,
+    as_stack,
+    find_measure,
+    named_labels,
+    stack_subjects,
+    unlabeled,
+)
 from softrsa.measures import Measure
 from softrsa.transforms.center import as_double
 
@@ -29,6 +38,7 @@ def noise_ceiling(
     measure: str | Measure | Callable[[Tensor, Tensor], Tensor],
     *,
     pool: Literal["normalized", "raw"] = "normalized",
+    subject_groups: Labels = None,
 ) -> NoiseCeiling:
     """Similarity of each subject to the mean of the others (lower) and of all (upper).
 
@@ -44,6 +54,9 @@ def noise_ceiling(
     pool : {"normalized", "raw"}
         How the mean over subjects is formed: of RSMs normalized as the measure sees them (for
         Spearman, of ranks), as rsatoolbox does, or of raw ones, as Algonauts and Net2Brain do.
+    subject_groups : sequence or str, optional
+        The group of each subject, such as a family or site, or the name of a coordinate that holds
+        them along `subject`. The others of the lower ceiling are then those of other groups.
 
     Returns
     -------
@@ -57,13 +70,15 @@ def noise_ceiling(
     Raises
     ------
     ShapeError
-        If there is no subject dimension, or square matrices are needed and not given.
+        If there is no subject dimension, square matrices are needed and not given, or
+        ``subject_groups`` are not as many as subjects.
     DTypeError
         If ``rsms`` is not float32 or float64.
     DataError
-        If pairs are missing and fewer than 3 are left or ``pool`` is "raw".
+        If pairs are missing and fewer than 3 are left or ``pool`` is "raw"; or a group is missing,
+        or all subjects are of one.
     UnknownNameError
-        If there is no such measure or no such way to pool.
+        If there is no such measure, coordinate or way to pool.
 
     References
     ----------
@@ -77,11 +92,14 @@ def noise_ceiling(
     tensor([1., 0., 0.])
     >>> ceiling.upper
     tensor([1.0000, 0.5000, 0.5000])
+    >>> noise_ceiling(rsms, "pearson", subject_groups=["twins", "twins", "other"]).lower
+    tensor([ 0.5000, -0.5000,  0.0000])
     """
     entry = find_measure(measure)
     if pool not in ("normalized", "raw"):
         raise unknown_name("pooling", pool, ("normalized", "raw"))
     if isinstance(rsms, xr.DataArray):
+        subject_groups = named_labels("subject_groups", subject_groups, (rsms,), "subject")
         rsms = unlabeled(rsms, entry)
     if not entry.on_squares or rsms.ndim > 2:
         rsms = as_stack(rsms)
@@ -101,16 +119,31 @@ def noise_ceiling(
     if n_subjects < 2:
         undefined = data.new_full(data.shape[: data.ndim + axis + 1], torch.nan, dtype=dtype)
         return NoiseCeiling(undefined, undefined.clone())
+    groups = as_groups(subject_groups, n_subjects, "subject_groups", "subject")
     if bool(data.isnan().any()):
-        lower, upper = _without_gaps(rsms if square else data, entry, pool, square=square)
+        given = rsms if square else data
+        lower, upper = _without_gaps(given, entry, pool, groups, square=square)
         return NoiseCeiling(lower.to(dtype), upper.to(dtype))
     normal = _normalized(data, entry) if pool == "normalized" else data
     total = normal.sum(axis, keepdim=True)
-    lower = entry.function(data, (total - normal) / (n_subjects - 1))
+    lower = entry.function(data, _mean_of_others(normal, total, axis, groups))
     return NoiseCeiling(lower.to(dtype), entry.function(data, total / n_subjects).to(dtype))
 
 
-def _without_gaps(rsms: Tensor, entry: Measure, pool: str, *, square: bool) -> NoiseCeiling:
+def _mean_of_others(normal: Tensor, total: Tensor, axis: int, groups: Groups) -> Tensor:
+    """Mean over the subjects of all other groups, of each subject along ``axis``."""
+    own = normal
+    if not groups.are_single:
+        of_group = groups.together.to(normal)
+        entries = "ij" if axis == -3 else "i"
+        own = torch.einsum(f"st,...t{entries}->...s{entries}", of_group, normal)
+    n_others = (len(groups.codes) - groups.sizes)[groups.codes].to(normal)
+    return (total - own) / n_others.view(-1, *[1] * (-1 - axis))
+
+
+def _without_gaps(
+    rsms: Tensor, entry: Measure, pool: str, groups: Groups, *, square: bool
+) -> NoiseCeiling:
     """Ceilings of stacks of subjects, each over the pairs that all of them have."""
     if pool == "raw":
         raise DataError(
@@ -122,7 +155,7 @@ def _without_gaps(rsms: Tensor, entry: Measure, pool: str, *, square: bool) -> N
         if stack.isnan().all():  # a region that no subject has, say
             found.append(stack.new_full((2, own[0]), torch.nan))
             continue
-        scored = score_once(stack_subjects(stack, entry))
+        scored = score_once(replace(stack_subjects(stack, entry), subjects_together=groups))
         everyone = torch.ones(1, own[0], dtype=torch.float64, device=rsms.device)
         found.append(torch.cat(scored.subject_ceilings(everyone)).to(rsms))
     lower, upper = torch.stack(found, 1).reshape(2, *rsms.shape[: -len(own)], own[0])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -13,8 +13,9 @@ import xarray as xr
 from torch import Tensor
 
 from softrsa._checks import check_floating
+from softrsa._groups import Groups, alone, as_groups
 from softrsa._ranks import is_rounding, rounding_of, run_starts, tied
-from softrsa.errors import DataError, ShapeError, StimulusError
+from softrsa.errors import DataError, ShapeError, StimulusError, unknown_name
 from softrsa.io.matrices import ROUNDING
 from softrsa.io.schema import ReadingWarning
 from softrsa.measures import Embedding, Measure, get
@@ -45,6 +46,8 @@ class Stack:
     subjects: tuple[str, ...]
     model_dim: str = "model"
     whole: Tensor | None = None  # squares of all, NaN where pairs are missing, if any are
+    stimuli_together: Groups | None = None
+    subjects_together: Groups | None = None
 
     @property
     def embed(self) -> Embedding:
@@ -65,6 +68,21 @@ class Stack:
     def n_subjects(self) -> int:
         """How many subjects there are."""
         return len(self.subjects)
+
+    @property
+    def stimulus_groups(self) -> Groups:
+        """Which stimuli are drawn together."""
+        return alone(self.n_stimuli) if self.stimuli_together is None else self.stimuli_together
+
+    @property
+    def subject_groups(self) -> Groups:
+        """Which subjects are drawn, and left out, together."""
+        return alone(self.n_subjects) if self.subjects_together is None else self.subjects_together
+
+    @cached_property
+    def together(self) -> Tensor:
+        """Whether two subjects are of one group, (n_subjects, n_subjects)."""
+        return self.subject_groups.together.to(self.values)
 
     @cached_property
     def places(self) -> list[tuple[Tensor, Tensor | None, Tensor]]:
@@ -158,6 +176,54 @@ def stack_rsms(
         models=tuple(map(str, names)), subjects=tuple(map(str, subjects)),
         model_dim=model_dim, whole=together if n_missing else None,
     )  # fmt: skip
+
+
+Rsms = Tensor | xr.DataArray
+Labels = Sequence[object] | str | None  # of groups: one for each, or a coordinate that holds them
+
+
+def with_groups(
+    stack: Stack,
+    models: Rsms,
+    subjects_rsms: Rsms,
+    *,
+    stimuli: Labels = None,
+    subjects: Labels = None,
+) -> Stack:
+    """Say which stimuli and which subjects of a stack belong together.
+
+    Labels are in the order of the models' stimuli and of the subjects; a text is the name of a
+    coordinate of labelled RSMs.
+    """
+    ordered, dim = subjects_rsms, "subject"
+    if isinstance(models, xr.DataArray) and isinstance(subjects_rsms, xr.DataArray):
+        ordered = subjects_rsms.sel(anchor=models["anchor"].values)
+        dim = str(subjects_rsms.dims[0])
+    stimuli = named_labels("stimulus_groups", stimuli, (models, ordered), "anchor")
+    subjects = named_labels("subject_groups", subjects, (subjects_rsms,), dim)
+    return replace(
+        stack,
+        stimuli_together=as_groups(stimuli, stack.n_stimuli, "stimulus_groups", "stimulus"),
+        subjects_together=as_groups(subjects, stack.n_subjects, "subject_groups", "subject"),
+    )
+
+
+def named_labels(
+    argument: str, labels: Labels, arrays: Sequence[Rsms], dim: str
+) -> Sequence[object] | None:
+    """Labels as they are; of a name, the coordinate along a dimension of the first with it."""
+    if not isinstance(labels, str):
+        return labels
+    found = {
+        str(key): coordinate.values
+        for array in reversed(arrays)
+        if isinstance(array, xr.DataArray)
+        for key, coordinate in array.coords.items()
+        if coordinate.dims == (dim,)
+    }
+    if labels not in found:
+        raise unknown_name(f"coordinate along `{dim}`, for `{argument}`:", labels, found)
+    return found[labels].tolist()
 
 
 def settled(values: Tensor, dtype: torch.dtype, entry: Measure) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -11,7 +12,16 @@ import xarray as xr
 from torch import Tensor
 
 from softrsa._checks import check_count
-from softrsa.errors import DataError
+from softrsa._groups import (
+    Groups,
+    every_key,
+    exchange,
+    n_exchanges,
+    n_within,
+    shuffle_within,
+)
+from softrsa._wording import counted, listed
+from softrsa.errors import DataError, unknown_name
 from softrsa.inference.controlled import stack_given
 from softrsa.inference.inner_products import (
     CHUNK_BYTES,
@@ -20,10 +30,19 @@ from softrsa.inference.inner_products import (
     score_once,
 )
 from softrsa.inference.matched import permuted_products, unit_squares
-from softrsa.inference.pair_table import Stack, find_measure, stack_subjects, unlabeled
+from softrsa.inference.pair_table import (
+    Labels,
+    Stack,
+    find_measure,
+    stack_subjects,
+    unlabeled,
+    with_groups,
+)
 from softrsa.inference.result import InferenceResult, describe
 from softrsa.measures import Measure, cosine
 from softrsa.measures.missing import check_leaves_out, on_held_pairs
+
+SMALLEST_P = 0.05  # what an exchange of groups must be able to reach
 
 
 def permutation_test(
@@ -36,6 +55,8 @@ def permutation_test(
     two_sided: bool = False,
     names: Sequence[str] | None = None,
     control: Tensor | xr.DataArray | None = None,
+    stimulus_groups: Labels = None,
+    permute: Literal["between", "within"] = "between",
 ) -> InferenceResult:
     r"""Test each model against chance by permuting the stimulus labels of its RSM.
 
@@ -52,7 +73,8 @@ def permutation_test(
     measure : str, Measure or callable
         Of RSMs: a name of `softrsa.measures.available`, its entry, or its function.
     n_permutations : int
-        At least 1; the smallest p is 1 / (1 + n_permutations).
+        At least 1; the smallest p is 1 / (1 + n_permutations). Where groups allow no more orders
+        than that, each is taken once, and p is exact.
     seed : int
         Of the permutations; held in the result.
     two_sided : bool
@@ -63,6 +85,14 @@ def permutation_test(
         RSMs that are held constant; see `evaluate`. What the control leaves of a model is permuted,
         and scored with what it leaves of the subjects: a partial Mantel test. All pairs must be
         there then.
+    stimulus_groups : sequence or str, optional
+        The group of each stimulus in the order of the models, such as its category, video or
+        session; or the name of a coordinate that holds them.
+    permute : {"between", "within"}
+        What is exchanged where stimuli have groups. "between": whole groups, which must be of one
+        size and keep the order of their stimuli; valid where stimuli of a group depend on each
+        other, and groups do not. "within": the stimuli of each group, all groups staying where they
+        are; that groups differ is then no finding, only what a model says beyond the groups.
 
     Returns
     -------
@@ -74,12 +104,14 @@ def permutation_test(
     Raises
     ------
     DTypeError, ShapeError, StimulusError, DataError, UnknownNameError
-        As `evaluate`; DataError also where pairs are missing and the measure needs all of them, or
-        there are no permutations.
+        As `evaluate`; DataError also where pairs are missing and the measure needs all of them,
+        there are no permutations, groups to exchange differ in size, or so few orders are possible
+        that p could not be .05; UnknownNameError also where ``permute`` is neither.
 
     Notes
     -----
-    Exact for the hypothesis that labels are exchangeable, whatever the distribution. Computed in
+    Exact for the hypothesis that labels (with groups: of groups, or within them) are exchangeable,
+    whatever the distribution. Computed in
     chunks of bounded memory; values equal the measure on permuted matrices. Where pairs are
     missing, those that a permuted model or a subject lacks are left out of all, one permutation
     after another.
@@ -88,7 +120,7 @@ def permutation_test(
     ----------
     Kriegeskorte, Mur & Bandettini (2008), doi:10.3389/neuro.06.004.2008; Phipson & Smyth (2010),
     doi:10.2202/1544-6115.1585; Legendre (2000), doi:10.1080/00949650008812035, on permuting
-    residuals.
+    residuals; Winkler et al. (2015), doi:10.1016/j.neuroimage.2015.05.092, on blocks.
 
     Examples
     --------
@@ -102,16 +134,18 @@ def permutation_test(
     1  model 2          0.160
     """
     check_count("n_permutations", n_permutations, 1)
+    if permute not in ("between", "within"):
+        raise unknown_name("way to permute", permute, ("between", "within"))
     stack, given = stack_given(models, subjects_rsms, measure, names, control)
+    stack = with_groups(stack, models, subjects_rsms, stimuli=stimulus_groups)
     if stack.n_missing:
         check_leaves_out(stack.entry, "the RSMs")
     rng = torch.Generator().manual_seed(seed)
-    orders = torch.stack(
-        [torch.randperm(stack.n_stimuli, generator=rng) for _ in range(n_permutations)]
-    )
+    orders = _orders(stack.stimulus_groups, permute, n_permutations, rng)
     permuted = _permuted_scores(stack, orders.to(stack.first.device))
-    settings = {"seed": seed, "n_permutations": n_permutations, "two_sided": int(two_sided)}
-    settings |= given
+    settings = {"seed": seed, "n_permutations": len(orders), "two_sided": int(two_sided)} | given
+    if stimulus_groups is not None:
+        settings["permute"] = permute
     data = describe(stack, **settings, procedure="permutation_test")
     p, p_fwer = _tail_shares(
         data["score"].mean("subject", skipna=False).values, permuted.cpu().numpy(), two_sided
@@ -123,6 +157,42 @@ def permutation_test(
             p_permutation_fwer=("model", p_fwer),
         )
     )
+
+
+def _orders(groups: Groups, permute: str, n: int, rng: torch.Generator) -> Tensor:
+    """Orders (r, n_stimuli) of stimuli: random ones, or all others where there are so few."""
+    if groups.are_single and permute == "between":
+        return torch.stack([torch.randperm(len(groups), generator=rng) for _ in range(n)])
+    between = permute == "between"
+    make, n_orders = (exchange, n_exchanges) if between else (shuffle_within, n_within)
+    _check_exchangeable(groups, n_orders(groups), between=between)
+    if n_orders(groups) <= 1 + n:
+        keys = every_key([len(groups)] if between else groups.sizes.tolist())
+        # keys within groups follow their members
+        places = torch.arange(len(groups)) if between else groups.codes.argsort(stable=True)
+        return make(groups, keys[:, places.argsort()])
+    return make(groups, torch.rand(n, len(groups) if between else len(groups.codes), generator=rng))
+
+
+def _check_exchangeable(groups: Groups, n_orders: int, *, between: bool) -> None:
+    sizes = groups.sizes.unique().tolist()
+    if between and len(sizes) > 1:
+        raise DataError(
+            f"Whole groups can be exchanged where they are of one size, and `stimulus_groups` have "
+            f"{listed(sizes)} stimuli. Use permute='within', which exchanges the stimuli of each "
+            "group, or leave out stimuli until groups are of one size."
+        )
+    if n_orders * SMALLEST_P < 1:
+        other = (
+            "permute='within' exchanges stimuli within them, or use more groups"
+            if between and max(sizes) > 1
+            else "use larger groups, or permute='between'"
+        )
+        raise DataError(
+            f"{counted(len(groups), 'group')} can be put in {n_orders} orders only, so that the "
+            f"smallest p is {1 / n_orders:.3g}: nothing could be significant at {SMALLEST_P:g}. "
+            f"Instead, {other}."
+        )
 
 
 def _permuted_scores(stack: Stack, orders: Tensor) -> Tensor:

@@ -17,10 +17,11 @@ import xarray as xr
 from torch import Tensor
 
 from softrsa._files import StoredResult
+from softrsa._groups import groups_in, unit_of_generalization
 from softrsa.errors import DataError, unknown_name
 from softrsa.inference.controlled import stack_given
 from softrsa.inference.inner_products import score_once
-from softrsa.inference.pair_table import Stack
+from softrsa.inference.pair_table import Labels, Stack, with_groups
 from softrsa.measures import Measure
 
 if TYPE_CHECKING:
@@ -43,7 +44,8 @@ class InferenceResult(StoredResult):
         `permutation_test` `permuted_score` (permutation, model), `p_permutation` and
         `p_permutation_fwer` (model); from `compare_models` `difference`, `p_difference`,
         `p_corrected`, `effect_size` (model, other), `p_zero` and `p_ceiling` (model). `attrs` hold
-        the measure, settings, seed and versions to repeat it.
+        the measure, settings, seed and versions to repeat it, and the labels of groups as JSON
+        (`stimulus_groups`, `subject_groups`).
 
     Examples
     --------
@@ -74,10 +76,21 @@ class InferenceResult(StoredResult):
 
     @property
     def degrees_of_freedom(self) -> int:
-        """Of t-based intervals and tests: the fewest things resampled or averaged, less one."""
-        sizes = {"subjects": self.data.sizes["subject"], "stimuli": self.data.attrs["n_stimuli"]}
+        """Of t-based intervals and tests: the fewest things resampled or averaged, less one.
+
+        Where stimuli or subjects are in groups, these are the things.
+        """
+        sizes = n_drawn(self.data)
         over = self.data.attrs.get("over", "subjects")
         return min(sizes.values() if over == "both" else [sizes[over]]) - 1
+
+    @property
+    def unit(self) -> str:
+        """What intervals and t tests hold for beyond these data, in words."""
+        over = self.data.attrs.get("over", "subjects")
+        if over == "subjects" and self.data.sizes["subject"] < 2:
+            over = "none"
+        return unit_of_generalization(over, self.data.attrs)
 
     def standard_errors(self) -> np.ndarray:
         """Give the standard error of each model's mean score.
@@ -85,14 +98,16 @@ class InferenceResult(StoredResult):
         Returns
         -------
         ndarray, shape (n_models,)
-            From the bootstrap where there was one, else over subjects (NaN for a single one).
+            From the bootstrap where there was one, else over subjects, or the means of groups of
+            subjects (NaN for a single one).
         """
         if "variance" in self.data:
             return np.sqrt(self.data["variance"].values)
-        n = self.data.sizes["subject"]
+        each = over_groups(self.data, "score")
+        n = each.shape[1]
         if n < 2:
             return np.full(len(self.names), np.nan)
-        return self.data["score"].transpose("model", "subject").values.std(1, ddof=1) / n**0.5
+        return each.std(1, ddof=1) / n**0.5
 
     def intervals(
         self, level: float = 0.95, *, kind: Literal["t", "percentile"] = "t"
@@ -136,7 +151,7 @@ class InferenceResult(StoredResult):
         from scipy.stats import t
 
         reach = t.ppf(tails[1], max(self.degrees_of_freedom, 1)) * self.standard_errors()
-        mean = self.data["score"].mean("subject", skipna=False).values
+        mean = over_groups(self.data, "score").mean(1)
         return np.stack([mean - reach, mean + reach], 1)
 
     @property
@@ -146,28 +161,32 @@ class InferenceResult(StoredResult):
         Returns
         -------
         DataFrame
-            `score` (mean over subjects), `score_se`, the 95 % interval `ci_low`, `ci_high` (t), of
+            `score` (mean over subjects; where they are in groups, over the means of groups, so that
+            groups count alike), `score_se`, the 95 % interval `ci_low`, `ci_high` (t), of
             a bootstrap also `percentile_low`, `percentile_high`; `ceiling_lower`, `ceiling_upper`;
             what tests were made: `p_permutation`, `p_permutation_fwer`, `p_zero`, `p_ceiling`; and
-            counts.
+            counts, also of groups where stimuli or subjects are in some.
         """
         data = self.data
         low, high = self.intervals().T
         columns = {
             data.attrs["model_dim"]: self.names,
-            "score": data["score"].mean("subject", skipna=False).values,
+            "score": over_groups(data, "score").mean(1),
             "score_se": self.standard_errors(), "ci_low": low, "ci_high": high,
         }  # fmt: skip
         if "resampled_score" in data:
             columns["percentile_low"], columns["percentile_high"] = self.intervals(
                 kind="percentile"
             ).T
-        bounds = data["ceiling"].mean("subject", skipna=False)
-        columns["ceiling_lower"], columns["ceiling_upper"] = bounds.values
+        bounds = over_groups(data, "ceiling").mean(1)
+        columns["ceiling_lower"], columns["ceiling_upper"] = bounds
         tests = ("p_permutation", "p_permutation_fwer", "p_zero", "p_ceiling")
         columns |= {name: data[name].values for name in tests if name in data}
         columns["n_subjects"] = data.sizes["subject"]
         columns["n_stimuli"] = data.attrs["n_stimuli"]
+        for name, kind in zip(KINDS, ("stimuli", "subjects"), strict=True):
+            if f"{name}_groups" in data.attrs:
+                columns[f"n_{name}_groups"] = n_drawn(data)[kind]
         return pd.DataFrame(columns)
 
     @property
@@ -209,6 +228,23 @@ class InferenceResult(StoredResult):
         return plot_comparisons(self.names, self.comparisons, ax=ax)
 
 
+KINDS = ("stimulus", "subject")
+
+
+def n_drawn(data: xr.Dataset) -> dict[str, int]:
+    """Count what is drawn or averaged: subjects and stimuli, or their groups."""
+    n = {"subjects": data.sizes["subject"], "stimuli": int(data.attrs["n_stimuli"])}
+    subjects = groups_in(data.attrs, "subject_groups", n["subjects"])
+    stimuli = groups_in(data.attrs, "stimulus_groups", n["stimuli"])
+    return {"subjects": len(subjects), "stimuli": len(stimuli)}
+
+
+def over_groups(data: xr.Dataset, name: str) -> np.ndarray:
+    """Values (..., n) of a variable by subject, or their means within groups of subjects."""
+    values = data[name].transpose(..., "subject").values
+    return groups_in(data.attrs, "subject_groups", values.shape[-1]).means(values)
+
+
 def usable_resamples(data: xr.Dataset) -> np.ndarray:
     """Tell which resamples variances, percentile intervals and tests are from: (resample,).
 
@@ -229,6 +265,7 @@ def evaluate(
     *,
     names: Sequence[str] | None = None,
     control: Tensor | xr.DataArray | None = None,
+    subject_groups: Labels = None,
 ) -> InferenceResult:
     """Score fixed models against each subject, with noise ceilings, without resampling.
 
@@ -247,25 +284,33 @@ def evaluate(
         RSMs that are held constant, of the same stimuli and form as the models: scores, and noise
         ceilings, are then partial correlations (`softrsa.measures.partial_correlation`), and the
         attribute `control` names them. For pearson, spearman, cosine and centered_pearson.
+    subject_groups : sequence or str, optional
+        The group of each subject, such as a family, site or scanner, or the name of a coordinate of
+        the subjects' stack that holds them. Subjects of a group are averaged first, groups count
+        alike, and standard errors, intervals and tests are over groups; the lower ceiling compares
+        a subject with the mean of other groups.
 
     Returns
     -------
     InferenceResult
-        Standard errors are over subjects. NaN, with a warning in the result, for a constant RSM.
+        Standard errors are over subjects, or their groups. NaN, with a warning in the result, for a
+        constant RSM.
 
     Raises
     ------
     DTypeError
         If RSMs are not float32 or float64.
     ShapeError
-        If they are not of the shapes above, differ in their stimuli, or have fewer than 4.
+        If they are not of the shapes above, differ in their stimuli, or have fewer than 4; or if
+        there is not a label of a group for each subject.
     StimulusError
         If labelled stacks differ in their stimuli, or only one side is labelled.
     DataError
         If values are infinite, names repeat, or fewer than 3 pairs are there in all RSMs; given a
-        control, also if the measure has no partial form.
+        control, also if the measure has no partial form; if a group is missing (None, NaN), or
+        there is but one.
     UnknownNameError
-        If there is no such measure.
+        If there is no such measure or coordinate.
 
     Notes
     -----
@@ -280,6 +325,7 @@ def evaluate(
     0   0.56           0.14
     """
     stack, given = stack_given(models, subjects_rsms, measure, names, control)
+    stack = with_groups(stack, models, subjects_rsms, subjects=subject_groups)
     return InferenceResult(describe(stack, **given))
 
 
@@ -304,6 +350,8 @@ def describe(stack: Stack, **settings: object) -> xr.Dataset:
         "model_dim": stack.model_dim, "n_stimuli": stack.n_stimuli,
         "n_missing_pairs": stack.n_missing, "warnings": json.dumps(cautions(stack, scores)),
         "versions": json.dumps(versions()), **settings,
+        **stack.stimulus_groups.attributes("stimulus_groups"),
+        **stack.subject_groups.attributes("subject_groups"),
     }  # fmt: skip
     return data
 

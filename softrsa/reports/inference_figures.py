@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from softrsa._groups import unit_of_generalization
 from softrsa.errors import unknown_name
 from softrsa.measures.registry import measure_title
 from softrsa.reports.figures import (
@@ -56,7 +57,7 @@ def plot_inference(data: xr.Dataset, table: pd.DataFrame, *, ax: Axes | None = N
     top = np.fmax.reduce([*each.T, scores + np.where(shown, reach[1], 0.0)])
     _mark(ax, table, place, top)
     long = len(table) > MAX_WIDE or max(map(len, table.iloc[:, 0])) > 10
-    over = " (95 % interval)" if shown.any() else ""
+    over = f"\n(95 % interval: {_unit(data)})" if shown.any() else ""
     name_axes(ax, "", measure_title(data.attrs).capitalize() + over)
     name_places(ax, place, list(table.iloc[:, 0]), slanted=long)
     ax.axhline(0, color="0.6", linewidth=0.8)
@@ -66,6 +67,11 @@ def plot_inference(data: xr.Dataset, table: pd.DataFrame, *, ax: Axes | None = N
             borderaxespad=0.1, handletextpad=0.4, columnspacing=1.0, handlelength=1.2,
         )  # fmt: skip
     return ax
+
+
+def _unit(data: xr.Dataset) -> str:
+    """Say what intervals hold for beyond the data."""
+    return unit_of_generalization(data.attrs.get("over", "subjects"), data.attrs)
 
 
 def _mark(ax: Axes, table: pd.DataFrame, place: np.ndarray, top: np.ndarray) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import xarray as xr
 
+from softrsa._groups import groups_in, unit_of_generalization
 from softrsa._wording import counted
 from softrsa.measures import MEASURES, Measure
 from softrsa.measures.registry import measure_of
@@ -132,8 +133,10 @@ def _held_out(data: xr.Dataset, entry: Measure) -> str:
         text = "Scores are of all stimuli, without folds, as nothing was fitted or chosen"
     if attrs.get("pairs_missing"):
         text += "; pairs of stimuli that are missing in a layer or a subject were left out of both"
+    if "stimulus_groups" in attrs:
+        text += f"; folds, and those that choices were made on, kept {_groups(attrs)} whole"
     if attrs["subjects"] == "leave_one_out":
-        text += "; each subject was scored under transforms fitted on the others"
+        text += f"; each subject was scored under transforms fitted on {_others(attrs)}"
     if "predictivity" in entry.name:
         text += "; the prediction was fitted on the training stimuli of each fold"
     if not entry.larger_is_more_similar:
@@ -308,19 +311,53 @@ def _uncertainty(data: xr.Dataset, cite: Callable[[str], str]) -> str:
     if bool(data["ceiling_lower"].notnull().any()):
         parts.append(
             "Noise ceilings are those of the transformed test matrices: the similarity of each "
-            "subject to the mean of all (upper) and of the others (lower bound) "
+            f"subject to the mean of all (upper) and of {_others(attrs)} (lower bound) "
             f"{cite('ceiling')}.{_untouched(data)}"
         )
     if "resampled_score" in data and bool(data["resampled_score"].notnull().any()):
         parts.append(
             "Intervals are 95 %: Student's t (as many degrees of freedom as the fewest things "
             f"drawn, less one) times the standard error from {attrs['n_resamples']} bootstrap "
-            "resamples of test stimuli and, with several subjects, of subjects "
-            f"{cite('inference')}, fitted transforms held fixed; p values are one-sided, of "
-            f"{attrs['n_resamples']} permutations of stimulus labels for these subjects, "
-            "and not corrected for multiple comparisons."
+            f"resamples of {_drawn(attrs, 'stimulus')} and, with several subjects, of "
+            f"{_drawn(attrs, 'subject')} {cite('inference')}, fitted transforms held fixed; p "
+            f"values are one-sided, of {attrs['n_resamples']} permutations of {_permuted(attrs)} "
+            "for these subjects, and not corrected for multiple comparisons."
         )
-    return " ".join(parts)
+    return " ".join([*parts, _generalizes(data)])
+
+
+def _groups(attrs: Mapping[str, Any]) -> str:
+    """Name the groups of stimuli, by their coordinate where they were read from one."""
+    n = len(groups_in(attrs, "stimulus_groups", attrs["n_stimuli"]))
+    source = attrs["stimulus_groups_from"]
+    return f"{n} groups of stimuli{f' ({source})' if source else ''}"
+
+
+def _others(attrs: Mapping[str, Any]) -> str:
+    return "those of other groups" if "subject_groups" in attrs else "the others"
+
+
+def _drawn(attrs: Mapping[str, Any], kind: str) -> str:
+    """Say what was drawn: test stimuli or subjects, or groups of these."""
+    plural = {"stimulus": "test stimuli", "subject": "subjects"}[kind]
+    return f"whole groups of {plural}" if f"{kind}_groups" in attrs else plural
+
+
+def _permuted(attrs: Mapping[str, Any]) -> str:
+    if "stimulus_groups" in attrs:
+        return "whole groups of stimuli, of one size and within folds,"
+    return "stimulus labels"
+
+
+def _generalizes(data: xr.Dataset) -> str:
+    """State the unit of generalization: what intervals hold for beyond these data."""
+    drawn = "resampled_score" in data and bool(data["resampled_score"].notnull().any())
+    several = int(data["n_subjects"].max()) > 1
+    over = ("both" if several else "stimuli") if drawn else "none"
+    unit = unit_of_generalization(over, data.attrs)
+    if not drawn:
+        return f"Nothing was resampled: the scores say what holds for {unit}."
+    return f"The unit of generalization: intervals say what would hold for {unit}."
 
 
 def _joined(names: Iterable[str], word: str = "and") -> str:
