@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from softrsa.activations.extraction import extract_activations
+from softrsa.activations.extraction import extract_activations, list_layers
 from softrsa.activations.models import NamedModel, load_model
 from softrsa.activations.stimuli import preprocess_image
 
-__all__ = ["NamedModel", "extract_activations", "load_model", "preprocess_image"]
+__all__ = ["NamedModel", "extract_activations", "list_layers", "load_model", "preprocess_image"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,13 +22,21 @@ from softrsa._checks import resolve_device
 from softrsa._memory import available_memory
 from softrsa._wording import listed
 from softrsa.activations.stimuli import Batch, iterate_batches
-from softrsa.errors import DataError, ShapeError, StimulusError, unknown_name
+from softrsa.errors import (
+    DataError,
+    FileFormatError,
+    ShapeError,
+    StimulusError,
+    unknown_name,
+)
 from softrsa.io import OutputError, atomic_path, cache_folder, open_array
 from softrsa.io.schema import check_distinct, plain_labels
 
 LEAVES = "leaves"
 CHUNK_UNITS = 4096  # × 64 stimuli × 4 bytes = 1 MiB
 CHUNK_STIMULI = 64
+# the activations of a batch (n_stimuli, n_units), the widths of layers, and ids
+Block = tuple[np.ndarray, dict[str, int], list[Any] | None]
 
 
 def choose_layers(
@@ -156,6 +165,7 @@ def extract_activations(
     device: str | torch.device | None = None,
     path: str | Path | None = None,
     memory_limit: int | None = None,
+    resume: bool = False,
     progress: bool = True,
 ) -> xr.DataArray:
     """Run a model over stimuli and return what the named layers compute.
@@ -191,6 +201,10 @@ def extract_activations(
     memory_limit : int, optional
         Bytes the result may take in memory, by default half of what is available; a larger one is
         streamed to a file in the cache folder, with a warning that names it.
+    resume : bool
+        With ``path``: keep each batch in a folder beside it, ``<path>.parts``, until all are there,
+        and go on where a stopped run ended. The last batch kept is computed again, and must be what
+        it was. Not for an iterable of batches.
     progress : bool
         Whether to show a progress bar when it takes more than a second.
 
@@ -208,7 +222,8 @@ def extract_activations(
     DeviceError
         If the device is not there.
     DataError
-        If there are no stimuli, or a layer is not used or returns no tensor.
+        If there are no stimuli, a layer is not used or returns no tensor, or what a stopped run
+        kept is of another model or other stimuli.
     ShapeError
         If a layer's output has no batch axis, or changes its size between batches.
     StimulusError
@@ -231,7 +246,11 @@ def extract_activations(
         raise DataError(f"`batch_size` must be at least 1, got {batch_size}.")
     chosen, exact = choose_layers(model, layers)
     where = None if device is None else resolve_device(device)
-    batches, n_stimuli = iterate_batches(stimuli, preprocess=preprocess, batch_size=batch_size)
+    parts = Parts(path, stimuli) if resume else None
+    skip = 0 if parts is None else max(len(parts.done) - 1, 0)
+    batches, n_stimuli = iterate_batches(
+        stimuli, preprocess=preprocess, batch_size=batch_size, skip=skip
+    )
     ids = None if stimulus_ids is None else list(stimulus_ids)
     if ids is not None and n_stimuli is not None:
         _checked_ids(ids, [None] * n_stimuli)  # before the work, not after it
@@ -240,7 +259,62 @@ def extract_activations(
     limit = half if memory_limit is None else memory_limit
     store = Store(path, limit=limit, n_expected=n_stimuli if ids is None else len(ids))
     with borrowed(model, where) as forward, Recorder(model, chosen, POOLS[pool]) as recorder:
-        return _collect(_run(forward, batches, recorder, exact), ids, store, progress=progress)
+        blocks = _run(forward, batches, recorder, exact)
+        blocks = blocks if parts is None else parts.kept_and_new(blocks)
+        found = _collect(blocks, ids, store, progress=progress)
+    if parts is not None:
+        parts.remove()
+    return found
+
+
+def list_layers(model: nn.Module, batch: Tensor) -> pd.DataFrame:
+    """List the modules that a model uses, in the order of use, and what they return.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Any model that takes a batch of stimuli as its one argument.
+    batch : Tensor, shape (n, ...)
+        Some stimuli, preprocessed.
+
+    Returns
+    -------
+    DataFrame
+        `layer`, a name of ``model.named_modules()``; `module`, its class; `shape` of its output for
+        one stimulus; `units`, how many numbers that is; `calls`, how often it is used. A module
+        that returns no tensor has neither shape nor units.
+
+    Examples
+    --------
+    >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU())
+    >>> list_layers(model, torch.zeros(1, 3, 5, 5))[["layer", "shape", "units"]]
+      layer      shape  units
+    0     0  8 × 3 × 3     72
+    1     1  8 × 3 × 3     72
+    """
+    used: dict[str, list[Any]] = {}
+
+    def hook(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def note(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            first = output[0] if isinstance(output, (tuple, list)) and output else output
+            used.setdefault(name, []).append(first.shape[1:] if isinstance(first, Tensor) else None)
+
+        return note
+
+    modules = {name: module for name, module in model.named_modules() if name}
+    with ExitStack() as stack, borrowed(model, None) as forward:
+        for name, module in modules.items():
+            stack.callback(module.register_forward_hook(hook(name)).remove)
+        forward(batch)
+    rows = [
+        (
+            name, type(modules[name]).__name__,
+            "no tensor" if shapes[0] is None else " × ".join(map(str, shapes[0])) or "1",
+            0 if shapes[0] is None else shapes[0].numel(), len(shapes),
+        )
+        for name, shapes in used.items()
+    ]  # fmt: skip
+    return pd.DataFrame(rows, columns=["layer", "module", "shape", "units", "calls"])
 
 
 def _flatten(output: Tensor, label: str) -> Tensor:
@@ -265,7 +339,7 @@ def _run(
     batches: Iterable[Batch],
     recorder: Recorder,
     exact: set[str],
-) -> Iterator[tuple[np.ndarray, dict[str, int], list[Any] | None]]:
+) -> Iterator[Block]:
     """Give the activations (n_stimuli, n_units) of each batch, the layers' widths, and ids."""
     widths: dict[str, int] | None = None
     for batch, ids in batches:
@@ -295,7 +369,7 @@ def _check_used(found: Mapping[str, int], exact: set[str]) -> None:
 
 
 def _collect(
-    blocks: Iterable[tuple[np.ndarray, dict[str, int], list[Any] | None]],
+    blocks: Iterable[Block],
     given_ids: list[Any] | None,
     store: Store,
     *,
@@ -325,6 +399,59 @@ def _checked_ids(given: list[Any] | None, found: list[Any]) -> list[Any]:
     ids = found if given is None else given
     check_distinct(pd.Index(ids), "stimulus ids")
     return ids
+
+
+class Parts:
+    """Batches of a run that may stop, each in a file of its own."""
+
+    def __init__(self, path: str | Path | None, stimuli: Any):
+        if path is None:
+            raise DataError("`resume` needs `path`: batches are kept beside that file.")
+        if not isinstance(stimuli, (str, Path, Mapping, Tensor, np.ndarray)):
+            raise DataError(
+                "`resume` needs stimuli that can be begun anywhere: a tensor or array, a mapping "
+                "or a folder, not an iterable of batches."
+            )
+        self.folder = Path(f"{path}.parts")
+        self.done = sorted(self.folder.glob("[0-9]*.npz")) if self.folder.is_dir() else []
+
+    def kept_and_new(self, blocks: Iterable[Block]) -> Iterator[Block]:
+        """Give the batches that were kept, then new ones, which are kept; the last one twice."""
+        fresh = iter(blocks)
+        if self.done:
+            self._check(self.done[-1], next(fresh))
+            yield from map(self._read, self.done)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for number, block in enumerate(fresh, start=len(self.done)):
+            rows, *labels = block
+            with atomic_path(self.folder / f"{number:06}.npz") as path:
+                np.savez(path, rows=rows, labels=json.dumps(labels))
+            yield block
+
+    def remove(self) -> None:
+        """Delete the parts, once the whole is there."""
+        for path in self.folder.glob("[0-9]*.npz"):
+            path.unlink()
+        self.folder.rmdir()
+
+    def _read(self, path: Path) -> Block:
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                widths, ids = json.loads(str(file["labels"]))
+                return file["rows"], widths, ids
+        except (OSError, ValueError, KeyError) as error:
+            raise FileFormatError(f"{path} cannot be read ({error}); delete it.") from error
+
+    def _check(self, path: Path, again: Block) -> None:
+        """Refuse to go on with what is of another model or of other stimuli."""
+        rows, widths, ids = self._read(path)
+        same = (widths, ids) == (again[1], again[2]) and rows.shape == again[0].shape
+        size = float(np.abs(rows).max(initial=0.0))
+        if not same or not np.allclose(rows, again[0], rtol=0, atol=1e-3 * size, equal_nan=True):
+            raise DataError(
+                f"{self.folder} holds {len(self.done)} batches of another model, layers, batch "
+                "size or stimuli. Delete that folder, or write to another file."
+            )
 
 
 class Store:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -226,7 +227,8 @@ def _from_file(path: Path, function: str) -> NamedModel:
     if isinstance(made, NamedModel):
         return made
     pair: tuple[Any, Any] = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
-    module, preprocess = pair[0], pair[1] or preprocess_image
+    module = pair[0]
+    preprocess = cast("Callable[[Any], Tensor]", pair[1] or preprocess_image)
     if not isinstance(module, nn.Module) or not callable(preprocess):
         raise DTypeError(
             f"{function}() of {path} must give a torch module, a pair (module, preprocess), or a "
@@ -242,7 +244,9 @@ def _exported(path: Path, pretrained: bool) -> NamedModel:
     if not pretrained:
         raise DataError(f"{path} holds its weights; it cannot be had untrained.")
     try:
-        module = torch.export.unflatten(torch.export.load(path))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's about itself
+            module = torch.export.unflatten(torch.export.load(path))
     except Exception as error:  # whatever a file may hold
         raise FileFormatError(
             f"{path} is no program that this version of torch can load: {one_line(error)}"

@@ -58,17 +58,25 @@ def preprocess_image(image: Any, *, size: int = 224) -> Tensor:
 
 
 def iterate_batches(
-    stimuli: Any, *, preprocess: Preprocess | None, batch_size: int
+    stimuli: Any, *, preprocess: Preprocess | None, batch_size: int, skip: int = 0
 ) -> tuple[Iterator[Batch], int | None]:
-    """Give batches with their ids (None where they have none), and how many stimuli there are."""
+    """Give batches with their ids (None where they have none), and how many stimuli there are.
+
+    The first ``skip`` batches are left out.
+    """
+    first = skip * batch_size
     if isinstance(stimuli, (str, Path)):
         files = _image_files(Path(stimuli))
         chosen = preprocess or preprocess_image
-        return _from_items(files, lambda path: chosen(_open_image(path)), batch_size), len(files)
+
+        def opened(path: Path) -> Tensor:
+            return chosen(_open_image(path))
+
+        return _from_items(files, opened, batch_size, first), len(files)
     if isinstance(stimuli, Mapping):
-        return _from_items(stimuli, preprocess or _as_tensor, batch_size), len(stimuli)
+        return _from_items(stimuli, preprocess or _as_tensor, batch_size, first), len(stimuli)
     if isinstance(stimuli, (Tensor, np.ndarray)):
-        items = range(0, len(stimuli), batch_size)
+        items = range(first, len(stimuli), batch_size)
         parts = (stimuli[start : start + batch_size] for start in items)
         return ((_apply(part, preprocess), None) for part in parts), len(stimuli)
     if isinstance(stimuli, Iterable):
@@ -80,11 +88,11 @@ def iterate_batches(
 
 
 def _from_items(
-    items: Mapping[Any, Any], to_tensor: Preprocess, batch_size: int
+    items: Mapping[Any, Any], to_tensor: Preprocess, batch_size: int, first: int
 ) -> Iterator[Batch]:
-    """Stack single stimuli to batches."""
+    """Stack single stimuli to batches, from the one at a place on."""
     ids = list(items)
-    for start in range(0, len(ids), batch_size):
+    for start in range(first, len(ids), batch_size):
         chosen = ids[start : start + batch_size]
         yield _stack([to_tensor(items[i]) for i in chosen], chosen), chosen
 

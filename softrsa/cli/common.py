@@ -182,11 +182,11 @@ def note(arguments: argparse.Namespace, line: str) -> None:
 
 def show(arguments: argparse.Namespace, text: str, table: pd.DataFrame) -> None:
     """Write what was found to stdout: JSON where asked for, else text unless quiet."""
-    out = arguments.out.resolve()
+    out = "" if arguments.out is None else str(arguments.out.resolve())
     if arguments.json:
         rows = json.loads(table.to_json(orient="records", double_precision=12))  # NaN is null
-        sys.stdout.write(json.dumps({"out": str(out), "rows": rows}) + "\n")
+        sys.stdout.write(json.dumps({"out": out, "rows": rows}) + "\n")
     elif not arguments.quiet:
         for line in getattr(arguments, "taken_for", []):
             sys.stdout.write(f"{line}\n")
-        sys.stdout.write(f"{text}\nResults are in {out}\n")
+        sys.stdout.write(f"{text}\n" + (f"Results are in {out}\n" if out else ""))

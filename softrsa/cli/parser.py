@@ -45,6 +45,21 @@ your own files, joined by stimulus id:
 what the network's layers add to pixels:
   $ softrsa align LAYERS.nc RECORDINGS.nc --control PIXELS.nc --transform identity --out results/
 """,
+    "extract": """\
+example, images and a network of timm:
+  $ softrsa extract --model timm:resnet50 --images stimuli/ --list-layers
+  $ softrsa extract --model timm:resnet50 --images stimuli/ --layers "layer4*,global_pool" \\
+        --out layers.nc
+  $ softrsa align layers.nc RECORDINGS.nc --out results/
+
+sentences, one a line, and an encoder that the extra `text` carries:
+  $ softrsa extract --model all-minilm-l6-v2 --sentences SENTENCES.txt --out layers.nc
+
+your own network: a function `make` that gives a module, or (module, preprocess)
+  $ softrsa extract --model mine.py:make --images stimuli/ --layers "conv*" --out layers.nc
+
+A run that was stopped goes on where it ended when it is given again.
+""",
     "time": """\
 example, your own files, joined by stimulus id:
   $ softrsa time LAYERS.nc MEG.nc --subject subject --measure spearman --out results-time/
@@ -348,6 +363,37 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         DEVICE,
         *OUTPUT,
     ),
+    "extract": (
+        option(
+            "--model", "efficientnet-lite0, all-minilm-l6-v2, torchvision:NAME, timm:NAME, "
+            "transformers:NAME or FOLDER, FILE.py:FUNCTION or FILE.pt2", required=True,
+        ),
+        option("--images", "a folder of images, named by stimulus id", type=Path, metavar="DIR")
+        ._replace(apart="stimuli"),
+        option(
+            "--sentences", "a text file with one a line, or a CSV file with the columns stimulus "
+            "and text", type=Path, metavar="FILE",
+        )._replace(apart="stimuli"),
+        option("--dataset", "the images of one of: ...", names_in_help=datasets.available)
+        ._replace(apart="stimuli"),
+        option(
+            "--layers", "modules by name; * stops at dots, ** does not; \"leaves\" (those that "
+            "are known for a model)", type=names, metavar="A,B,...",
+        ),
+        option("--out", "the file to write, such as layers.nc", type=Path, metavar="FILE"),
+        OVERWRITE,
+        flag("--list-layers", "list the layers and what they return for one stimulus; no more"),
+        flag("--dry-run", "say how large the file would be and how long it would take; no more"),
+        flag("--untrained", "use random weights"),
+        option(
+            "--pool", "flatten keeps all of a layer, mean averages over all but channels "
+            "(%(default)s)", choices=("flatten", "mean"), default="flatten",
+        ),
+        option("--batch-size", "stimuli at a time (%(default)s)", default=32, **COUNT),
+        option("--seed", "of random weights (%(default)s)", default=0, **SEED),
+        DEVICE,
+        *OUTPUT,
+    ),
     "time": (
         option(
             "files", "LAYERS RECORDINGS: activations or RDMs, and recordings (stimulus, unit, "
@@ -525,6 +571,7 @@ def add_command(parsers: Any, name: str, about: str, example: str) -> Parser:
 
 COMMANDS = {
     "align": "align a model's layers with a brain's regions on held-out stimuli",
+    "extract": "run a network over images or sentences and keep what its layers compute",
     "time": "score a model's layers at every time of recordings",
     "report": "write a page for readers from the result of an alignment",
     "identify": "tell which region an RDM of a left-out subject is of",
