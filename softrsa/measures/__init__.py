@@ -15,6 +15,7 @@ from softrsa.measures.correlation import (
     row_offset_share,
     spearman,
 )
+from softrsa.measures.covariance import whitened
 from softrsa.measures.kernels import kernel_cka, kernel_nbs
 from softrsa.measures.neighbors import cknna, mutual_knn, neighbor_jaccard
 from softrsa.measures.partial import partial_correlation, semipartial_correlation
@@ -62,6 +63,7 @@ __all__ = [
     "spearman",
     "stimulus_identification",
     "svcca",
+    "whitened",
     "whitened_cosine",
     "whitened_pearson",
 ]
