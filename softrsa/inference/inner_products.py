@@ -346,8 +346,8 @@ Drawn = tuple[Callable[[Tensor, Tensor], Tensor], Tensor]
 def looped_scores(stack: Stack, counts: Tensor) -> tuple[Tensor, list[Drawn]]:
     """Scores (r, models, subjects), and of each resample the measure and what it takes of subjects.
 
-    Measures on square RSMs are told how often stimuli occur (`Measure.resampled`); others are given
-    each pair as often as it occurs.
+    Measures on square RSMs, and others that say how, are told how often stimuli occur
+    (`Measure.resampled`); the rest are given each pair as often as it occurs.
     """
     squares = stack.squares(stack.values) if stack.entry.on_squares else None
     scores, drawn = [], []
@@ -358,7 +358,8 @@ def looped_scores(stack: Stack, counts: Tensor) -> tuple[Tensor, list[Drawn]]:
         if squares is not None:
             values = squares
         else:
-            values = stack.values if whole else stack.values.repeat_interleave(times, dim=1)
+            told = whole or stack.entry.resampled is not None
+            values = stack.values if told else stack.values.repeat_interleave(times, dim=1)
         models, subjects = values[: stack.n_models], values[stack.n_models :]
         try:
             found = function(models[:, None], subjects)
@@ -374,12 +375,13 @@ def looped_scores(stack: Stack, counts: Tensor) -> tuple[Tensor, list[Drawn]]:
 def _of_resample(stack: Stack, counts: Tensor, times: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
     """Give the measure for stimuli that occur so often (n,)."""
     entry = stack.entry
-    if not entry.on_squares:
+    if not entry.on_squares and entry.resampled is None:
         return entry.function
     if entry.resampled is None:
         raise _not_resampled(stack, times)
     if int((counts > 0).sum()) < max(FEWEST_DIFFERENT, entry.smallest_n):
-        return lambda x, y: (x[..., 0, 0] + y[..., 0, 0]) * torch.nan
+        first = (..., 0, 0) if entry.on_squares else (..., 0)
+        return lambda x, y: (x[first] + y[first]) * torch.nan
     return partial(entry.resampled, counts=counts)
 
 

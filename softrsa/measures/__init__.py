@@ -22,6 +22,7 @@ from softrsa.measures.correlation import (
     row_offset_share,
     spearman,
 )
+from softrsa.measures.covariance import whitened
 from softrsa.measures.kernels import kernel_cka, kernel_nbs
 from softrsa.measures.matching import (
     permutation_matching,
@@ -89,6 +90,7 @@ __all__ = [
     "stimulus_identification",
     "svcca",
     "unit_debiased_cka",
+    "whitened",
     "whitened_cosine",
     "whitened_pearson",
 ]

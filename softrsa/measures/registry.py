@@ -121,9 +121,9 @@ class Measure:
         Of a measure on RSMs: brings one input to the form whose mean over subjects is the pooled
         RSM of a noise ceiling; what the measure ignores is removed. That of ``embed``, if given.
     resampled : callable, optional
-        Of a measure on square RSMs without ``embed``: the score (...) where stimuli are drawn with
+        Of a measure on RSMs without ``embed``: the score (...) where stimuli are drawn with
         replacement, given (x, y, counts), how often each occurs (n,). Without it, a bootstrap over
-        stimuli is refused.
+        stimuli is refused for square RSMs, and repeats pairs of others.
     held_out : callable, optional
         Of a measure on features that fits one to the other: the score (...) of stimuli that were
         not fitted, given (x_train, y_train, x_test, y_test).

@@ -130,13 +130,13 @@ def _check(x: Tensor, y: Tensor, noise_covariance: Tensor | None) -> None:
 def _whitened_cosine(x: Tensor, y: Tensor, noise_covariance: Tensor | None) -> Tensor:
     if not x.shape[-1]:
         return (x + y).sum(-1) * torch.nan
-    factor = None if noise_covariance is None else _factor(noise_covariance.double())
-    left, right = (_unit(_whiten(expand(vectors), factor).flatten(-2)) for vectors in (x, y))
+    factor = None if noise_covariance is None else cholesky_factor(noise_covariance.double())
+    left, right = (_unit(whiten(expand(vectors), factor).flatten(-2)) for vectors in (x, y))
     # a matrix product where both broadcast
     return within(torch.einsum("...i,...i->...", left, right))
 
 
-def _factor(covariance: Tensor) -> Tensor:
+def cholesky_factor(covariance: Tensor) -> Tensor:
     """Cholesky factor of a covariance, or of the matrix with these variances."""
     if covariance.ndim == 1:
         covariance = covariance.diag()
@@ -157,7 +157,7 @@ def _factor(covariance: Tensor) -> Tensor:
     return factor
 
 
-def _whiten(rdm: Tensor, factor: Tensor | None) -> Tensor:
+def whiten(rdm: Tensor, factor: Tensor | None) -> Tensor:
     """W C D C' W' of square RDMs, with W the inverse of the factor."""
     if factor is None:
         return without_means(rdm)

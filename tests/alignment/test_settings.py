@@ -84,3 +84,5 @@ def test_too_few_groups_or_stimuli():
         grouped_folds(["a"] * 5 + ["b"] * 5, 3, seed=0)
     with pytest.raises(DataError, match=r"at least 4 stimuli; split 0 has 2 training and 5 test"):
         grouped_folds(["a"] * 5 + ["b"] * 2, 2, seed=0)
+    with pytest.raises(DataError, match=r"missing .* at the places 4, 5\."):
+        grouped_folds(["a"] * 4 + [None, float("nan")] + ["b"] * 4, 2, seed=0)

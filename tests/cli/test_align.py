@@ -677,3 +677,30 @@ def test_a_control_that_cannot_be_read_is_refused(
     assert message in err
     assert len(err.strip().splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_groups_come_from_a_coordinate_or_a_file(scores, refused, layers, brain, tmp_path):
+    labels = [f"video {i % 8}" for i in range(24)]
+    known = layers.assign_coords(video=("stimulus", labels))
+    sites = brain.assign_coords(site=("unit", [f"site {one}" for one in brain["subject"].values]))
+    paths = write(known, tmp_path / "LAYERS.nc"), write(sites, tmp_path / "RECORDINGS.nc")
+    options = (*PLAIN, "--resamples", "40")
+    found = scores(*paths, *options, "--groups", "video", "--subject-groups", "site")
+    result = AlignmentResult.from_netcdf(tmp_path / "out" / "result.nc")
+    assert json.loads(result.data.attrs["stimulus_groups"]) == labels
+    assert result.data["n_subject_groups"].values.tolist() == [2, 2]
+    expected = softrsa.align(
+        layers, brain, transforms=["identity"], n_resamples=40, stimulus_groups=labels,
+        folds=softrsa.alignment.grouped_folds(labels, 3, seed=0),
+    ).table  # fmt: skip
+    np.testing.assert_allclose(found["score"], expected["score"])
+    np.testing.assert_allclose(found["score_low"], expected["score_low"])
+    listed = tmp_path / "labels.txt"
+    listed.write_text("\n".join(labels) + "\n")
+    again = scores(*paths, *options, "--groups", listed, "--overwrite")
+    np.testing.assert_allclose(again["score_low"], expected["score_low"])
+    listed.write_text("\n".join(labels[:5]))
+    assert "a label for each of 24 stimuli" in refused(
+        *paths, *options, "--groups", listed, out=tmp_path / "other"
+    )
+    assert "'vido'" in refused(*paths, *options, "--groups", "vido", out=tmp_path / "other")
