@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from softrsa._files import OutputError, atomic_path, cache_folder
 from softrsa.io.brainio import from_brainio, to_brainio
+from softrsa.io.epochs import from_epochs
 from softrsa.io.load import load, recognize
 from softrsa.io.looking import FORMATS, Format, Look
 from softrsa.io.netcdf import open_array
@@ -23,6 +24,7 @@ __all__ = [
     "check_recording",
     "check_trials",
     "from_brainio",
+    "from_epochs",
     "from_rsatoolbox",
     "load",
     "open_array",
