@@ -28,6 +28,7 @@ NOT_MEASURES = {
     "partial_correlation",
     "row_offset_share",
     "semipartial_correlation",
+    "whitened",
 }
 CHANGES = {
     "scale": lambda x: 3.7 * x,
