@@ -179,8 +179,9 @@ def align(
         (or `anchor`). Folds, and the inner folds that choose transforms, keep groups whole,
         intervals are from drawing groups, and p is of exchanging whole groups of one size within
         folds (NaN, with a warning, where that allows fewer than 20 orders): scores, intervals and p
-        hold for other groups. Encoding models choose the strength of their ridge by leaving single
-        training stimuli out, all the same.
+        hold for other groups. With two groups in a fold intervals were too narrow in simulations;
+        have four or more, or one. Encoding models choose the strength of their ridge by leaving
+        single training stimuli out, all the same.
     subject_groups : sequence, mapping or str, optional
         The group of each subject, such as a family or site: a label for each in the order of the
         data, a mapping from names of subjects, or the name of a coordinate beside that of subjects.

@@ -105,6 +105,7 @@ def test_words_without_groups_state_stimuli_and_subjects(labelled):
     assert "what holds for these stimuli and these subjects only." in methods_text(few.data)[0]
 
 
+@pytest.mark.filterwarnings("ignore::softrsa.alignment.RowOffsetWarning")
 def test_one_group_a_fold_is_a_bootstrap_of_folds(labelled):
     layers, regions = labelled
     one = {"region": regions["region"].isel(unit=slice(0, 6)).drop_vars(["subject", "site"])}
