@@ -26,12 +26,9 @@ NOT_MEASURES = {
     "partial_correlation",
     "row_offset_share",
     "semipartial_correlation",
-<<<<<<< HEAD
     "shape_similarity",
     "unit_debiased_cka",
-=======
     "whitened",
->>>>>>> groups
 }
 CHANGES = {
     "scale": lambda x: 3.7 * x,
