@@ -9,7 +9,7 @@ from torch import Tensor
 
 from softrsa._checks import check_count
 from softrsa._gradients import within
-from softrsa._ranks import average_ranks
+from softrsa._ranks import average_ranks, rounding_of
 from softrsa.errors import DataError
 from softrsa.measures.correlation import check_same_stimuli
 
@@ -285,19 +285,25 @@ def _drawn_memberships(rsms: Tensor, k: Tensor, weights: Tensor) -> tuple[Tensor
     ordered, order = rows.sort(dim=-1, descending=True)
     filled = weights[order].cumsum(-1) < k.unsqueeze(-1)
     last = ordered.gather(-1, filled.sum(-1, keepdim=True).clamp_max(len(weights) - 2))
-    alone = (rows == last).sum(-1, keepdim=True) == 1
+    alone = _is_tied(rows, last).sum(-1, keepdim=True) == 1
     return _places(rows, last, k.unsqueeze(-1), weights), alone
 
 
 def _places(rows: Tensor, last: Tensor, k: int | Tensor, weights: Tensor) -> Tensor:
     """Share of a place (..., n, n) of stimuli that occur so often, given the value of the last."""
-    own = rows == -torch.inf
-    nearer, tied = rows > last, (rows == last) & ~own
+    tied = _is_tied(rows, last)
+    nearer = (rows > last) & ~tied
     weights = weights.unsqueeze(-1)
     left = k - nearer.double() @ weights
     share = left / (tied.double() @ weights).clamp_min(1)
     found = nearer.double() + tied * share
     return found.masked_fill(rows.isnan().any(-1, keepdim=True), torch.nan)
+
+
+def _is_tied(rows: Tensor, last: Tensor) -> Tensor:
+    """Whether stimuli are as near as the last neighbor, but for rounding; never itself."""
+    largest = rows.masked_fill(rows == -torch.inf, 0.0).abs().amax(-1, keepdim=True)
+    return (rows - last).abs() <= rounding_of(largest, largest)
 
 
 def _less_row_means(x: Tensor, weights: Tensor) -> Tensor:

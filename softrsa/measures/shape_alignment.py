@@ -241,7 +241,8 @@ def _fewest_units(*parts: Tensor) -> list[Tensor]:
 
     The basis is held fixed: scores change in first order by what stays in it.
     """
-    stacked = torch.cat([part.detach() for part in parts], -2)
+    lead = torch.broadcast_shapes(*(part.shape[:-2] for part in parts))
+    stacked = torch.cat([part.detach().expand(*lead, -1, -1) for part in parts], -2)
     if stacked.shape[-1] <= stacked.shape[-2]:
         return [*parts]
     bad = undefined(stacked)
