@@ -27,6 +27,7 @@ from softrsa.alignment.feature_scores import (
     check_feature_measure,
     compact,
     few_stimuli_warnings,
+    may_rotate,
 )
 from softrsa.alignment.fitting import check_units, n_inner_folds
 from softrsa.alignment.groups import (
@@ -478,10 +479,11 @@ def _sides(
     maps = {one.map for one in options.fitted}
     own = any(one.units is not None and not one.map for one in options.transforms)
     # predictivity is of the brain's own units, so only the model's may be rotated
-    keep = (compact, Tensor.detach) if options.of_features else (None, None)
+    fewer = compact if may_rotate(options.measure) else Tensor.detach
+    keep = (fewer, Tensor.detach) if options.of_features else (None, None)
     if options.learns or own:  # what acts on units, or predicts them, may depend on which is which
         keep = (
-            Tensor.detach if own else compact if options.of_features else rotated,
+            Tensor.detach if own else fewer if options.of_features else rotated,
             Tensor.detach if "ridge" in maps or options.of_features else rotated,
         )
     layers = _read(parts[0], options, device, keep[0], source=maps != {""})

@@ -30,12 +30,26 @@ def check_feature_measure(options: Options, sides: Mapping[str, Responses]) -> N
             f"{entry.name!r} compares features, and these transforms change RSMs: "
             f"{', '.join(others)}. Use {able} with it, or a measure on RSMs."
         )
+    learned = [one.name for one in options.transforms if one.map or one.name == SELECTED.name]
+    if learned and not may_rotate(entry):
+        raise DataError(
+            f"{entry.name!r} compares single units, and {', '.join(learned)} makes mixtures of "
+            "them. Use identity with it, or a measure that does not change under rotations."
+        )
     for name, side in sides.items():
         if side.units is None:
             raise DataError(
                 f"{entry.name!r} compares features, and {name!r} holds RDMs or RSMs only. Give "
                 "recordings or activations, or use a measure on RSMs."
             )
+
+
+def may_rotate(measure: Measure) -> bool:
+    """Tell whether rotating a model's units leaves a score as it is.
+
+    That is declared, or follows where the measure fits the units: predictions are linear in them.
+    """
+    return measure.held_out is not None or bool({"orthogonal", "linear"} & measure.invariances)
 
 
 def compact(units: Tensor) -> Tensor:

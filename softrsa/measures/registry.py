@@ -126,7 +126,8 @@ class Measure:
         stimuli is refused for square RSMs, and repeats pairs of others.
     held_out : callable, optional
         Of a measure on features that fits one to the other: the score (...) of stimuli that were
-        not fitted, given (x_train, y_train, x_test, y_test).
+        not fitted, given (x_train, y_train, x_test, y_test). It must not change when units of x
+        are rotated: `align` does that to wide layers.
     unbiased : bool
         Whether unrelated features score no more than 0 on average, however many their units.
     words : str

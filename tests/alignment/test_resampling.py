@@ -157,6 +157,24 @@ def test_a_layer_high_by_chance_hides_no_other():
     assert table.loc["wide", "p_corrected"] > 0.05 > table.loc["narrow", "p_corrected"]
 
 
+@pytest.mark.parametrize(
+    "measure", ["soft_matching", "permutation_matching", "soft_matching_distance"]
+)
+def test_units_of_a_wide_layer_are_matched_as_they_are(measure):
+    generator = torch.Generator().manual_seed(0)
+    layer = torch.randn(20, 50, generator=generator, dtype=torch.float64)
+    brain = layer[:, :15] + 0.1 * torch.randn(20, 15, generator=generator, dtype=torch.float64)
+    options = {"measure": measure, "folds": None, "n_resamples": 0}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FewStimuliWarning)
+        found = softrsa.align({"wide": layer}, {"V4": brain}, **options)
+    entry = get(measure)
+    sign = 1 if entry.larger_is_more_similar else -1
+    assert found.table["score"][0] == pytest.approx(sign * float(entry(layer, brain)))
+    with pytest.raises(DataError, match="compares single units, and metric makes mixtures"):
+        softrsa.align({"wide": layer}, {"V4": brain}, transforms=["metric"], measure=measure)
+
+
 def test_comparisons_and_corrections(result):
     layers = result.compare("layer", correction="fwer").set_index("transform")
     assert layers.columns[:4].tolist() == ["region", "layer", "other", "difference"]
