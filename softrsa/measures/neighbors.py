@@ -197,7 +197,7 @@ def neighbor_graph(x: Tensor) -> Tensor:
     own = torch.eye(n, dtype=torch.bool, device=x.device)
     rows = x.detach().double()
     ranks = average_ranks(rows.masked_fill(own, -torch.inf))
-    found = _memberships(rows, _n_neighbors(n, None)) + ranks / (TIE_BREAK * n)
+    found = _memberships(x, _n_neighbors(n, None)) + ranks / (TIE_BREAK * n)
     return found.masked_fill(own, 0.0)
 
 
@@ -210,7 +210,7 @@ def mean_neighbors(x: Tensor) -> Tensor:
     n = x.shape[-1]
     own = torch.eye(n, dtype=torch.bool, device=x.device)
     rows = x.detach().double()
-    places = _memberships(rows, _n_neighbors(n, None))
+    places = _memberships(x, _n_neighbors(n, None))
     near = places * _less_row_means(rows, rows.new_ones(n))
     far = (1 - places).masked_fill(own, 0.0)
     normal = near - far * (near.sum(-1, keepdim=True) / far.sum(-1, keepdim=True))
@@ -222,7 +222,7 @@ def _pair(x: Tensor, y: Tensor, k: int | None) -> tuple[Tensor, Tensor, int]:
     """Check two RSMs and find the neighbors in either."""
     check_same_stimuli(x, y, at_least=3)
     n_neighbors = _n_neighbors(x.shape[-1], k)
-    left, right = (_memberships(one.detach().double(), n_neighbors) for one in (x, y))
+    left, right = (_memberships(one, n_neighbors) for one in (x, y))
     return left, right, n_neighbors
 
 
@@ -245,7 +245,9 @@ def _drawn_pair(x: Tensor, y: Tensor, counts: Tensor) -> _Drawn:
     weights = counts[counts.nonzero().squeeze(1)].double()
     total = int(weights.sum())
     n_neighbors = (total - weights).clamp_max(_n_neighbors(total, None))
-    places = [_drawn_memberships(_of_drawn(z, counts), n_neighbors, weights) for z in (x, y)]
+    places = [
+        _drawn_memberships(_of_drawn(z, counts), n_neighbors, weights, z.dtype) for z in (x, y)
+    ]
     (left, one), (right, other) = places
     # different stimuli that are tied come in any order, copies of one in the same order in both
     shared = torch.where(one & other, torch.minimum(left, right), left * right)
@@ -270,12 +272,15 @@ def _n_neighbors(n: int, k: int | None) -> int:
 def _memberships(rsms: Tensor, k: int) -> Tensor:
     """How far every stimulus is among the k nearest of each row, 0 to 1, k in sum; NaN stays."""
     own = torch.eye(rsms.shape[-1], dtype=torch.bool, device=rsms.device)
-    rows = rsms.masked_fill(own, -torch.inf)
+    rows = rsms.detach().double().masked_fill(own, -torch.inf)
     last = rows.topk(k, dim=-1).values[..., -1:]
-    return _places(rows, last, k, rows.new_ones(rows.shape[-1]))
+    tied = _is_tied(rows, last, rsms.dtype)
+    return _places(rows, last, tied, k, rows.new_ones(rows.shape[-1]))
 
 
-def _drawn_memberships(rsms: Tensor, k: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+def _drawn_memberships(
+    rsms: Tensor, k: Tensor, weights: Tensor, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
     """`_memberships` of k (m,) neighbors in rows where stimuli occur so often (m,).
 
     And whether copies of a single stimulus (..., m, 1) share the last places.
@@ -285,13 +290,13 @@ def _drawn_memberships(rsms: Tensor, k: Tensor, weights: Tensor) -> tuple[Tensor
     ordered, order = rows.sort(dim=-1, descending=True)
     filled = weights[order].cumsum(-1) < k.unsqueeze(-1)
     last = ordered.gather(-1, filled.sum(-1, keepdim=True).clamp_max(len(weights) - 2))
-    alone = _is_tied(rows, last).sum(-1, keepdim=True) == 1
-    return _places(rows, last, k.unsqueeze(-1), weights), alone
+    tied = _is_tied(rows, last, dtype)
+    alone = tied.sum(-1, keepdim=True) == 1
+    return _places(rows, last, tied, k.unsqueeze(-1), weights), alone
 
 
-def _places(rows: Tensor, last: Tensor, k: int | Tensor, weights: Tensor) -> Tensor:
+def _places(rows: Tensor, last: Tensor, tied: Tensor, k: int | Tensor, weights: Tensor) -> Tensor:
     """Share of a place (..., n, n) of stimuli that occur so often, given the value of the last."""
-    tied = _is_tied(rows, last)
     nearer = (rows > last) & ~tied
     weights = weights.unsqueeze(-1)
     left = k - nearer.double() @ weights
@@ -300,10 +305,13 @@ def _places(rows: Tensor, last: Tensor, k: int | Tensor, weights: Tensor) -> Ten
     return found.masked_fill(rows.isnan().any(-1, keepdim=True), torch.nan)
 
 
-def _is_tied(rows: Tensor, last: Tensor) -> Tensor:
-    """Whether stimuli are as near as the last neighbor, but for rounding; never itself."""
+def _is_tied(rows: Tensor, last: Tensor, dtype: torch.dtype) -> Tensor:
+    """Whether stimuli are as near as the last neighbor, but for rounding of a number type.
+
+    Never a stimulus itself.
+    """
     largest = rows.masked_fill(rows == -torch.inf, 0.0).abs().amax(-1, keepdim=True)
-    return (rows - last).abs() <= rounding_of(largest, largest)
+    return (rows - last).abs() <= rounding_of(largest, largest, dtype)
 
 
 def _less_row_means(x: Tensor, weights: Tensor) -> Tensor:

@@ -113,3 +113,16 @@ def test_least_cknna():
     x[places, places - 1], x[places, places - 2] = 1.0, 1e-6
     y[places, places - 1], y[places, places - 2] = 1e-6, 1.0
     assert -0.29 < float(cknna(x, y)) < -0.27  # -2 r / (1 + r^2) of r = 1 / 7
+
+
+def test_float32_similarities_that_differ_by_rounding_are_tied():
+    rng = torch.Generator().manual_seed(0)
+    points = torch.randint(0, 3, (24, 4), generator=rng).double()
+    exact = -torch.cdist(points, points)  # many equal distances
+    y = torch.rand(24, 24, generator=rng, dtype=torch.float64)
+    shaken = exact.float() * (1 + 2e-7 * torch.rand(24, 24, generator=rng))
+    assert not torch.equal(shaken, exact.float())
+    for measure in (mutual_knn, neighbor_jaccard):
+        torch.testing.assert_close(
+            measure(shaken, y.float()).double(), measure(exact, y), rtol=0, atol=1e-6
+        )
