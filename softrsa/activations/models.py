@@ -88,7 +88,7 @@ def load_model(name: str, *, pretrained: bool = True, seed: int = 0) -> NamedMod
     DTypeError
         If your function gives something else.
     DataError
-        If an exported program is to be untrained.
+        If an exported program or your function is to be untrained.
 
     Notes
     -----
@@ -105,6 +105,10 @@ def load_model(name: str, *, pretrained: bool = True, seed: int = 0) -> NamedMod
         return _exported(Path(name), pretrained)
     path, _, function = name.rpartition(":")
     if path.endswith(".py"):
+        if not pretrained:
+            raise DataError(
+                f"What weights {name!r} has is up to that function: leave untrained out."
+            )
         with _seeded(seed):
             return _from_file(Path(path), function)
     source, _, rest = name.partition(":")
@@ -125,6 +129,18 @@ def _seeded(seed: int) -> Iterator[None]:
 def _need(package: str, install: str) -> None:
     if find_spec(package) is None:
         raise FileMissingError(f"The package {package} is not installed; install it: `{install}`.")
+
+
+def _library(package: str, install: str) -> Any:
+    """Import a package, which may be missing or not go with this torch."""
+    _need(package.split(".", maxsplit=1)[0], install)
+    try:
+        return import_module(package)
+    except (ImportError, RuntimeError, OSError) as error:
+        raise FileMissingError(
+            f"{package} is installed but cannot be imported ({one_line(error)}). Install builds "
+            "of it and of torch that go together."
+        ) from error
 
 
 def _efficientnet_lite0(pretrained: bool, seed: int) -> NamedModel:
@@ -157,9 +173,7 @@ def _minilm(pretrained: bool, seed: int) -> NamedModel:
 
 def _torchvision(name: str, pretrained: bool, seed: int) -> NamedModel:
     """Build a network of torchvision, with the preprocessing of its default weights."""
-    _need("torchvision", "pip install torchvision")
-    models = import_module("torchvision.models")
-
+    models = _library("torchvision.models", "pip install torchvision")
     if name not in models.list_models():
         raise unknown_name("model of torchvision", name, models.list_models())
     weights = models.get_model_weights(name).DEFAULT
@@ -170,8 +184,7 @@ def _torchvision(name: str, pretrained: bool, seed: int) -> NamedModel:
 
 def _timm(name: str, pretrained: bool, seed: int) -> NamedModel:
     """Build a network of timm, with the preprocessing that its configuration tells."""
-    _need("timm", "pip install timm")
-    timm = import_module("timm")
+    timm = _library("timm", "pip install timm")
     architecture = name.split(".", maxsplit=1)[0]
     if not timm.is_model(architecture):
         raise unknown_name("model of timm", architecture, timm.list_models())
@@ -195,7 +208,7 @@ def _weights_at_hand(name: str) -> Iterator[None]:
     """Say in one line where weights can be had, if they are neither here nor on the network."""
     try:
         yield
-    except (OSError, RuntimeError, ValueError) as error:
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
         raise FileMissingError(
             f"{name!r} could not be loaded ({one_line(error)}). If its weights are neither in the "
             "cache of that library nor can be downloaded, load it once where there is network and "

@@ -126,6 +126,7 @@ def test_an_exported_program_keeps_the_names_of_its_modules(here):
         (["--model", "mine.py:mak"], "Unknown function of mine.py 'mak'. Did you mean 'make'?"),
         (["--model", "mine.py:broken"], "broken() of mine.py failed: ValueError: no weights here"),
         (["--model", "mine.py:wrong"], "must give a torch module, a pair (module, preprocess)"),
+        (["--untrained"], "What weights 'mine.py:make' has is up to that function"),
         (["--model", "other.py:make"], "There is no file other.py"),
         (["--model", "mine.pt2"], "There is no file mine.pt2"),
         (["--out", "layers.csv"], "--out must be a netCDF file, such as layers.nc"),
