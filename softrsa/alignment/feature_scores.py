@@ -34,7 +34,8 @@ def check_feature_measure(options: Options, sides: Mapping[str, Responses]) -> N
     if learned and not may_rotate(entry):
         raise DataError(
             f"{entry.name!r} compares single units, and {', '.join(learned)} makes mixtures of "
-            "them. Use identity with it, or a measure that does not change under rotations."
+            "them. Use identity with it, or a measure that does not change under rotations (of "
+            'your own measure, say so: Measure(..., invariances={"orthogonal"})).'
         )
     for name, side in sides.items():
         if side.units is None:

@@ -588,7 +588,7 @@ def test_measures_on_rsms_learn(measure, rng):
 def test_measures_of_ones_own_without_gradient_fit_the_nearest(rng):
     own = Measure(
         function=lambda a, b: linear_cka(a, b).detach() ** 2, takes="features", range=(0, 1),
-        smallest_n=3, reference="here", differentiable=False,
+        smallest_n=3, reference="here", differentiable=False, invariances={"orthogonal"},
     )  # fmt: skip
     units, _, (brain,) = known(rng, n=60)
     with warnings.catch_warnings():
