@@ -5,6 +5,10 @@ from __future__ import annotations
 from softrsa._files import OutputError, atomic_path, cache_folder
 from softrsa.io.brainio import from_brainio, to_brainio
 from softrsa.io.epochs import from_epochs
+from softrsa.io.fmri.bids import bids_table
+from softrsa.io.fmri.nifti import Betas, first_level, from_gifti, from_nifti
+from softrsa.io.fmri.surface import Mesh, read_mesh, to_gifti
+from softrsa.io.fmri.writing import to_nifti
 from softrsa.io.load import load, recognize
 from softrsa.io.looking import FORMATS, Format, Look
 from softrsa.io.netcdf import open_array
@@ -14,22 +18,31 @@ from softrsa.io.schema import ReadingWarning, check_rdms, check_recording, check
 
 __all__ = [
     "FORMATS",
+    "Betas",
     "Format",
     "Look",
+    "Mesh",
     "OutputError",
     "ReadingWarning",
     "atomic_path",
+    "bids_table",
     "cache_folder",
     "check_rdms",
     "check_recording",
     "check_trials",
+    "first_level",
     "from_brainio",
     "from_epochs",
+    "from_gifti",
+    "from_nifti",
     "from_rsatoolbox",
     "load",
     "open_array",
+    "read_mesh",
     "recognize",
     "save",
     "to_brainio",
+    "to_gifti",
+    "to_nifti",
     "to_rsatoolbox",
 ]

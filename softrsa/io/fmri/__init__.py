@@ -1,0 +1,1 @@
+"""Images of fMRI: volumes and surfaces, time series and betas."""
