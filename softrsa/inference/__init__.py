@@ -19,6 +19,8 @@ from softrsa.inference.noise_ceiling import NoiseCeiling, noise_ceiling
 from softrsa.inference.permutation import CeilingTest, noise_ceiling_test, permutation_test
 from softrsa.inference.regression import CollinearityWarning, RegressionResult, regress_rdms
 from softrsa.inference.result import InferenceResult, evaluate
+from softrsa.inference.searchlight_map import searchlight_maps
+from softrsa.inference.searchlight_result import SearchlightResult
 from softrsa.inference.time_course import time_courses
 from softrsa.inference.time_course_result import TimeCourseResult
 from softrsa.inference.trial_ceiling import TrialCeiling, trial_ceiling
@@ -35,6 +37,7 @@ __all__ = [
     "NoiseCeiling",
     "PartitionResult",
     "RegressionResult",
+    "SearchlightResult",
     "TimeCourseResult",
     "TimeGeneralization",
     "TrialCeiling",
@@ -54,6 +57,7 @@ __all__ = [
     "permutation_test",
     "regress_rdms",
     "resampling_variances",
+    "searchlight_maps",
     "time_courses",
     "time_generalization",
     "trial_ceiling",

@@ -65,7 +65,7 @@ def read_sides(
 ) -> tuple[Measure, Models, dict[str, Movie]]:
     """Read models and the movies of regions, of the same stimuli in the same order."""
     entry = check_measure(measure)
-    stack = _model_stack(models, how)
+    stack = model_stack(models, how)
     movies = _region_stacks(regions, how)
     stack, *found = _joined([stack, *movies.values()], entry, how)
     dim = next((str(d) for d in stack.dims if d not in ("time", "anchor", "neighbor")), "model")
@@ -117,7 +117,7 @@ def _stack_of(data: object, by: Sequence[str], how: Reading, name: str) -> xr.Da
     return build_rsms(data, by=kept, similarity=how.similarity, dtype=torch.float64)
 
 
-def _model_stack(models: Labelled, how: Reading) -> xr.DataArray:
+def model_stack(models: Labelled, how: Reading) -> xr.DataArray:
     """Models (layer, [time,] anchor, neighbor), from a mapping too."""
     if not isinstance(models, Mapping):
         stack = _stack_of(models, [how.by], how, "The models' array")

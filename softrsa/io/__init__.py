@@ -6,6 +6,7 @@ from softrsa._files import OutputError, atomic_path, cache_folder
 from softrsa.io.brainio import from_brainio, to_brainio
 from softrsa.io.epochs import from_epochs
 from softrsa.io.fmri.bids import bids_table
+from softrsa.io.fmri.glmsingle import from_glmsingle
 from softrsa.io.fmri.nifti import Betas, first_level, from_gifti, from_nifti
 from softrsa.io.fmri.surface import Mesh, read_mesh, to_gifti
 from softrsa.io.fmri.writing import to_nifti
@@ -34,6 +35,7 @@ __all__ = [
     "from_brainio",
     "from_epochs",
     "from_gifti",
+    "from_glmsingle",
     "from_nifti",
     "from_rsatoolbox",
     "load",

@@ -5,6 +5,7 @@ from softrsa.rsm.build import build_rsms, to_rsm
 from softrsa.rsm.crossnobis import crossnobis, crossnobis_unbalanced
 from softrsa.rsm.estimate import build_rdms
 from softrsa.rsm.framing import framed
+from softrsa.rsm.neighborhoods import disks, spheres, touching
 from softrsa.rsm.poisson import poisson_cv, poisson_kl
 from softrsa.rsm.scaling import SCALINGS, scale_similarities
 from softrsa.rsm.searchlight import searchlight
@@ -27,11 +28,14 @@ __all__ = [
     "condensed_similarity",
     "crossnobis",
     "crossnobis_unbalanced",
+    "disks",
     "framed",
     "poisson_cv",
     "poisson_kl",
     "scale_similarities",
     "searchlight",
     "similarity_matrix",
+    "spheres",
     "to_rsm",
+    "touching",
 ]

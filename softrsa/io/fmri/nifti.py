@@ -317,7 +317,8 @@ def named_images(images: Any, stimuli: Any) -> tuple[list[Any], list[Any] | None
             raise StimulusError("A mapping names its images itself: leave out `stimuli`.")
         return [*images.values()], [*images]
     one = isinstance(images, (str, os.PathLike)) or hasattr(images, "dataobj")
-    given: list[Any] = [images] if one else [*images]
+    several: Any = [images] if one else images
+    given = [*several]
     if not given:
         raise DataError("There are no images.")
     if isinstance(stimuli, str):
@@ -330,7 +331,7 @@ def _one_each(given: Any, n: int, name: str, *, total: int = -1) -> list[Any] | 
     if given is None:
         return None
     one = isinstance(given, (str, os.PathLike, pd.DataFrame))
-    found: list[Any] = [given] if one else list(given)  # type: ignore[arg-type]
+    found: list[Any] = [given] if one else list(given)
     if one and total >= 0 and len(read_table(given, name)) == total:
         return found
     if len(found) != n:
