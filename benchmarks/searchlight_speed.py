@@ -51,7 +51,7 @@ def ours(recording: xr.DataArray) -> np.ndarray:
 
 
 def theirs(recording: xr.DataArray, centers: np.ndarray) -> np.ndarray:
-    """The same of some centers by rsatoolbox."""
+    """Let rsatoolbox score some centers."""
     from rsatoolbox.inference import eval_fixed
     from rsatoolbox.model import ModelFixed
     from rsatoolbox.util import searchlight as peer

@@ -161,8 +161,13 @@ def _value(name: str, text: str) -> Any:
     """Make of an option's text what `load` takes."""
     if name == "dims":
         return tuple(dim.strip() for dim in text.split(","))
-    if name != "stimuli":
-        return text
+    return as_ids(text) if name == "stimuli" else text
+
+
+def as_ids(text: str | None) -> Any:
+    """Take ids from a file with one a line, or from between commas; else the text itself."""
+    if text is None:
+        return None
     file = Path(text)
     if file.is_file():
         listed = file.read_text(encoding="utf-8-sig").splitlines()

@@ -66,6 +66,16 @@ example, your own files, joined by stimulus id:
   writes courses.csv (a row per layer, region and time), latencies.csv, differences.csv, result.nc
   and courses.png, and says when each curve begins and peaks
 """,
+    "searchlight": """\
+example, betas of one subject, a file per run:
+  $ softrsa searchlight LAYERS.nc sub-01_run-*_betas.nii.gz --mask sub-01_mask.nii.gz \\
+        --events "sub-01_run-{run}_events.tsv" --radius 8 --permutations 1000 --out results-map/
+  writes peaks.csv, maps/*.nii.gz (scores, and 1 - corrected p), maps.png and result.nc
+
+several subjects in a common space, tested by flips of signs, corrected by the largest t:
+  $ softrsa searchlight LAYERS.nc sub-*_space-MNI_betas.nii.gz --mask MNI_mask.nii.gz \\
+        --events "sub-{subject}_events.tsv" --radius 8 --out results-map/
+""",
     "report": """\
 example, after `softrsa align ... --out results/`:
   $ softrsa report results/result.nc --title "ResNet and IT" --images stimuli/
@@ -287,6 +297,32 @@ STIMULI = option(
     **EACH,
 )
 
+FILES: dict[str, Any] = {"nargs": "+", "metavar": "FILE"}
+IMAGES = (  # what belongs to images of fMRI
+    option(
+        "--mask",
+        "of images: the voxels to read, or NAME=FILE for each of several regions; "
+        "{subject}, {session}, {task} and {run} stand for what the name of each image says",
+        **FILES,
+    ),
+    option("--atlas", "of images: an image with a number for each region", metavar="FILE"),
+    option("--atlas-labels", "names of these: a table with index and name", metavar="FILE"),
+    option(
+        "--events",
+        "of images: a table for all or for each; with a row per volume the images are "
+        "betas, else time series, to which a model is fitted",
+        **FILES,
+    ),
+    option("--events-column", "that holds the stimulus ids (trial_type)", metavar="NAME"),
+    option("--volumes", "what volumes are, where events do not say", choices=("betas", "bold")),
+    option("--confounds", "of time series: a table for each image", **FILES),
+    option("--confound-columns", "which of them, such as trans_?,rot_?", **LISTED),
+    option(
+        "--t-r", "of time series: repetition time in s (of the header)", type=float, metavar="S"
+    ),
+    flag("--resample", "bring masks and atlas to the grid of the images"),
+)
+
 OPTIONS: dict[str, tuple[Option, ...]] = {
     "align": (
         *files_or_demo(
@@ -438,6 +474,55 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         option("--seed", "of flips and resamples (%(default)s)", default=0, **SEED),
         *OUTPUT,
     ),
+    "searchlight": (
+        option(
+            "files", "LAYERS, activations or RDMs in any format that softrsa.load reads, and "
+            "IMAGES (NIfTI, GIFTI), runs and subjects told by their names (run-1, sub-01); or "
+            "netCDF files of `softrsa.io.from_nifti`, one per subject", nargs="+", metavar="FILE",
+            type=Path,
+        ),
+        option("--radius", "of spheres, or of disks on a surface, in mm", type=float,
+               metavar="MM"),
+        option("--rings", "of disks on a surface: edges, in place of a radius", **COUNT),
+        option("--mesh", "the surface: one file per hemisphere", type=Path, **FILES),
+        *IMAGES,
+        STIMULI,
+        *READING,
+        OUT,
+        OVERWRITE,
+        option("--by", "coordinate that holds layers (%(default)s)", default="layer"),
+        LAYERS,
+        option("--similarity", "between stimuli, of layers (%(default)s)", default="correlation"),
+        option(
+            "--measure", "between RDMs (%(default)s), of: ...", metavar="NAME",
+            default="spearman", names_in_help=MEASURES,
+        ),
+        option(
+            "--method", "distance around each center (%(default)s)",
+            choices=("correlation", "cosine", "sqeuclidean", "l2", "l1", "mahalanobis",
+                     "crossnobis"), default="correlation",
+        ),
+        option("--fold", "coordinate of the folds of crossnobis (%(default)s)", default="run"),
+        option("--smallest", "units that a center needs around it (%(default)s)", default=5,
+               **COUNT),
+        option(
+            "--join", "whether both sides must have the same stimuli (%(default)s)",
+            choices=("exact", "intersection"), default="exact",
+        ),
+        option("--chance", "score without any relation (%(default)s)", type=float, default=0.0),
+        option(
+            "--alternative", "how scores differ from chance (%(default)s)",
+            choices=("greater", "less", "two-sided"), default="greater",
+        ),
+        option(
+            "--test", "of several subjects: the maximum of t, threshold-free cluster enhancement "
+            "or cluster mass (%(default)s)", choices=("max", "tfce", "mass"), default="max",
+        ),
+        option("--flips", "of signs over subjects (%(default)s)", default=1000, **COUNT),
+        option("--permutations", "of stimuli, of one subject (%(default)s)", default=0, **COUNT),
+        option("--seed", "of flips and permutations (%(default)s)", default=0, **SEED),
+        *OUTPUT,
+    ),
     "report": (
         option("result", "result.nc, as `softrsa align` writes it", type=Path, metavar="RESULT"),
         option(
@@ -573,6 +658,7 @@ COMMANDS = {
     "align": "align a model's layers with a brain's regions on held-out stimuli",
     "extract": "run a network over images or sentences and keep what its layers compute",
     "time": "score a model's layers at every time of recordings",
+    "searchlight": "score a model's layers around every voxel or vertex",
     "report": "write a page for readers from the result of an alignment",
     "identify": "tell which region an RDM of a left-out subject is of",
     "optimize": "change random data until a measure gives them a score",

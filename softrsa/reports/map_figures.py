@@ -57,7 +57,8 @@ def plot_maps(scores: xr.DataArray, p: xr.DataArray, *, mesh: Any = None) -> Fig
     if not len(finite):
         raise DataError("No center has a score: there is nothing to draw.")
     limits = float(finite.min()), float(finite.max())
-    figure = new_figure(min(1.9 * len(names) + 0.5, 20.0), width=WIDTH)
+    width = min(2.4 * len(views) + 1.4, WIDTH)
+    figure = new_figure(min(1.9 * len(names) + 0.5, 20.0), width=width)
     axes = figure.subplots(len(names), len(views), squeeze=False)
     drawn: Any = None
     for row, name in enumerate(names):
@@ -74,8 +75,10 @@ def plot_maps(scores: xr.DataArray, p: xr.DataArray, *, mesh: Any = None) -> Fig
 class _Projection:
     """Places of units on paper, those with the same place drawn as one, the largest on top."""
 
-    def __init__(self, places: np.ndarray, labels: tuple[str, str], size: float, front: Any = None):
-        self.places, self.labels, self.size = places, labels, size
+    def __init__(
+        self, places: np.ndarray, labels: tuple[str, str], *, steps: Any = None, front: Any = None
+    ):
+        self.places, self.labels, self.steps = places, labels, steps
         self.front = np.ones(len(places), dtype=bool) if front is None else front
 
 
@@ -93,8 +96,7 @@ def _volume(scores: xr.DataArray) -> dict[str, _Projection]:
             continue
         labels = tuple(f"{'xyz'[axis]} (mm)" for axis in (across, up))
         own = places[:, [across, up]]
-        size = min(_step(own[:, 0]), _step(own[:, 1]))
-        found[title] = _Projection(own, labels, size)  # type: ignore[arg-type]
+        found[title] = _Projection(own, labels, steps=_steps(own))  # type: ignore[arg-type]
     if not found:
         raise DataError(
             f"{counted(len(places), 'voxel')} on a line cannot be drawn as a map: see "
@@ -103,10 +105,13 @@ def _volume(scores: xr.DataArray) -> dict[str, _Projection]:
     return found
 
 
-def _step(values: np.ndarray) -> float:
-    """Distance between neighboring places."""
-    gaps = np.diff(np.unique(np.round(values, 3)))
-    return float(gaps.min()) if len(gaps) else 1.0
+def _steps(places: np.ndarray) -> np.ndarray | None:
+    """Distances between neighboring places along both axes, if all lie on such a grid."""
+    gaps = [np.diff(np.unique(np.round(row, 3))) for row in places.T]
+    steps = np.array([gap.min() for gap in gaps])
+    cells = (places - places.min(0)) / steps
+    aligned = np.abs(cells - np.rint(cells)).max() < 0.01
+    return steps if aligned and (steps > steps.max() / 20).all() else None
 
 
 def _surface(scores: xr.DataArray, mesh: Any) -> dict[str, _Projection]:
@@ -132,7 +137,7 @@ def _surface(scores: xr.DataArray, mesh: Any) -> dict[str, _Projection]:
         for title, sign in (("outside", outward), ("inside", -outward)):
             view = places[:, [1, 2]] * [-sign if name != "right" else sign, 1]
             label = f"{name} {title}".strip()
-            found[label] = _Projection(view, ("", ""), 0.0, own & (facing * sign > 0))
+            found[label] = _Projection(view, ("", ""), front=own & (facing * sign > 0))
     return found
 
 
@@ -153,26 +158,29 @@ def _draw(
     """Draw one view: each place in the color of its largest score."""
     shown = np.flatnonzero(view.front & np.isfinite(scores))
     order = shown[np.argsort(scores[shown], kind="stable")]  # the largest comes last, on top
-    x, y = view.places[order].T
-    marker = "s" if view.size else "."
-    drawn = ax.scatter(
-        x, y, c=scores[order], s=14 if view.size else 4, marker=marker, cmap=MAP, vmin=limits[0],
-        vmax=limits[1], linewidths=0,
-    )  # fmt: skip
+    how = {"cmap": MAP, "vmin": limits[0], "vmax": limits[1]}
+    if view.steps is not None:
+        drawn = _lattice(ax, view, scores, order, how)
+    else:
+        x, y = view.places[order].T
+        drawn = ax.scatter(x, y, c=scores[order], s=4, marker=".", linewidths=0, **how)
     marked = np.flatnonzero(view.front & below)
     ax.scatter(*view.places[marked].T, s=2, c="black", linewidths=0)
     ax.set_aspect("equal")
     name_axes(ax, *view.labels)
-    if not view.size:
+    if not view.labels[0]:
         ax.set_xticks([])
         ax.set_yticks([])
-    else:
-        _fit_markers(ax, drawn, view)
     return drawn
 
 
-def _fit_markers(ax: Axes, drawn: Any, view: _Projection) -> None:
-    """Make squares about as large as a voxel in a panel of two inches."""
-    span = max(np.ptp(view.places, axis=0).max(), view.size)
-    points = 1.6 * 72 * view.size / (span + view.size)
-    drawn.set_sizes([max(points, 1.0) ** 2])
+def _lattice(ax: Axes, view: _Projection, scores: np.ndarray, order: np.ndarray, how: Any) -> Any:
+    """Draw places on a grid without gaps between them."""
+    low, steps = view.places.min(0), np.asarray(view.steps)
+    cells = np.rint((view.places - low) / steps).astype(int)
+    across, up = cells.max(0) + 1
+    picture = np.full((up, across), np.nan)
+    picture[cells[order, 1], cells[order, 0]] = scores[order]
+    left, bottom = low - steps / 2
+    extent = (left, left + across * steps[0], bottom, bottom + up * steps[1])
+    return ax.imshow(picture, origin="lower", extent=extent, interpolation="nearest", **how)
