@@ -8,6 +8,7 @@ from softrsa.io.epochs import from_epochs
 from softrsa.io.load import load, recognize
 from softrsa.io.looking import FORMATS, Format, Look
 from softrsa.io.netcdf import open_array
+from softrsa.io.nwb import from_nwb
 from softrsa.io.rsatoolbox import from_rsatoolbox, to_rsatoolbox
 from softrsa.io.save import save
 from softrsa.io.schema import ReadingWarning, check_rdms, check_recording, check_trials
@@ -25,6 +26,7 @@ __all__ = [
     "check_trials",
     "from_brainio",
     "from_epochs",
+    "from_nwb",
     "from_rsatoolbox",
     "load",
     "open_array",
