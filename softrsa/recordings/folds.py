@@ -21,7 +21,7 @@ def to_folds(
     r"""Label trials with folds that each have repeats of every stimulus.
 
     The first repeats of each stimulus are fold 0, the last ones fold ``n - 1``: repeat
-    :math:`k = 0, 1, \ldots` of :math:`r` is in fold :math:`\lfloor k n / r \\rfloor`. So
+    :math:`k = 0, 1, \ldots` of :math:`r` is in fold :math:`\lfloor k n / r \rfloor`. So
     folds lie apart in time as far as the design allows, and noise that neighboring trials share
     stays within them. Runs or sessions are folds already; take these where there are any.
 
