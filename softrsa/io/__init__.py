@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from softrsa._files import OutputError, atomic_path, cache_folder
 from softrsa.io.brainio import from_brainio, to_brainio
-from softrsa.io.epochs import from_epochs
+from softrsa.io.epochs import from_epochs, to_mne
 from softrsa.io.load import load, recognize
 from softrsa.io.looking import FORMATS, Format, Look
 from softrsa.io.netcdf import open_array
@@ -33,5 +33,6 @@ __all__ = [
     "recognize",
     "save",
     "to_brainio",
+    "to_mne",
     "to_rsatoolbox",
 ]
