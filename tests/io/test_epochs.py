@@ -9,7 +9,7 @@ import xarray as xr
 import softrsa
 from softrsa.errors import DataError, DTypeError, ShapeError, StimulusError, UnknownNameError
 from softrsa.io import from_epochs, to_mne
-from softrsa.recordings import average_trials
+from softrsa.recordings import average_trials, noise_precision, whiten_noise
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -81,6 +81,18 @@ def test_ids_from_metadata():
     table.loc[3, "stimulus"] = None
     with pytest.raises(StimulusError, match="has no id for 1 of 8 trials"):
         from_epochs(make(metadata=table))
+
+
+def test_the_baseline_whitens():
+    epochs = make()
+    samples = from_epochs(epochs, time=(-0.05, 0.0)).drop_vars("stimulus")
+    samples = samples.stack(sample=("trial", "time"), create_index=False)
+    precision = noise_precision(samples, method="full")
+    baseline = epochs.copy().crop(None, 0.0).get_data(copy=True)
+    covariance = np.cov(np.moveaxis(baseline, 1, 0).reshape(5, -1))
+    np.testing.assert_allclose(precision, np.linalg.inv(covariance), rtol=1e-6)
+    white = whiten_noise(samples, precision)
+    np.testing.assert_allclose(np.cov(white), np.eye(5), atol=1e-9)
 
 
 def test_what_is_refused(tmp_path):
