@@ -98,7 +98,7 @@ def count_spikes(
         times = np.asarray(spikes.times(i), dtype=np.float64)
         if not np.isfinite(times).all():
             raise DataError(
-                f"Unit {unit!r} has {counted(int((~np.isfinite(times)).sum()), 'spike time')} that "
+                f"Unit {unit.item()!r} has {counted(int((~np.isfinite(times)).sum()), 'spike time')} that "
                 "are NaN or infinite."
             )
         if (np.diff(times) < 0).any():
