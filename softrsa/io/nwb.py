@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -82,6 +83,7 @@ def from_nwb(
     gaps : {"nan", "units", "trials"}, optional
         What to do where units were not recorded throughout a window, by `obs_intervals`, pynapple's
         `time_support` or `invalid_times`: have NaN there, or leave out these units or these trials.
+        (A TsGroup made without `time_support` has it from its first spike to its last.)
         By default such windows are refused.
     subject : str, optional
         Whose units they are. By default as the file says.
@@ -250,11 +252,23 @@ def _frame(table: Any) -> pd.DataFrame:
 
 
 def _scalars(table: pd.DataFrame) -> dict[str, np.ndarray]:
-    """Take the columns of numbers or texts."""
+    """Take the columns of numbers or of texts, of which missing ones become empty."""
     found = {str(name): plain_labels(table[name].to_numpy()) for name in table.columns}
-    found |= {name: v.astype(str) for name, v in found.items() if v.dtype.kind in "OT"
-              and all(isinstance(each, str) or pd.isna(each) for each in v)}  # fmt: skip
+    for name, values in found.items():
+        absent = pd.isna(values)
+        if values.dtype.kind in "OT" and all(isinstance(v, str) for v in values[~absent]):
+            found[name] = np.where(absent, "", values).astype(str)
     return {name: values for name, values in found.items() if values.dtype.kind in "biufU"}
+
+
+def _without_lists(table: pd.DataFrame) -> pd.DataFrame:
+    """Leave out columns of lists and objects, such as tags."""
+    one = (str, numbers.Real, type(None), type(pd.NA))
+    kept = [
+        values.dtype != object or all(isinstance(each, one) for each in values)
+        for _, values in table.items()
+    ]
+    return table.loc[:, kept]
 
 
 def _trials(nwb: Any, trials: Any) -> tuple[str, pd.DataFrame]:
@@ -262,13 +276,13 @@ def _trials(nwb: Any, trials: Any) -> tuple[str, pd.DataFrame]:
     if trials is None or isinstance(trials, str):
         return _named_trials(nwb, trials)
     if isinstance(trials, pd.DataFrame):
-        return "table", trials
+        return "table", _without_lists(trials)
     if hasattr(trials, "colnames") and hasattr(trials, "id"):
         return str(trials.name), _frame(trials)
     if hasattr(trials, "start") and hasattr(trials, "end"):  # an IntervalSet
         labels = getattr(trials, "metadata", pd.DataFrame()).reset_index(drop=True)
         times = {ONSET: np.asarray(trials.start), END: np.asarray(trials.end)}
-        return "intervals", labels.assign(**times)
+        return "intervals", _without_lists(labels).assign(**times)
     raise DTypeError(
         "`trials` must be the name of a table in the file, a pandas DataFrame, TimeIntervals of "
         f"pynwb or an IntervalSet of pynapple, got {type(trials).__name__}."
@@ -302,7 +316,7 @@ def _named_trials(nwb: Any, name: str | None) -> tuple[str, pd.DataFrame]:
     raise DataError(
         f"Which of these tables holds the trials: {sizes}? Say it with "
         f"`softrsa.io.from_nwb(..., trials={meant[0]!r})`, of a file also with `softrsa.load(..., "
-        f"variable={meant[0]!r})` (`--variable {meant[0]}`)."
+        f"variable={meant[0]!r})` (`--variable recordings:{meant[0]}`)."
     )
 
 
@@ -349,19 +363,19 @@ def _stimulus_column(table: pd.DataFrame, name: str) -> str:
     """Choose the column that is called stimulus, if there is no doubt."""
     if "stimulus" in table.columns:
         return "stimulus"
-    numbers = {str(c): table[c].nunique() for c in table.columns if c not in (ONSET, END)}
-    meant = [c for c, n in numbers.items() if meaning(c) == "stimulus" and n > 1]
+    distinct = {str(c): table[c].nunique() for c in table.columns if c not in (ONSET, END)}
+    meant = [c for c, n in distinct.items() if meaning(c) == "stimulus" and n > 1]
     if len(meant) == 1:
         return meant[0]
-    shown = meant or [*numbers]
-    words = ", ".join(f"{c!r} ({counted(numbers[c], 'value')})" for c in shown)
+    shown = meant or [*distinct]
+    words = ", ".join(f"{c!r} ({counted(distinct[c], 'value')})" for c in shown)
     first = shown[0] if shown else "COLUMN"
     what = "Several columns" if meant else "No column"
     raise StimulusError(
         f"{what} of {name!r} may hold the stimulus ids; there are {words or 'only times'}. Say "
         f"which with `softrsa.io.from_nwb(..., stimulus={first!r})`, of a file also with "
-        f"`softrsa.load(..., variable='{name}/{first}')` (`--variable {name}/{first}`), or give "
-        "one id for each trial, `stimulus=[...]`."
+        f"`softrsa.load(..., variable='{name}/{first}')` (`--variable "
+        f"recordings:{name}/{first}`), or give one id for each trial, `stimulus=[...]`."
     )
 
 

@@ -96,10 +96,10 @@ def count_spikes(
     recorded = np.ones(shape[:2], dtype=bool)
     for i, unit in enumerate(spikes.ids):
         times = np.asarray(spikes.times(i), dtype=np.float64)
-        if not np.isfinite(times).all():
+        bad = int((~np.isfinite(times)).sum())
+        if bad:
             raise DataError(
-                f"Unit {unit.item()!r} has {counted(int((~np.isfinite(times)).sum()), 'spike time')} that "
-                "are NaN or infinite."
+                f"Unit {unit.item()!r} has {counted(bad, 'spike time')} that are NaN or infinite."
             )
         if (np.diff(times) < 0).any():
             times = np.sort(times)

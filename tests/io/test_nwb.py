@@ -312,6 +312,13 @@ def test_ids_that_are_missing_or_in_doubt():
     table["condition"] = table["block"]
     with pytest.raises(StimulusError, match=r"Several .*'image' \(3 .*'condition' \(4 values\)"):
         from_nwb(nwb, trials=table)
+    table["tags"] = [["x"]] * 12  # a list for each trial is no label
+    table["answer"] = ["left", None] * 6
+    found = from_nwb(nwb, trials=table, stimulus="image", window=(0, 0.5))
+    assert found["answer"].values.tolist() == ["left", ""] * 6
+    assert "tags" not in found.coords
+    with pytest.raises(StimulusError, match=r"'answer' has no id for 6 of 12 .*\(rows 1, 3, 5"):
+        from_nwb(nwb, trials=table, stimulus="answer")
     table.loc[[1, 2], "image"] = ""
     with pytest.raises(StimulusError, match=r"'image' has no id for 2 of 12 trials \(rows 1, 2\)"):
         from_nwb(nwb, trials=table, stimulus="image")
