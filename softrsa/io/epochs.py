@@ -88,8 +88,15 @@ def from_epochs(
 
     Examples
     --------
-    >>> import mne  # doctest: +SKIP
-    >>> meg = from_epochs(mne.read_epochs("sub-01-epo.fif"), picks="mag")  # doctest: +SKIP
+    >>> import mne
+    >>> info = mne.create_info(["MEG1", "MEG2"], sfreq=100, ch_types="mag")
+    >>> events = [[0, 0, 1], [50, 0, 2]]
+    >>> epochs = mne.EpochsArray(
+    ...     np.ones((2, 2, 30)), info, events, -0.1, {"face": 1, "house": 2}, verbose="error"
+    ... )
+    >>> meg = from_epochs(epochs, time=(0, 0.1))
+    >>> dict(meg.sizes), meg["stimulus"].values.tolist()
+    ({'trial': 2, 'unit': 2, 'time': 11}, ['face', 'house'])
     """
     sources = _are_sources(epochs)
     _refuse_unused({"picks": picks} if sources else {"labels": labels}, sources=sources)
@@ -195,8 +202,12 @@ def to_mne(
 
     Examples
     --------
-    >>> import mne  # doctest: +SKIP
-    >>> to_mne(scores, epochs).plot_topomap(scalings=1, units="score")  # doctest: +SKIP
+    >>> import mne
+    >>> info = mne.create_info(["MEG1", "MEG2", "MEG3"], sfreq=100, ch_types="mag")
+    >>> scores = xr.DataArray([0.25, 0.5], dims="unit", coords={"unit": ["MEG3", "MEG1"]})
+    >>> evoked = to_mne(scores, info)
+    >>> evoked.ch_names, evoked.data.ravel().tolist()
+    (['MEG3', 'MEG1'], [0.25, 0.5])
     """
     sources = is_source_estimate(like)
     info = getattr(like, "info", like)

@@ -124,8 +124,14 @@ def from_nwb(
 
     Examples
     --------
-    >>> import pynwb  # doctest: +SKIP
-    >>> counts = from_nwb("sub-1.nwb", window=(0.05, 0.2), bin_width=0.05)  # doctest: +SKIP
+    >>> from datetime import UTC, datetime
+    >>> import pynwb
+    >>> nwb = pynwb.NWBFile("made up", "session 1", datetime(2026, 1, 1, tzinfo=UTC))
+    >>> nwb.add_unit(spike_times=[0.1, 0.3, 1.2, 1.25])
+    >>> trials = pd.DataFrame({"start_time": [0.0, 1.0], "stimulus": ["face", "house"]})
+    >>> from_nwb(nwb, trials=trials, window=(0, 0.3), bin_width=0.1).sel(unit=0).values
+    array([[0., 1., 0.],
+           [0., 0., 2.]])
     """
     with _opened(source) as (nwb, everything):
         spikes = _chosen(everything, units)
