@@ -105,7 +105,7 @@ def from_epochs(
         coords = {"stimulus": ("trial", _ids_of_trials(picked, stimulus))}
         found = _labelled(picked, picked.get_data(copy=True), "trial", coords, subject)
     elif sources:
-        found = from_sources(epochs, stimulus, labels, subject)  # pyright: ignore[reportArgumentType]
+        found = from_sources(epochs, stimulus, labels, subject)
     else:
         averages = _averages(epochs)
         _refuse_unused({"stimulus": stimulus}, sources=False)

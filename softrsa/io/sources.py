@@ -21,7 +21,10 @@ def is_source_estimate(given: Any) -> bool:
 
 
 def from_sources(
-    given: Any, stimulus: Sequence[str] | Sequence[int] | None, labels: Any, subject: str | None
+    given: Any,
+    stimulus: str | Sequence[str] | Sequence[int] | None,
+    labels: Any,
+    subject: str | None,
 ) -> xr.DataArray:
     """Label source estimates: a mapping from stimuli, or a row of trials with ids."""
     row, ids = _rows(given, stimulus)
