@@ -43,8 +43,9 @@ def load(
     The format is told from the content, not from the name: netCDF and zarr (softrsa's own schema,
     or one data variable with the dimensions below), BrainIO / Brain-Score assemblies, rsatoolbox's
     HDF5 files, folders of thingsvision and Net2Brain, MATLAB files (before 7.3 and from 7.3 on),
-    CSV tables, NumPy's .npy and .npz, torch's .pt and plain HDF5. `recognize` says which it is, and
-    a `Format` of your own, added to `FORMATS`, is read too.
+    CSV tables, NumPy's .npy and .npz, torch's .pt, plain HDF5, epochs of MNE-Python (`from_epochs`)
+    and spikes of NWB (`from_nwb`). `recognize` says which it is, and a `Format` of your own, added
+    to `FORMATS`, is read too.
 
     A table of text is wide (stimulus ids in the first column, a unit in each other) or long (a row
     per number). The columns of a long one, with what else they may be called, in capitals too and
@@ -76,7 +77,7 @@ def load(
     variable : str, optional
         Which array to read where the file holds several: a variable of MATLAB, netCDF or HDF5, a
         key of an archive, a layer of a folder. For rsatoolbox's files, the descriptor that holds
-        the stimulus ids.
+        the stimulus ids; for NWB, the table of trials, the column of ids, or both, with a slash.
     kind : {"rdm", "rsm", "recording"}, optional
         What the numbers are, where the file does not say: dissimilarities, similarities, or a row
         per stimulus. By default a square that is symmetric up to rounding is an RDM or RSM, told by

@@ -1,6 +1,7 @@
 """Recordings on their way to tensors: trials averaged, noise estimated, units and times chosen."""
 
 from softrsa.recordings.covariance import precision_of, residual_covariance
+from softrsa.recordings.folds import to_folds
 from softrsa.recordings.joining import join_stimuli
 from softrsa.recordings.noise import noise_covariance, noise_precision, whiten_noise
 from softrsa.recordings.split_halves import half_means, reliability, select_reliable
@@ -21,5 +22,6 @@ __all__ = [
     "select_reliable",
     "split_units",
     "time_windows",
+    "to_folds",
     "whiten_noise",
 ]

@@ -22,7 +22,10 @@ def check_folds(x_folds: Tensor) -> None:
             f"each, got {tuple(x_folds.shape)}."
         )
     if x_folds.shape[-3] < 2:
-        raise ShapeError(f"Cross-validation needs at least 2 folds, got {x_folds.shape[-3]}.")
+        raise ShapeError(
+            f"Cross-validation needs at least 2 folds, got {x_folds.shape[-3]}. Of labelled "
+            "trials, `softrsa.recordings.to_folds` makes some, for `softrsa.rsm.build_rdms`."
+        )
 
 
 def recorded_rows(x_folds: Tensor) -> Tensor:

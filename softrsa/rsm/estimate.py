@@ -12,7 +12,8 @@ from torch import Tensor
 
 from softrsa._checks import resolve_device
 from softrsa._wording import counted, listed
-from softrsa.errors import DataError, ShapeError, SoftRSAError, unknown_name
+from softrsa.errors import DataError, ShapeError, SoftRSAError, UnknownNameError, unknown_name
+from softrsa.io.schema import labels_along
 from softrsa.recordings import precision_of, residual_covariance
 from softrsa.recordings.covariance import METHODS as NOISE
 from softrsa.recordings.covariance import CovarianceMethod
@@ -24,6 +25,7 @@ from softrsa.rsm.similarity import similarity_matrix
 
 METHODS = ("crossnobis", "mahalanobis", "poisson", "poisson_cv")
 CROSS_VALIDATED = ("crossnobis", "poisson_cv")
+MAKE_FOLDS = 'make folds of repeats, `softrsa.recordings.to_folds(trials, 2)` with `fold="fold"`'
 
 
 class _Plan(NamedTuple):
@@ -151,6 +153,8 @@ def build_rdms(
         raise ShapeError(f"The trials are of {len(ids)} stimulus; distances need at least 2.")
     folds, fold_names = torch.zeros_like(stimuli), []
     if method in CROSS_VALIDATED:
+        if fold not in labels_along(trials, "trial"):
+            raise _no_folds(trials, fold)
         folds, labels = groups(trials, fold)
         fold_names = [f"{fold} {label!r}" for label in labels]
         _check_folds(
@@ -243,6 +247,12 @@ def _precision(x: Tensor, plan: _Plan) -> Tensor | None:
     return torch.stack(each, dim=-3)
 
 
+def _no_folds(trials: xr.DataArray, fold: str) -> UnknownNameError:
+    """Say which coordinates could be folds, and how folds are made."""
+    error = unknown_name("trial coordinate", fold, labels_along(trials, "trial"))
+    return UnknownNameError(f"{error} Where there are no runs or blocks, {MAKE_FOLDS}.")
+
+
 def _counts(stimuli: Tensor, folds: Tensor) -> Tensor:
     """Count the trials of each stimulus in each fold, (fold, stimulus)."""
     shape = int(folds.max()) + 1, int(stimuli.max()) + 1
@@ -254,7 +264,7 @@ def _check_folds(counts: Tensor, ids: list, fold: str, over: str) -> None:
     if len(counts) < 2:
         raise ShapeError(
             f"Cross-validation needs at least 2 folds, all trials have one `{fold}`. Give another "
-            "coordinate as `fold`, or take method='mahalanobis'."
+            f"coordinate as `fold`, {MAKE_FOLDS}, or take method='mahalanobis'."
         )
     present = (counts > 0).double()
     if over == "all":
@@ -262,7 +272,8 @@ def _check_folds(counts: Tensor, ids: list, fold: str, over: str) -> None:
         if alone:
             raise DataError(
                 f"{counted(len(alone), 'stimulus is', 'stimuli are')} in one `{fold}` only "
-                f"({listed(ids[i] for i in alone)}); cross-validation needs two. Leave them out."
+                f"({listed(ids[i] for i in alone)}); cross-validation needs two. Leave them out, "
+                f"or {MAKE_FOLDS}."
             )
         return
     pairs = (present.mT @ present < 2).triu(1).nonzero().tolist()
@@ -270,6 +281,6 @@ def _check_folds(counts: Tensor, ids: list, fold: str, over: str) -> None:
         stimuli = listed(dict.fromkeys(ids[i] for pair in pairs for i in pair))
         raise DataError(
             f"{counted(len(pairs), 'pair')} of stimuli share fewer than two `{fold}`s, the first "
-            f"{ids[pairs[0][0]]!r} and {ids[pairs[0][1]]!r} (of {stimuli}). Leave stimuli out, or "
-            'for crossnobis compare them over="all" folds.'
+            f"{ids[pairs[0][0]]!r} and {ids[pairs[0][1]]!r} (of {stimuli}). Leave stimuli out, "
+            f'{MAKE_FOLDS}, or for crossnobis compare them over="all" folds.'
         )
