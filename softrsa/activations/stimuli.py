@@ -134,7 +134,9 @@ def _unpack(batch: Any, preprocess: Preprocess | None) -> Batch:
 def _inputs(batch: Any, preprocess: Preprocess | None) -> Inputs:
     """Take a batch as it is, or several inputs in a tuple or mapping."""
     several = isinstance(batch, (tuple, list, Mapping)) and len(batch) > 0
-    parts = [*(batch.values() if isinstance(batch, Mapping) else batch)] if several else [batch]
+    parts: list[Any] = [batch]
+    if several:
+        parts = [*(batch.values() if isinstance(batch, Mapping) else batch)]
     wrong = [type(one).__name__ for one in parts if not isinstance(one, (Tensor, np.ndarray))]
     if wrong:
         raise DTypeError(

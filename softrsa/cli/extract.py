@@ -32,7 +32,10 @@ def run(arguments: argparse.Namespace) -> None:
         arguments.out = None
     if arguments.out is not None and arguments.out.suffix != ".nc":
         raise DataError(f"--out must be a netCDF file, such as layers.nc, got {arguments.out}.")
-    model = load_model(arguments.model, pretrained=not arguments.untrained, seed=arguments.seed)
+    model = load_model(
+        arguments.model, pretrained=not arguments.untrained, seed=arguments.seed,
+        tokens=arguments.tokens,
+    )  # fmt: skip
     stimuli = _stimuli(arguments, model)
     batches, n = iterate_batches(stimuli, preprocess=model.preprocess, batch_size=TRIED)
     if arguments.list_layers:

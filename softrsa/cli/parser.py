@@ -366,7 +366,8 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
     "extract": (
         option(
             "--model", "efficientnet-lite0, all-minilm-l6-v2, torchvision:NAME, timm:NAME, "
-            "transformers:NAME or FOLDER, FILE.py:FUNCTION or FILE.pt2", required=True,
+            "transformers:NAME or FOLDER, sentence-transformers:FOLDER, FILE.py:FUNCTION or "
+            "FILE.pt2", required=True,
         ),
         option("--images", "a folder of images, named by stimulus id", type=Path, metavar="DIR")
         ._replace(apart="stimuli"),
@@ -377,8 +378,9 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         option("--dataset", "the images of one of: ...", names_in_help=datasets.available)
         ._replace(apart="stimuli"),
         option(
-            "--layers", "modules by name; * stops at dots, ** does not; \"leaves\" (those that "
-            "are known for a model)", type=names, metavar="A,B,...",
+            "--layers", "modules by name; * stops at dots, ** does not; \"leaves\"; name[0] or "
+            "name[key] of one that returns several tensors (those that are known for a model)",
+            type=names, metavar="A,B,...",
         ),
         option("--out", "the file to write, such as layers.nc", type=Path, metavar="FILE"),
         OVERWRITE,
@@ -388,6 +390,10 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         option(
             "--pool", "flatten keeps all of a layer, mean averages over all but channels "
             "(%(default)s)", choices=("flatten", "mean"), default="flatten",
+        ),
+        option(
+            "--tokens", "of sentences: which tokens make the one vector of each (mean, or what a "
+            "folder of sentence-transformers says)", choices=("mean", "last", "cls"),
         ),
         option("--batch-size", "stimuli at a time (%(default)s)", default=32, **COUNT),
         option("--seed", "of random weights (%(default)s)", default=0, **SEED),
