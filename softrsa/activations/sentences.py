@@ -205,7 +205,8 @@ def _pooling(folder: Path) -> str:
     if len(modes) != 1 or modes[0] not in POOLING:
         raise FileFormatError(
             f"{folder / 'config.json'} pools tokens by {' and '.join(modes) or 'nothing'}; known "
-            f"are {', '.join(POOLING)}. Say which tokens to take with `tokens='mean'`, 'last' or 'cls'."
+            f"are {', '.join(POOLING)}. Say which tokens to take with `tokens='mean'`, 'last' or "
+            "'cls'."
         )
     return POOLING[modes[0]]
 

@@ -60,15 +60,18 @@ def outputs(
         (out / name).unlink(missing_ok=True)
 
 
-def check_one_source(arguments: argparse.Namespace, *, files: int, wanted: str) -> None:
-    """Refuse sources that are missing or doubled."""
+def check_one_source(
+    arguments: argparse.Namespace, *, files: int, wanted: str, more: bool = False
+) -> None:
+    """Refuse sources that are missing or doubled; there may be more files where that is said."""
     given = [
         counted(len(arguments.files), "file"),
         *(["--demo"] if arguments.demo else []),
         *([f"--dataset {arguments.dataset}"] if arguments.dataset else []),
     ]
     named = arguments.demo + bool(arguments.dataset)
-    if (named, len(arguments.files)) not in ((1, 0), (0, files)):
+    number = min(len(arguments.files), files) if more else len(arguments.files)
+    if (named, number) not in ((1, 0), (0, files)):
         raise DataError(f"Give {wanted}, or --dataset NAME, or --demo; got {' and '.join(given)}.")
 
 
@@ -80,8 +83,8 @@ def load_dataset(arguments: argparse.Namespace, name: str) -> datasets.DataSet:
     return data
 
 
-FILES_OF = ("layers", "recordings")  # names of two files, before what an option says of one;
-# those of --control are named "control"
+FILES_OF = ("layers", "recordings")  # names of the first file and of all others, before what an
+# option says of one; those of --control are named "control"
 
 
 def control_files(arguments: argparse.Namespace) -> list[tuple[Path, str]]:
@@ -131,8 +134,9 @@ def _reading(arguments: argparse.Namespace, place: int) -> tuple[dict[str, Any],
     taken = [takes(path) for path in files]
     found: dict[str, Any] = {}
     alone = []
-    kinds = [*FILES_OF[: len(arguments.files)], *["control"] * len(files)]
-    names = [{kind, path.name, path.stem} for kind, path in zip(kinds, files, strict=False)]
+    kinds = [FILES_OF[bool(i)] for i in range(len(arguments.files))]
+    kinds += ["control"] * (len(files) - len(kinds))
+    names = [{kind, path.name, path.stem} for kind, path in zip(kinds, files, strict=True)]
     for name in ("stimuli", "kind", "dims", "variable", "halves", "trials"):
         texts = [t for t in getattr(arguments, name, None) or () if isinstance(t, str)]
         for text in texts:  # identify has numbers of stimuli

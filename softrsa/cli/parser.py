@@ -42,6 +42,9 @@ your own files, joined by stimulus id:
   $ softrsa align LAYERS.nc RECORDINGS.nc --by layer --region region --subject subject \\
         --transform identity,metric,instance,metric+instance --folds 5 --out results/
 
+a file for each subject, of any format:
+  $ softrsa align LAYERS.nc --recordings sub-*/betas.mat --stimuli IDS.txt --out results/
+
 what the network's layers add to pixels:
   $ softrsa align LAYERS.nc RECORDINGS.nc --control PIXELS.nc --transform identity --out results/
 """,
@@ -291,8 +294,14 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
     "align": (
         *files_or_demo(
             "LAYERS RECORDINGS: activations, and recordings or RDMs, in any format that "
-            "softrsa.load reads: netCDF, zarr, MATLAB, CSV, NumPy, rsatoolbox, BrainIO, ...",
+            "softrsa.load reads: netCDF, zarr, MATLAB, CSV, NumPy, rsatoolbox, BrainIO, ...; "
+            "several files of recordings are of a subject each",
             "data set",
+        ),
+        option(
+            "--recordings", "the files of recordings, if not after LAYERS; each is a subject, "
+            "named by sub-... in its path, or by its name; globs in quotes are expanded too",
+            nargs="+", type=Path, metavar="FILE",
         ),
         option(
             "--model", "a pretrained network to show the data set's images (efficientnet-lite0)"
@@ -305,7 +314,10 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         option("--by", "coordinate that holds layers (%(default)s)", default="layer"),
         option("--region", "coordinate that holds regions (%(default)s)", default="region"),
         option("--subject", "coordinate that holds subjects (%(default)s)", default="subject"),
-        LAYERS,
+        option(
+            "--layers", "only these layers, comma-separated; or, with --recordings, the file of "
+            "layers", type=names,
+        ),
         REGIONS,
         option("--similarity", "between stimuli (%(default)s)", default="correlation"),
         option(

@@ -4,6 +4,7 @@ from softrsa.recordings.covariance import precision_of, residual_covariance
 from softrsa.recordings.joining import join_stimuli
 from softrsa.recordings.noise import noise_covariance, noise_precision, whiten_noise
 from softrsa.recordings.split_halves import half_means, reliability, select_reliable
+from softrsa.recordings.subjects import join_subjects
 from softrsa.recordings.trials import average_trials
 from softrsa.recordings.units import select, split_units
 from softrsa.recordings.windows import time_windows
@@ -12,6 +13,7 @@ __all__ = [
     "average_trials",
     "half_means",
     "join_stimuli",
+    "join_subjects",
     "noise_covariance",
     "noise_precision",
     "precision_of",
