@@ -131,7 +131,7 @@ def test_rdms_of_each_subject_and_options_of_one_side(subjects):
 
 def test_a_layer_without_variance_is_empty_in_table_and_report(here):
     """As the first token of sentences before any layer, which is the same in all."""
-    values = np.hstack([np.ones((12, 3)), LAYER])
+    values = np.hstack([np.tile([1.0, 2.0, 4.0], (12, 1)), LAYER])
     labels = {"stimulus": IDS, "layer": ("unit", ["cls"] * 3 + ["conv"] * 6)}
     net = xr.DataArray(values, dims=("stimulus", "unit"), coords=labels)
     softrsa.io.save(net, "net.nc")
