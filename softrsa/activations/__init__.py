@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from softrsa.activations.extraction import extract_activations, list_layers
+from softrsa.activations.extraction import extract_activations
+from softrsa.activations.layers import list_layers
 from softrsa.activations.models import NamedModel, load_model
 from softrsa.activations.stimuli import preprocess_image
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from secrets import token_hex
 from typing import Any, Literal
@@ -21,7 +20,8 @@ from tqdm import tqdm
 from softrsa._checks import resolve_device
 from softrsa._memory import available_memory
 from softrsa._wording import listed
-from softrsa.activations.stimuli import Batch, iterate_batches
+from softrsa.activations.layers import Recorder, borrowed, choose_layers
+from softrsa.activations.stimuli import Batch, Inputs, count, iterate_batches
 from softrsa.errors import (
     DataError,
     FileFormatError,
@@ -32,125 +32,10 @@ from softrsa.errors import (
 from softrsa.io import OutputError, atomic_path, cache_folder, open_array
 from softrsa.io.schema import check_distinct, plain_labels
 
-LEAVES = "leaves"
 CHUNK_UNITS = 4096  # × 64 stimuli × 4 bytes = 1 MiB
 CHUNK_STIMULI = 64
 # the activations of a batch (n_stimuli, n_units), the widths of layers, and ids
 Block = tuple[np.ndarray, dict[str, int], list[Any] | None]
-
-
-def choose_layers(
-    model: nn.Module, layers: str | Iterable[str] | Mapping[str, str]
-) -> tuple[dict[str, str], set[str]]:
-    """Resolve names, globs and ``"leaves"`` to label → module name, and tell the exact ones."""
-    names = [name for name, _ in model.named_modules() if name]
-    if isinstance(layers, Mapping):
-        for name in layers.values():
-            if name not in names:
-                raise unknown_name("layer", name, names)
-        return dict(layers), set(layers)
-    chosen: dict[str, str] = {}
-    exact: set[str] = set()
-    for pattern in [layers] if isinstance(layers, str) else layers:
-        found = _matches(model, pattern, names)
-        if not found:
-            raise unknown_name("layer", pattern, names)
-        exact |= {pattern} & set(found)
-        chosen |= {name: name for name in found}
-    if not chosen:
-        raise DataError("`layers` is empty; name at least one layer.")
-    return chosen, exact
-
-
-def _matches(model: nn.Module, pattern: str, names: list[str]) -> list[str]:
-    """Find the modules a name, a glob or ``"leaves"`` means."""
-    if pattern in names:
-        return [pattern]
-    if pattern == LEAVES:
-        return [n for n, module in model.named_modules() if n and not any(module.children())]
-    parts = re.split(r"(\*\*|\*|\?)", pattern)
-    meaning = {"**": ".*", "*": r"[^.]*", "?": r"[^.]"}
-    regex = re.compile("".join(meaning.get(part, re.escape(part)) for part in parts))
-    return [name for name in names if regex.fullmatch(name)]
-
-
-class Recorder:
-    """Reads the outputs of modules during one forward pass at a time."""
-
-    def __init__(self, model: nn.Module, layers: Mapping[str, str], pool: Callable):
-        modules = dict(model.named_modules())
-        self.pool = pool
-        self.outputs: dict[str, list[Tensor]] = {label: [] for label in layers}
-        self.handles = [
-            modules[name].register_forward_hook(self._hook(label)) for label, name in layers.items()
-        ]
-
-    def _hook(self, label: str) -> Callable[[nn.Module, Any, Any], None]:
-        """Make the hook of one layer; it copies, as later modules may write in place."""
-
-        def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            first = output[0] if isinstance(output, (tuple, list)) and output else output
-            if not isinstance(first, Tensor):
-                raise DataError(
-                    f"Layer {label!r} returns a {type(output).__name__}, not a tensor; choose a "
-                    "layer inside or after it."
-                )
-            pooled = self.pool(first.detach(), label)
-            self.outputs[label].append(pooled.to("cpu", torch.float32, copy=True))
-
-        return keep
-
-    def take(self, n_stimuli: int) -> dict[str, Tensor]:
-        """Give the outputs of the last pass, (n_stimuli, n_units) by label, and forget them."""
-        taken = {}
-        for label, calls in self.outputs.items():
-            for i, output in enumerate(calls, start=1):
-                if len(output) != n_stimuli:
-                    raise ShapeError(
-                        f"Layer {label!r} returned {len(output)} rows for {n_stimuli} stimuli; its "
-                        "first axis must be the batch."
-                    )
-                taken[label if len(calls) == 1 else f"{label}#{i}"] = output
-            calls.clear()
-        return taken
-
-    def __enter__(self) -> Recorder:
-        return self
-
-    def __exit__(self, *_details: object) -> None:
-        for handle in self.handles:
-            handle.remove()
-
-
-@contextmanager
-def borrowed(model: nn.Module, device: torch.device | None) -> Iterator[Callable[[Tensor], object]]:
-    """Give a forward pass in eval mode on a device; leave the model exactly as it was."""
-    training = [(module, module.training) for module in model.modules()]
-    try:
-        model.eval()
-        with torch.no_grad():
-            yield _forward_on(model, device)
-    finally:
-        for module, flag in training:
-            module.training = flag
-
-
-def _forward_on(model: nn.Module, device: torch.device | None) -> Callable[[Tensor], object]:
-    """Make a forward pass that brings batches to where the weights are, or both to a device."""
-    parameter = next(model.parameters(), None)
-    held = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    if device is None and parameter is not None:
-        device = parameter.device
-    elsewhere = device is not None and any(tensor.device != device for tensor in held.values())
-    # copies lent for the pass, instead of `model.to`, which would move weights, gradients and all
-    lent = {name: tensor.to(device) for name, tensor in held.items()} if elsewhere else {}
-
-    def forward(batch: Tensor) -> object:
-        dtype = parameter.dtype if parameter is not None and batch.is_floating_point() else None
-        batch = batch.to(device=device, dtype=dtype)
-        return torch.func.functional_call(model, lent, (batch,)) if lent else model(batch)
-
-    return forward
 
 
 def extract_activations(
@@ -161,7 +46,7 @@ def extract_activations(
     stimulus_ids: Sequence[str] | Sequence[int] | None = None,
     preprocess: Callable[[Any], Tensor] | None = None,
     batch_size: int = 32,
-    pool: Literal["flatten", "mean"] = "flatten",
+    pool: Literal["flatten", "mean"] | Callable[[Tensor], Tensor] = "flatten",
     device: str | torch.device | None = None,
     path: str | Path | None = None,
     memory_limit: int | None = None,
@@ -176,15 +61,21 @@ def extract_activations(
     Parameters
     ----------
     model : torch.nn.Module
-        Any model that takes a batch of stimuli as its one argument.
+        Any model that takes a batch of stimuli.
     stimuli : tensor, ndarray, mapping, iterable or path
-        A tensor or array (n, ...); a mapping of stimulus ids to arrays; an iterable of batches
-        (tensors, or pairs of a tensor and its ids); or a folder of images, whose ids are the file
-        names without suffix, sorted.
+        A tensor or array (n, ...), of images (n, channel, height, width), of video
+        (n, time, channel, height, width), of sound (n, sample), of whatever the model takes; a
+        mapping of stimulus ids to arrays; any iterable of batches, or of pairs of a batch and its
+        ids; or a folder of images, whose ids are the file names without suffix, sorted. A batch of
+        an iterable may be a tuple of tensors, in the order of the model's arguments, or a mapping
+        by their names; such a tuple comes with its ids, as two tensors alone are a batch and ids.
     layers : str, iterable of str, or mapping
         Module names as in ``model.named_modules()``; globs, in which ``*`` stops at dots and ``**``
         does not; ``"leaves"``, all modules without children; or a mapping of labels to names.
-        Modules that a glob or ``"leaves"`` finds but the model does not use are left out.
+        Modules that a glob or ``"leaves"`` finds but the model does not use are left out. Of a
+        module that returns a tuple, list, mapping or dataclass, a path names the tensor:
+        ``"encoder.layers.3[0]"``, ``"decoder[logits]"``, ``"lstm[1][0]"``, ``"blocks.*[0]"``, and
+        ``"[logits]"`` of what the model itself returns. `list_layers` lists them.
     stimulus_ids : sequence of str or int, optional
         Ids in the order of the stimuli; by default those that come with the stimuli, or 0, 1, ...
     preprocess : callable, optional
@@ -192,8 +83,11 @@ def extract_activations(
         are opened with PIL as RGB and given to `preprocess_image` by default.
     batch_size : int
         Stimuli per pass; an iterable of batches keeps its own.
-    pool : {"flatten", "mean"}
-        Keep all of a layer's output, or its mean over all but the batch and channel axes (0, 1).
+    pool : {"flatten", "mean"} or callable
+        Keep all of a layer's output, or its mean over all but the batch and channel axes (0, 1):
+        over place, and over time where channels come before it (n, channel, time, ...). Elsewhere,
+        as in (n, time, channel), give a function of the output, such as ``lambda x: x.mean(1)``,
+        that keeps the first axis.
     device : str or torch.device, optional
         Where to run: ``"auto"``, ``"cpu"``, ``"cuda"``, ...; by default where the model is.
     path : str or Path, optional
@@ -211,9 +105,9 @@ def extract_activations(
     Returns
     -------
     DataArray, dims (stimulus, unit), float32
-        With the coordinates `layer` and `unit` (the place in the layer's flattened output). Of a
-        module that returns a tuple the first tensor is taken; the calls of a module that is used
-        several times in one pass are labeled ``name#1``, ``name#2``, ...
+        With the coordinates `layer` and `unit` (the place in the layer's flattened output). The
+        calls of a module that is used several times in one pass are labeled ``name#1``,
+        ``name#2``, ...
 
     Raises
     ------
@@ -222,10 +116,11 @@ def extract_activations(
     DeviceError
         If the device is not there.
     DataError
-        If there are no stimuli, a layer is not used or returns no tensor, or what a stopped run
-        kept is of another model or other stimuli.
+        If there are no stimuli, a layer is not used or returns no tensor, or several and no path
+        says which, or what a stopped run kept is of another model or other stimuli.
     ShapeError
-        If a layer's output has no batch axis, or changes its size between batches.
+        If a layer's output has no batch axis, or changes its size between batches, or the inputs
+        of a batch have different lengths.
     StimulusError
         If ids are repeated, or as many ids as stimuli are not given.
     DTypeError
@@ -240,8 +135,7 @@ def extract_activations(
     >>> activations.sizes, activations["layer"].values.tolist()
     (Frozen({'stimulus': 5, 'unit': 6}), ['1', '1', '1', '2', '2', '2'])
     """
-    if pool not in POOLS:
-        raise unknown_name("pooling (`pool`)", pool, POOLS)
+    pooling = _pooling(pool)
     if batch_size < 1:
         raise DataError(f"`batch_size` must be at least 1, got {batch_size}.")
     chosen, exact = choose_layers(model, layers)
@@ -258,63 +152,13 @@ def extract_activations(
     half = 2**31 if known is None else int(known / 2)  # 2 GB where nobody knows
     limit = half if memory_limit is None else memory_limit
     store = Store(path, limit=limit, n_expected=n_stimuli if ids is None else len(ids))
-    with borrowed(model, where) as forward, Recorder(model, chosen, POOLS[pool]) as recorder:
+    with borrowed(model, where) as forward, Recorder(model, chosen, pooling) as recorder:
         blocks = _run(forward, batches, recorder, exact)
         blocks = blocks if parts is None else parts.kept_and_new(blocks)
         found = _collect(blocks, ids, store, progress=progress)
     if parts is not None:
         parts.remove()
     return found
-
-
-def list_layers(model: nn.Module, batch: Tensor) -> pd.DataFrame:
-    """List the modules that a model uses, in the order of use, and what they return.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-        Any model that takes a batch of stimuli as its one argument.
-    batch : Tensor, shape (n, ...)
-        Some stimuli, preprocessed.
-
-    Returns
-    -------
-    DataFrame
-        `layer`, a name of ``model.named_modules()``; `module`, its class; `shape` of its output for
-        one stimulus; `units`, how many numbers that is; `calls`, how often it is used. A module
-        that returns no tensor has neither shape nor units.
-
-    Examples
-    --------
-    >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU())
-    >>> list_layers(model, torch.zeros(1, 3, 5, 5))[["layer", "shape", "units"]]
-      layer      shape  units
-    0     0  8 × 3 × 3     72
-    1     1  8 × 3 × 3     72
-    """
-    used: dict[str, list[Any]] = {}
-
-    def hook(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def note(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            first = output[0] if isinstance(output, (tuple, list)) and output else output
-            used.setdefault(name, []).append(first.shape[1:] if isinstance(first, Tensor) else None)
-
-        return note
-
-    modules = {name: module for name, module in model.named_modules() if name}
-    with ExitStack() as stack, borrowed(model, None) as forward:
-        for name, module in modules.items():
-            stack.callback(module.register_forward_hook(hook(name)).remove)
-        forward(batch)
-    rows = [
-        (
-            name, type(modules[name]).__name__,
-            "no tensor" if shapes[0] is None else " × ".join(map(str, shapes[0])) or "1",
-            0 if shapes[0] is None else shapes[0].numel(), len(shapes),
-        )
-        for name, shapes in used.items()
-    ]  # fmt: skip
-    return pd.DataFrame(rows, columns=["layer", "module", "shape", "units", "calls"])
 
 
 def _flatten(output: Tensor, label: str) -> Tensor:
@@ -334,8 +178,28 @@ def _mean(output: Tensor, label: str) -> Tensor:
 POOLS: dict[str, Callable[[Tensor, str], Tensor]] = {"flatten": _flatten, "mean": _mean}
 
 
+def _pooling(pool: str | Callable[[Tensor], Tensor]) -> Callable[[Tensor, str], Tensor]:
+    """Give what makes rows of a layer's output: one that is known, or the caller's own."""
+    if not callable(pool):
+        if pool not in POOLS:
+            raise unknown_name("pooling (`pool`)", pool, POOLS)
+        return POOLS[pool]
+
+    def own(output: Tensor, label: str) -> Tensor:
+        pooled = pool(output)
+        if not isinstance(pooled, Tensor) or pooled.shape[:1] != output.shape[:1]:
+            got = tuple(pooled.shape) if isinstance(pooled, Tensor) else type(pooled).__name__
+            raise ShapeError(
+                f"`pool` must give a tensor with the first axis of what it gets; of layer "
+                f"{label!r}, {tuple(output.shape)}, it made {got}."
+            )
+        return _flatten(pooled, label)
+
+    return own
+
+
 def _run(
-    forward: Callable[[Tensor], object],
+    forward: Callable[[Inputs], object],
     batches: Iterable[Batch],
     recorder: Recorder,
     exact: set[str],
@@ -344,7 +208,7 @@ def _run(
     widths: dict[str, int] | None = None
     for batch, ids in batches:
         forward(batch)
-        outputs = recorder.take(len(batch))
+        outputs = recorder.take(count(batch))
         found = {label: output.shape[1] for label, output in outputs.items()}
         if widths is None:
             _check_used(found, exact)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -10,12 +11,18 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
-from softrsa.activations.sentences import sentence_encoder, unpacked
+from softrsa.activations.sentences import (
+    MOST_TOKENS,
+    TOKENS,
+    sentence_encoder,
+    sentence_folder,
+    unpacked,
+)
 from softrsa.activations.stimuli import preprocess_image
 from softrsa.errors import (
     DataError,
@@ -49,7 +56,13 @@ class NamedModel:
     stimuli: str = "images"
 
 
-def load_model(name: str, *, pretrained: bool = True, seed: int = 0) -> NamedModel:
+def load_model(
+    name: str,
+    *,
+    pretrained: bool = True,
+    seed: int = 0,
+    tokens: Literal["mean", "last", "cls"] | None = None,
+) -> NamedModel:
     """Load a network by name.
 
     ============================  ==============================================================
@@ -58,6 +71,7 @@ def load_model(name: str, *, pretrained: bool = True, seed: int = 0) -> NamedMod
     `torchvision:NAME`            such as `torchvision:resnet50`, with its best weights
     `timm:NAME`                   such as `timm:vit_base_patch16_224.augreg_in21k`
     `transformers:NAME`           an encoder of sentences: a name of its hub, or a folder
+    `sentence-transformers:PATH`  likewise, a folder of that library, with its own pooling
     `FILE.py:FUNCTION`            your own: a function without arguments that gives a module, a
                                   pair (module, preprocess), or a `NamedModel`
     `FILE.pt2`                    a program written by `torch.export.save`
@@ -71,6 +85,10 @@ def load_model(name: str, *, pretrained: bool = True, seed: int = 0) -> NamedMod
         Whether to load the trained weights or draw untrained ones.
     seed : int
         Seed of the untrained weights; the global random state is left alone.
+    tokens : {"mean", "last", "cls"}, optional
+        Of an encoder of sentences, which tokens make the one vector of a sentence in each layer:
+        their mean, the last or the first, those that the tokenizer adds (such as [CLS] and [SEP])
+        included. By default the mean, or what a folder of sentence-transformers says.
 
     Returns
     -------
@@ -80,15 +98,17 @@ def load_model(name: str, *, pretrained: bool = True, seed: int = 0) -> NamedMod
     Raises
     ------
     UnknownNameError
-        If there is no such model, or no such function in a file.
+        If there is no such model, no such function in a file, or no such ``tokens``.
     FileMissingError
         If a package, a file, or weights are missing; the message says what to install or do.
     FileFormatError
-        If a file cannot be run or is no exported program.
+        If a file cannot be run or is no exported program, or a folder of sentence-transformers
+        does what is not understood.
     DTypeError
         If your function gives something else.
     DataError
-        If an exported program or your function is to be untrained.
+        If an exported program or your function is to be untrained, or ``tokens`` are asked of a
+        model that takes no sentences.
 
     Notes
     -----
@@ -99,8 +119,10 @@ def load_model(name: str, *, pretrained: bool = True, seed: int = 0) -> NamedMod
     >>> list(load_model("efficientnet-lite0", pretrained=False).layers)[-2:]
     ['block15', 'head']
     """
+    source, _, rest = name.partition(":")
+    pooled = _tokens(name, source, tokens)
     if name in BUILDERS:
-        return BUILDERS[name](pretrained, seed)
+        return BUILDERS[name](pretrained, seed, **pooled)
     if name.endswith(".pt2"):
         return _exported(Path(name), pretrained)
     path, _, function = name.rpartition(":")
@@ -111,11 +133,25 @@ def load_model(name: str, *, pretrained: bool = True, seed: int = 0) -> NamedMod
             )
         with _seeded(seed):
             return _from_file(Path(path), function)
-    source, _, rest = name.partition(":")
     if source in SOURCES and rest:
-        return SOURCES[source](rest, pretrained, seed)
+        return SOURCES[source](rest, pretrained, seed, **pooled)
     known = [*BUILDERS, *(f"{one}:NAME" for one in SOURCES), "FILE.py:FUNCTION", "FILE.pt2"]
     raise unknown_name("model", name, known)
+
+
+def _tokens(name: str, source: str, tokens: str | None) -> dict[str, str]:
+    """Check which tokens are asked for, and that the model has any."""
+    if tokens is None:
+        return {}
+    if tokens not in TOKENS:
+        raise unknown_name("way to pool tokens (`tokens`)", tokens, TOKENS)
+    known = source in SOURCES or name in BUILDERS
+    if source not in ENCODERS and (known or name.endswith(".pt2") or ".py:" in name):
+        raise DataError(
+            f"`tokens` is about encoders of sentences ({', '.join(ENCODERS)}); what {name!r} gives "
+            "is up to it: leave `tokens` out."
+        )
+    return {"tokens": tokens}
 
 
 @contextmanager
@@ -161,14 +197,14 @@ def _efficientnet_lite0(pretrained: bool, seed: int) -> NamedModel:
     return NamedModel(module.eval(), preprocess_image, {**layers, "head": "_avg_pooling"})
 
 
-def _minilm(pretrained: bool, seed: int) -> NamedModel:
+def _minilm(pretrained: bool, seed: int, tokens: str = "mean") -> NamedModel:
     """Build all-MiniLM-L6-v2 from the packages of the extra `text`."""
     for package in ("transformers", "all_minilm_l6_v2"):
         _need(package, 'pip install "softrsa[text]"')
     with redirect_stdout(io.StringIO()):  # the package prints
         package = import_module("all_minilm_l6_v2")
     folder = unpacked(package.get_model_zip_path(), "all-minilm-l6-v2")
-    return _transformers(str(folder), pretrained, seed)
+    return _transformers(str(folder), pretrained, seed, tokens)
 
 
 def _torchvision(name: str, pretrained: bool, seed: int) -> NamedModel:
@@ -194,26 +230,41 @@ def _timm(name: str, pretrained: bool, seed: int) -> NamedModel:
     return NamedModel(module.eval(), timm.data.create_transform(**config, is_training=False))
 
 
-def _transformers(name: str, pretrained: bool, seed: int) -> NamedModel:
+def _transformers(
+    name: str, pretrained: bool, seed: int, tokens: str = "mean", most: int = MOST_TOKENS
+) -> NamedModel:
     """Build an encoder of sentences."""
     _need("transformers", 'pip install "softrsa[text]"')
     with _seeded(seed), _weights_at_hand(f"transformers:{name}"):
-        module, preprocess = sentence_encoder(name, pretrained=pretrained)
+        module, preprocess = sentence_encoder(name, pretrained=pretrained, tokens=tokens, most=most)
     layers = {label: f"layers.{label}" for label in module.layers}
     return NamedModel(module.eval(), preprocess, layers, "sentences")
+
+
+def _sentence_transformers(
+    path: str, pretrained: bool, seed: int, tokens: str | None = None
+) -> NamedModel:
+    """Build an encoder from a folder of sentence-transformers."""
+    said = sentence_folder(Path(path), tokens)
+    return _transformers(str(said.transformer), pretrained, seed, said.tokens, said.most)
 
 
 @contextmanager
 def _weights_at_hand(name: str) -> Iterator[None]:
     """Say in one line where weights can be had, if they are neither here nor on the network."""
+    told = logging.getLogger("huggingface_hub")  # which writes a line for each retry
+    level = told.level
+    told.setLevel(logging.CRITICAL)
     try:
         yield
-    except (ImportError, OSError, RuntimeError, ValueError) as error:
+    except Exception as error:  # of whatever kind, of these libraries and of those that download
         raise FileMissingError(
             f"{name!r} could not be loaded ({one_line(error)}). If its weights are neither in the "
             "cache of that library nor can be downloaded, load it once where there is network and "
             "copy the cache, or take random weights (`pretrained=False`, --untrained)."
         ) from error
+    finally:
+        told.setLevel(level)
 
 
 def _from_file(path: Path, function: str) -> NamedModel:
@@ -272,13 +323,14 @@ def one_line(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
-Build = Callable[[str, bool, int], NamedModel]
-BUILDERS: dict[str, Callable[[bool, int], NamedModel]] = {
+BUILDERS: dict[str, Callable[..., NamedModel]] = {
     "efficientnet-lite0": _efficientnet_lite0,
     "all-minilm-l6-v2": _minilm,
 }
-SOURCES: dict[str, Build] = {
+SOURCES: dict[str, Callable[..., NamedModel]] = {
     "torchvision": _torchvision,
     "timm": _timm,
     "transformers": _transformers,
+    "sentence-transformers": _sentence_transformers,
 }
+ENCODERS = ("all-minilm-l6-v2", "transformers", "sentence-transformers")  # of sentences

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from softrsa.errors import DataError, unknown_name
+from softrsa.errors import DataError, FileFormatError, FileMissingError, unknown_name
 from softrsa.io import atomic_path, cache_folder
 
 MOST_TOKENS = 128
@@ -93,7 +94,7 @@ class Tokens:
     Raises
     ------
     DataError
-        When called, if a sentence is empty, no text, or has more tokens.
+        When called, if a sentence is empty, no text, or has more tokens, or the one that fills up.
     """
 
     def __init__(self, tokenizer: Any, length: int):
@@ -109,12 +110,17 @@ class Tokens:
                 f"The sentence {sentence[:40]!r}... has {len(numbers)} tokens; this model takes "
                 f"{self.length} at most. Split it."
             )
+        if self.tokenizer.pad_token_id in numbers:
+            raise DataError(
+                f"The sentence {sentence[:40]!r} has the token with which this model fills up "
+                f"({self.tokenizer.pad_token_id}), so that its end cannot be told: leave it out."
+            )
         filled = [*numbers, *[self.tokenizer.pad_token_id] * (self.length - len(numbers))]
         return torch.tensor(filled)
 
 
 def sentence_encoder(
-    name: str, *, pretrained: bool, tokens: str = "mean"
+    name: str, *, pretrained: bool, tokens: str = "mean", most: int = MOST_TOKENS
 ) -> tuple[SentenceEncoder, Tokens]:
     """Build an encoder and its tokenizer with the library `transformers`."""
     library: Any = import_module("transformers")
@@ -126,11 +132,91 @@ def sentence_encoder(
         encoder = library.AutoModel.from_config(library.AutoConfig.from_pretrained(name))
     if tokenizer.pad_token_id is None:  # as of models that continue texts
         tokenizer.pad_token = tokenizer.eos_token
-    length = min(MOST_TOKENS, tokenizer.model_max_length)
+    length = min(MOST_TOKENS, most, tokenizer.model_max_length)
     n_layers: int = encoder.config.num_hidden_layers
     padding: Any = tokenizer.pad_token_id
     module = SentenceEncoder(encoder, n_layers, padding, tokens)
     return module, Tokens(tokenizer, length)
+
+
+POOLING = {  # of sentence-transformers, as it writes it since version 5.4, and what was called so
+    "mean": "mean", "lasttoken": "last", "cls": "cls", "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_lasttoken": "last", "pooling_mode_cls_token": "cls",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class SentenceFolder:
+    """What a folder of sentence-transformers says.
+
+    Attributes
+    ----------
+    transformer : Path
+        The folder of the encoder, as `transformers` reads it.
+    tokens : str
+        Which tokens count.
+    most : int
+        Most tokens of a sentence.
+    """
+
+    transformer: Path
+    tokens: str
+    most: int
+
+
+def sentence_folder(folder: Path, tokens: str | None = None) -> SentenceFolder:
+    """Read how a folder of sentence-transformers makes one vector; refuse what is not understood.
+
+    With ``tokens`` its own pooling does not count.
+    """
+    if not (folder / "modules.json").is_file():
+        raise FileMissingError(
+            f"{folder} is no folder of sentence-transformers: it has no modules.json. What the "
+            "library transformers wrote is read with `transformers:FOLDER`."
+        )
+    kinds = {one["type"].split(".")[-1]: folder / one["path"] for one in _json(folder / MODULES)}
+    if [*kinds][:2] != KNOWN[:2] or not {*kinds} <= {*KNOWN}:
+        raise FileFormatError(
+            f"{folder} has the modules {', '.join(kinds)}; read here are {', '.join(KNOWN)}, in "
+            "this order. Take `transformers:FOLDER` for its encoder alone."
+        )
+    said = _json(kinds["Transformer"] / "sentence_bert_config.json")
+    prompt = _json(folder / "config_sentence_transformers.json").get("default_prompt_name")
+    if said.get("do_lower_case") or prompt:
+        raise FileFormatError(
+            f"{folder} changes sentences before it encodes them "
+            f"({'the prompt ' + repr(prompt) if prompt else 'lower case'}), which is not done "
+            "here: change yours so, and take `transformers:FOLDER`."
+        )
+    own = tokens or _pooling(kinds["Pooling"])
+    return SentenceFolder(kinds["Transformer"], own, said.get("max_seq_length") or MOST_TOKENS)
+
+
+MODULES = "modules.json"
+KNOWN = ["Transformer", "Pooling", "Normalize"]
+
+
+def _pooling(folder: Path) -> str:
+    """Find which tokens a folder's pooling takes."""
+    config = _json(folder / "config.json")
+    named = config.get("pooling_mode", [])
+    named = [named] if isinstance(named, str) else named
+    modes = named or [key for key in config if key.startswith("pooling_mode_") and config[key]]
+    if len(modes) != 1 or modes[0] not in POOLING:
+        raise FileFormatError(
+            f"{folder / 'config.json'} pools tokens by {' and '.join(modes) or 'nothing'}; known "
+            f"are {', '.join(POOLING)}. Say which tokens to take with `tokens='mean'`, 'last' or "
+            "'cls'."
+        )
+    return POOLING[modes[0]]
+
+
+def _json(path: Path) -> Any:
+    """Read a file of settings; one that is not there has none."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError as error:
+        raise FileFormatError(f"{path} cannot be read as JSON ({error}).") from error
 
 
 def unpacked(archive: str | Path, name: str) -> Path:

@@ -11,12 +11,20 @@ import torch
 from torch import Tensor
 
 from softrsa._wording import listed
-from softrsa.errors import DataError, DTypeError, FileFormatError, FileMissingError, StimulusError
+from softrsa.errors import (
+    DataError,
+    DTypeError,
+    FileFormatError,
+    FileMissingError,
+    ShapeError,
+    StimulusError,
+)
 
 IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
 Preprocess = Callable[[Any], Tensor]
-Batch = tuple[Tensor, list[Any] | None]
+Inputs = Tensor | tuple[Tensor, ...] | dict[str, Tensor]  # of a model's forward pass
+Batch = tuple[Inputs, list[Any] | None]
 
 
 def preprocess_image(image: Any, *, size: int = 224) -> Tensor:
@@ -109,20 +117,55 @@ def _stack(tensors: Sequence[Tensor], ids: Sequence[Any]) -> Tensor:
 
 
 def _unpack(batch: Any, preprocess: Preprocess | None) -> Batch:
-    """Read a batch of an iterable: a tensor, or a pair of a tensor and its ids."""
+    """Read a batch of an iterable: what the model takes, or a pair of that and its ids."""
     ids = None
     if isinstance(batch, (tuple, list)) and len(batch) in (1, 2):
         ids = batch[1] if len(batch) == 2 else None
         batch = batch[0]
-    if not isinstance(batch, (Tensor, np.ndarray)):
-        raise DTypeError(
-            f"Each batch must be a tensor or a pair (tensor, ids), got {type(batch).__name__}."
-        )
+    inputs = _inputs(batch, preprocess)
+    n = count(inputs)
     if ids is not None:
         ids = ids.tolist() if isinstance(ids, (Tensor, np.ndarray)) else list(ids)
-        if len(ids) != len(batch):
-            raise StimulusError(f"A batch of {len(batch)} stimuli came with {len(ids)} ids.")
-    return _apply(batch, preprocess), ids
+        if len(ids) != n:
+            raise StimulusError(f"A batch of {n} stimuli came with {len(ids)} ids.")
+    return inputs, ids
+
+
+def _inputs(batch: Any, preprocess: Preprocess | None) -> Inputs:
+    """Take a batch as it is, or several inputs in a tuple or mapping."""
+    several = isinstance(batch, (tuple, list, Mapping)) and len(batch) > 0
+    parts: list[Any] = [batch]
+    if several:
+        parts = [*(batch.values() if isinstance(batch, Mapping) else batch)]
+    wrong = [type(one).__name__ for one in parts if not isinstance(one, (Tensor, np.ndarray))]
+    if wrong:
+        raise DTypeError(
+            "Each batch must be a tensor, or a tuple or mapping of tensors, or a pair of such a "
+            f"batch and its ids, got {wrong[0]}."
+        )
+    if not several:
+        return _apply(parts[0], preprocess)
+    if preprocess is not None:
+        raise DTypeError(
+            "`preprocess` is for one stimulus, and a batch of several inputs has none of its own: "
+            "preprocess before, and leave it out."
+        )
+    if isinstance(batch, Mapping):
+        return {str(name): _as_tensor(one) for name, one in batch.items()}
+    return tuple(map(_as_tensor, batch))
+
+
+def count(inputs: Inputs) -> int:
+    """Count the stimuli of a batch; inputs of different lengths are refused."""
+    named = isinstance(inputs, dict)
+    parts = [*inputs.values()] if named else [*inputs] if isinstance(inputs, tuple) else [inputs]
+    lengths = [len(one) if one.ndim else 0 for one in parts]
+    if len({*lengths}) > 1:
+        raise ShapeError(
+            "The inputs of a batch must have one row per stimulus each, got "
+            f"{listed(lengths)} rows{f' of {listed(inputs)}' if named else ''}."
+        )
+    return lengths[0]
 
 
 def _apply(batch: Tensor | np.ndarray, preprocess: Preprocess | None) -> Tensor:

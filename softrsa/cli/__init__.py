@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import Any
 
 from softrsa.cli.parser import build_parser, one_line, say
+from softrsa.cli.wording import in_options
 from softrsa.errors import SoftRSAError
 
 __all__ = ["main"]
@@ -33,9 +34,9 @@ def _run(arguments: argparse.Namespace) -> int:
             warnings.simplefilter("always", UserWarning)
             import_module(f"softrsa.cli.{arguments.command}").run(arguments)
         for message in dict.fromkeys(str(w.message) for w in caught):
-            say(f"softrsa: warning: {one_line(message)}")
+            say(f"softrsa: warning: {in_options(one_line(message), arguments.command)}")
     except (SoftRSAError, OSError) as error:
-        say(f"softrsa: error: {one_line(error)}")
+        say(f"softrsa: error: {in_options(one_line(error), arguments.command)}")
         return 2
     except KeyboardInterrupt as stop:
         say(f"softrsa: stopped; {str(stop) or 'nothing was written.'}")

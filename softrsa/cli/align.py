@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from multiprocessing import get_all_start_methods, get_context
 from pathlib import Path
@@ -16,7 +16,7 @@ import xarray as xr
 import softrsa
 from softrsa import datasets
 from softrsa._wording import listed
-from softrsa.activations import load_model
+from softrsa.activations import NamedModel, load_model
 from softrsa.alignment import AlignmentResult, FitSettings
 from softrsa.alignment.align import named_parts
 from softrsa.alignment.cluster import import_distributed
@@ -31,11 +31,12 @@ from softrsa.cli.common import (
     read,
     show,
 )
+from softrsa.cli.sources import common_name, gather_files, subject_names
 from softrsa.errors import DataError, unknown_name
 from softrsa.io.labelling import meaning
 from softrsa.io.schema import labels_along
 from softrsa.measures import get
-from softrsa.recordings import select
+from softrsa.recordings import join_subjects, select
 from softrsa.reports import format_best, format_table, plot_beside, plot_learned_similarity
 from softrsa.reports.figures import panels
 from softrsa.reports.page_content import same_data
@@ -173,19 +174,36 @@ def _load(
     name = "simulated" if arguments.demo else arguments.dataset
     images = None
     if name is None:
-        # trials of a single subject say how much of its RSM is noise
-        layers, brain = read(arguments), read(arguments, 1, keep_trials=True)
-        _check_labels(brain, arguments, "region", arguments.files[1])
+        layers, brain = read(arguments), _recordings(arguments)
+        _check_labels(brain, arguments, "region", _called(arguments.files[1:]))
         regions: Mapping[str, Data] = _named(brain, arguments, "region")
     else:
+        model = _model(arguments)  # before data are fetched
         data = load_dataset(arguments, name)
-        layers, regions, images = _layers_of(data, arguments), data.regions, data.images
+        layers, regions, images = _layers_of(data, arguments, model), data.regions, data.images
     _check_labels(layers, arguments, "layer", "The layers" if name else arguments.files[0])
     return (
         select(_named(layers, arguments, "layer"), arguments.layers, kind="layer"),
         select(regions, arguments.regions, kind="region"),
         images,
     )
+
+
+def _recordings(arguments: argparse.Namespace) -> xr.DataArray:
+    """Read the recordings: one file, or several, each of a subject."""
+    files = arguments.files[1:]
+    if len(files) == 1:  # trials of a single subject say how much of its RSM is noise
+        return read(arguments, 1, keep_trials=True)
+    arrays = {
+        name: read(arguments, place) for place, name in enumerate(subject_names(files), start=1)
+    }
+    return join_subjects(arrays, how=arguments.join, ids=arguments.ids, subject=arguments.subject)
+
+
+def _called(files: Sequence[Path]) -> str:
+    """Name files in a message."""
+    more = f" and {len(files) - 1} more" if len(files) > 1 else ""
+    return f"{files[0]}{more}"
 
 
 def _control(arguments: argparse.Namespace) -> dict[str, Data] | None:
@@ -222,12 +240,15 @@ def _named(data: xr.DataArray, arguments: argparse.Namespace, kind: str) -> dict
     if by in data.coords or not arguments.files:
         return parts
     (part,) = parts.values()
-    return {arguments.files[0 if kind == "layer" else 1].stem: part}
+    files = arguments.files[:1] if kind == "layer" else arguments.files[1:]
+    return {files[0].stem if len(files) == 1 else common_name(files): part}
 
 
 def _check_sources(arguments: argparse.Namespace) -> None:
     """Refuse sources that are missing, doubled, or would be ignored."""
-    check_one_source(arguments, files=2, wanted="two files (LAYERS.nc RECORDINGS.nc)")
+    gather_files(arguments)
+    wanted = "two files or more (LAYERS.nc RECORDINGS.nc ...)"
+    check_one_source(arguments, files=2, wanted=wanted, more=True)
     if arguments.model and not arguments.dataset:
         raise DataError(
             f"--model {arguments.model} needs images to look at: use it with --dataset NAME, not "
@@ -247,7 +268,7 @@ def _check_labels(
     if not stack and by == kind and not any(meaning(name) in ("layer", "region") for name in found):
         return  # a plain table, or units with other labels
     if by not in found and (by != kind or (found and not stack)):
-        if ({"layer", "region"} - {kind}) & {*found} and len(arguments.files) == 2:
+        if ({"layer", "region"} - {kind}) & {*found} and len(arguments.files) >= 2:
             raise DataError(
                 f"{source} has no {by!r}, only {listed(found)}: are the two files swapped? The "
                 "order is LAYERS RECORDINGS."
@@ -270,9 +291,25 @@ def _check_labels(
         )
 
 
-def _layers_of(data: datasets.DataSet, arguments: argparse.Namespace) -> xr.DataArray:
-    """Take the layers a data set carries, or those of a network shown its images."""
+def _model(arguments: argparse.Namespace) -> NamedModel | None:
+    """Load the network that is named, if any, and check that it takes images."""
     if arguments.model is None:
+        return None
+    model = load_model(arguments.model, pretrained=not arguments.untrained, seed=arguments.seed)
+    if model.stimuli != "images":
+        raise DataError(
+            f"--model {arguments.model} takes {model.stimuli}, and data sets have images: extract "
+            "its layers with `softrsa extract`, and give that file."
+        )
+    select(model.layers, arguments.layers, kind="layer")
+    return model
+
+
+def _layers_of(
+    data: datasets.DataSet, arguments: argparse.Namespace, model: NamedModel | None
+) -> xr.DataArray:
+    """Take the layers a data set carries, or those of a network shown its images."""
+    if model is None:
         if data.layers is None:
             raise DataError(f"Data set {data.name!r} carries no layers; name a network: --model.")
         if data.images is not None:
@@ -282,7 +319,6 @@ def _layers_of(data: datasets.DataSet, arguments: argparse.Namespace) -> xr.Data
         return data.layers
     if data.images is None:
         raise DataError(f"Data set {data.name!r} has no images to show to {arguments.model!r}.")
-    model = load_model(arguments.model, pretrained=not arguments.untrained, seed=arguments.seed)
     wanted = select(model.layers, arguments.layers, kind="layer")
     return softrsa.extract_activations(
         model.module, data.images, wanted, preprocess=model.preprocess,

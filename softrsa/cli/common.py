@@ -60,15 +60,18 @@ def outputs(
         (out / name).unlink(missing_ok=True)
 
 
-def check_one_source(arguments: argparse.Namespace, *, files: int, wanted: str) -> None:
-    """Refuse sources that are missing or doubled."""
+def check_one_source(
+    arguments: argparse.Namespace, *, files: int, wanted: str, more: bool = False
+) -> None:
+    """Refuse sources that are missing or doubled; there may be more files where that is said."""
     given = [
         counted(len(arguments.files), "file"),
         *(["--demo"] if arguments.demo else []),
         *([f"--dataset {arguments.dataset}"] if arguments.dataset else []),
     ]
     named = arguments.demo + bool(arguments.dataset)
-    if (named, len(arguments.files)) not in ((1, 0), (0, files)):
+    number = min(len(arguments.files), files) if more else len(arguments.files)
+    if (named, number) not in ((1, 0), (0, files)):
         raise DataError(f"Give {wanted}, or --dataset NAME, or --demo; got {' and '.join(given)}.")
 
 
@@ -80,8 +83,8 @@ def load_dataset(arguments: argparse.Namespace, name: str) -> datasets.DataSet:
     return data
 
 
-FILES_OF = ("layers", "recordings")  # names of two files, before what an option says of one;
-# those of --control are named "control"
+FILES_OF = ("layers", "recordings")  # names of the first file and of all others, before what an
+# option says of one; those of --control are named "control"
 
 
 def control_files(arguments: argparse.Namespace) -> list[tuple[Path, str]]:
@@ -108,21 +111,45 @@ def read(
     """
     path = _sources(arguments)[place]
     options, alone = _reading(arguments, place)
+    ids = []
     try:
         array = load(path, **options)
     except SoftRSAError as error:
-        if not alone:
+        array = _with_its_ids(arguments, place, options, alone)
+        ids = ["its own stimulus ids"]
+        if array is None and not alone:
             raise
-        hint = f"--{alone[0]} {FILES_OF[0 if place else 1]}:{getattr(arguments, alone[0])[0]}"
-        raise type(error)(
-            f"{error} An option about the other file only is written {hint}."
-        ) from error
+        if array is None:
+            hint = f"--{alone[0]} {FILES_OF[bool(place)]}:{getattr(arguments, alone[0])[0]}"
+            raise type(error)(
+                f"{error} An option about the other file only is written {hint}."
+            ) from error
+    else:
+        arguments.ids_used = getattr(arguments, "ids_used", False) or "stimuli" in options
     sizes = " x ".join(f"{n} {dim}" for dim, n in array.sizes.items())
-    told = "; ".join([sizes, *([array.attrs["read_as"]] if "read_as" in array.attrs else [])])
+    read_as = [array.attrs["read_as"]] if "read_as" in array.attrs else []
+    told = "; ".join([sizes, *ids, *read_as])
     taken = f"{path}: {array.attrs.get('source_format', 'netCDF')}, {told}."
     arguments.taken_for = [*getattr(arguments, "taken_for", []), taken]
     kept = keep_trials and "time" not in array.dims
     return average_trials(array) if "trial" in array.dims and not kept else array
+
+
+def _with_its_ids(
+    arguments: argparse.Namespace, place: int, options: dict[str, Any], alone: list[str]
+) -> xr.DataArray | None:
+    """Read a file that holds stimulus ids itself, where --stimuli is for those that hold none.
+
+    None if it does not, or if no file were left for which --stimuli is.
+    """
+    files = _sources(arguments)
+    last = place == len(files) - 1
+    if "stimuli" not in alone or (last and not getattr(arguments, "ids_used", False)):
+        return None
+    try:
+        return load(files[place], **{n: value for n, value in options.items() if n != "stimuli"})
+    except SoftRSAError:
+        return None
 
 
 def _reading(arguments: argparse.Namespace, place: int) -> tuple[dict[str, Any], list[str]]:
@@ -131,8 +158,9 @@ def _reading(arguments: argparse.Namespace, place: int) -> tuple[dict[str, Any],
     taken = [takes(path) for path in files]
     found: dict[str, Any] = {}
     alone = []
-    kinds = [*FILES_OF[: len(arguments.files)], *["control"] * len(files)]
-    names = [{kind, path.name, path.stem} for kind, path in zip(kinds, files, strict=False)]
+    kinds = [FILES_OF[bool(i)] for i in range(len(arguments.files))]
+    kinds += ["control"] * (len(files) - len(kinds))
+    names = [{kind, path.name, path.stem} for kind, path in zip(kinds, files, strict=True)]
     for name in ("stimuli", "kind", "dims", "variable", "halves", "trials"):
         texts = [t for t in getattr(arguments, name, None) or () if isinstance(t, str)]
         for text in texts:  # identify has numbers of stimuli

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from torch import Tensor
 
 import softrsa
 from softrsa.activations import NamedModel, list_layers, load_model
-from softrsa.activations.extraction import choose_layers
-from softrsa.activations.stimuli import iterate_batches
+from softrsa.activations.layers import choose_layers
+from softrsa.activations.stimuli import Inputs, count, iterate_batches
 from softrsa.cli.common import load_dataset, note, show
 from softrsa.errors import DataError, FileFormatError, FileMissingError
 from softrsa.io import save
@@ -33,12 +32,15 @@ def run(arguments: argparse.Namespace) -> None:
         arguments.out = None
     if arguments.out is not None and arguments.out.suffix != ".nc":
         raise DataError(f"--out must be a netCDF file, such as layers.nc, got {arguments.out}.")
-    model = load_model(arguments.model, pretrained=not arguments.untrained, seed=arguments.seed)
+    model = load_model(
+        arguments.model, pretrained=not arguments.untrained, seed=arguments.seed,
+        tokens=arguments.tokens,
+    )  # fmt: skip
     stimuli = _stimuli(arguments, model)
     batches, n = iterate_batches(stimuli, preprocess=model.preprocess, batch_size=TRIED)
     if arguments.list_layers:
         (batch, _), *_ = islice(batches, 1)
-        table = list_layers(model.module, batch[:1])
+        table = list_layers(model.module, batch)
         show(arguments, table.to_string(index=False), table)
         return
     layers = _layers(arguments, model)
@@ -130,16 +132,16 @@ def _foretell(
     arguments: argparse.Namespace,
     model: NamedModel,
     layers: list[str] | Mapping[str, str],
-    batch: Tensor,
+    batch: Inputs,
     n: int,
 ) -> None:
     """Say what a run would take, from a few stimuli."""
-    chosen, _ = choose_layers(model.module, layers)
+    chosen = {label: str(one) for label, one in choose_layers(model.module, layers)[0].items()}
     begun = time.perf_counter()
     found = softrsa.extract_activations(
-        model.module, batch, chosen, pool=arguments.pool, device=arguments.device, progress=False
+        model.module, [batch], chosen, pool=arguments.pool, device=arguments.device, progress=False
     )
-    seconds = (time.perf_counter() - begun) / len(batch) * n
+    seconds = (time.perf_counter() - begun) / count(batch) * n
     counts = found["layer"].to_series().value_counts(sort=False)
     table = pd.DataFrame({"layer": counts.index, "units": counts.to_numpy()})
     table["megabytes"] = (table["units"] * n * 4 / 1e6).round(1)

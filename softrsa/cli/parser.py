@@ -42,6 +42,9 @@ your own files, joined by stimulus id:
   $ softrsa align LAYERS.nc RECORDINGS.nc --by layer --region region --subject subject \\
         --transform identity,metric,instance,metric+instance --folds 5 --out results/
 
+a file for each subject, of any format:
+  $ softrsa align LAYERS.nc --recordings sub-*/betas.mat --stimuli IDS.txt --out results/
+
 what the network's layers add to pixels:
   $ softrsa align LAYERS.nc RECORDINGS.nc --control PIXELS.nc --transform identity --out results/
 """,
@@ -327,8 +330,14 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
     "align": (
         *files_or_demo(
             "LAYERS RECORDINGS: activations, and recordings or RDMs, in any format that "
-            "softrsa.load reads: netCDF, zarr, MATLAB, CSV, NumPy, rsatoolbox, BrainIO, ...",
+            "softrsa.load reads: netCDF, zarr, MATLAB, CSV, NumPy, rsatoolbox, BrainIO, ...; "
+            "several files of recordings are of a subject each",
             "data set",
+        ),
+        option(
+            "--recordings", "the files of recordings, if not after LAYERS; each is a subject, "
+            "named by sub-... in its path, or by its name; globs in quotes are expanded too",
+            nargs="+", type=Path, metavar="FILE",
         ),
         option(
             "--model", "a pretrained network to show the data set's images (efficientnet-lite0)"
@@ -341,7 +350,10 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         option("--by", "coordinate that holds layers (%(default)s)", default="layer"),
         option("--region", "coordinate that holds regions (%(default)s)", default="region"),
         option("--subject", "coordinate that holds subjects (%(default)s)", default="subject"),
-        LAYERS,
+        option(
+            "--layers", "only these layers, comma-separated; or, with --recordings, the file of "
+            "layers", type=names,
+        ),
         REGIONS,
         option("--similarity", "between stimuli (%(default)s)", default="correlation"),
         option(
@@ -402,7 +414,8 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
     "extract": (
         option(
             "--model", "efficientnet-lite0, all-minilm-l6-v2, torchvision:NAME, timm:NAME, "
-            "transformers:NAME or FOLDER, FILE.py:FUNCTION or FILE.pt2", required=True,
+            "transformers:NAME or FOLDER, sentence-transformers:FOLDER, FILE.py:FUNCTION or "
+            "FILE.pt2", required=True,
         ),
         option("--images", "a folder of images, named by stimulus id", type=Path, metavar="DIR")
         ._replace(apart="stimuli"),
@@ -413,8 +426,9 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         option("--dataset", "the images of one of: ...", names_in_help=datasets.available)
         ._replace(apart="stimuli"),
         option(
-            "--layers", "modules by name; * stops at dots, ** does not; \"leaves\" (those that "
-            "are known for a model)", type=names, metavar="A,B,...",
+            "--layers", "modules by name; * stops at dots, ** does not; \"leaves\"; name[0] or "
+            "name[key] of one that returns several tensors (those that are known for a model)",
+            type=names, metavar="A,B,...",
         ),
         option("--out", "the file to write, such as layers.nc", type=Path, metavar="FILE"),
         OVERWRITE,
@@ -424,6 +438,10 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         option(
             "--pool", "flatten keeps all of a layer, mean averages over all but channels "
             "(%(default)s)", choices=("flatten", "mean"), default="flatten",
+        ),
+        option(
+            "--tokens", "of sentences: which tokens make the one vector of each (mean, or what a "
+            "folder of sentence-transformers says)", choices=("mean", "last", "cls"),
         ),
         option("--batch-size", "stimuli at a time (%(default)s)", default=32, **COUNT),
         option("--seed", "of random weights (%(default)s)", default=0, **SEED),

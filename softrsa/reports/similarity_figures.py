@@ -77,8 +77,8 @@ def gains_beside(given: AlignmentResult | pd.DataFrame | xr.Dataset) -> pd.DataF
             f"The table has none of the fixed transforms {', '.join(fixed)} that gains are over. "
             "Give the result itself, which has them, or align with one of them."
         )
-    pairs = there.groupby(labels[:2], sort=False)["score"]
-    best = there.loc[pairs.idxmax().dropna()].reset_index("transform", drop=True)
+    pairs = there["score"].dropna().groupby(level=labels[:2], sort=False)  # pandas refuses all NaN
+    best = there.loc[pairs.idxmax()].reset_index("transform", drop=True)
     of_pairs = means.reset_index("transform", drop=True).index
     gains = means - best.reindex(of_pairs).values
     gains = gains.loc[gains.index.get_level_values("transform").isin(shown)]

@@ -300,7 +300,10 @@ def test_spearman_of_plain_rsms_with_its_warning(command, files, layers, brain, 
         expected = softrsa.align(
             layers, brain, transforms=["identity"], measure="spearman", folds=3
         )
-    assert errors == f"softrsa: warning: {caught[0].message}\n"
+    said = str(caught[0].message)
+    assert said.endswith("use measure='centered_pearson'.")
+    said = said.replace("measure='centered_pearson'", "--measure centered_pearson")
+    assert errors == f"softrsa: warning: {said}\n"
     result = AlignmentResult.from_netcdf(tmp_path / "out" / "result.nc")
     written = result.data.attrs.pop("command")
     assert written.startswith("softrsa align ")
@@ -420,7 +423,7 @@ UNKNOWN = {
     "no transform": (["--transform", ","], ["--transform", "','"]),
     "model without images": (["--model", "efficientnet-lite0"], ["--dataset"]),
     "untrained without model": (["--untrained"], ["--model"]),
-    "third file": (["more.nc"], ["3 files"]),
+    "third file": (["more.nc"], ["no file more.nc"]),
     "file and demo": (["--demo"], ["2 files and --demo"]),
 }  # fmt: skip
 
