@@ -31,15 +31,17 @@ from softrsa.cli.common import (
     read,
     show,
 )
+from softrsa.cli.images import are_images, check_no_images, ids_of_images, read_images
 from softrsa.cli.sources import common_name, gather_files, subject_names
 from softrsa.errors import DataError, unknown_name
 from softrsa.io.labelling import meaning
 from softrsa.io.schema import labels_along
 from softrsa.measures import get
-from softrsa.recordings import join_subjects, select
+from softrsa.recordings import average_trials, join_subjects, select
 from softrsa.reports import format_best, format_table, plot_beside, plot_learned_similarity
 from softrsa.reports.figures import panels
 from softrsa.reports.page_content import same_data
+from softrsa.rsm import build_rdms
 from softrsa.transforms.on_rsms import TRANSFORMS, as_chain
 
 if TYPE_CHECKING:
@@ -192,12 +194,38 @@ def _load(
 def _recordings(arguments: argparse.Namespace) -> xr.DataArray:
     """Read the recordings: one file, or several, each of a subject."""
     files = arguments.files[1:]
-    if len(files) == 1:  # trials of a single subject say how much of its RSM is noise
-        return read(arguments, 1, keep_trials=True)
+    if are_images(files):
+        arrays = read_images(arguments, files, ids_of_images(arguments))
+    else:
+        check_no_images(arguments)
+        names = subject_names(files) if len(files) > 1 else [files[0].stem]
+        arrays = {
+            name: read(arguments, place, keep_trials=True)
+            for place, name in enumerate(names, start=1)
+        }
+    if arguments.distance is not None:
+        arrays = {name: _distances(array, name, arguments) for name, array in arrays.items()}
+    if len(arrays) == 1:  # trials of a single subject say how much of its RSM is noise
+        return next(iter(arrays.values()))
     arrays = {
-        name: read(arguments, place) for place, name in enumerate(subject_names(files), start=1)
+        name: average_trials(array) if "trial" in array.dims else array
+        for name, array in arrays.items()
     }
     return join_subjects(arrays, how=arguments.join, ids=arguments.ids, subject=arguments.subject)
+
+
+def _distances(array: xr.DataArray, name: str, arguments: argparse.Namespace) -> xr.DataArray:
+    """Make the RDMs of one subject from its single trials, one for each region."""
+    if "trial" not in array.dims:
+        raise DataError(
+            f"--distance {arguments.distance} makes RDMs of single trials, and {name} has "
+            f"{' x '.join(map(str, array.dims))}: leave it out, or give the trials."
+        )
+    labels = [own for own in (arguments.region, arguments.subject) if own in array.coords]
+    if arguments.subject in labels and len({*array[arguments.subject].values.tolist()}) == 1:
+        labels.remove(arguments.subject)
+        array = array.drop_vars(arguments.subject)
+    return build_rdms(array, method=arguments.distance, fold=arguments.fold, by=labels)
 
 
 def _called(files: Sequence[Path]) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import xarray as xr
 
 from softrsa._wording import counted, listed
+from softrsa.cli.common import as_ids
 from softrsa.errors import DataError, FileMissingError
 from softrsa.io import from_gifti, from_nifti
 from softrsa.io.fmri.bids import entities
@@ -20,6 +21,7 @@ ENDINGS = (".nii", ".nii.gz", ".gii", ".gii.gz", ".mgz", ".mgh", ".img")
 SURFACES = (".gii", ".gii.gz")
 NAMED = ("mask", "atlas", "atlas_labels", "events", "confounds", "confound_columns", "volumes",
          "t_r", "resample", "events_column")  # fmt: skip
+OF_LAYERS = "layers:"
 PLACE = re.compile(r"\{(\w+)\}")
 SHARED = ("subject", "session", "task", "run")  # that two names of files must agree in
 
@@ -39,6 +41,17 @@ def check_no_images(arguments: argparse.Namespace) -> None:
     if given:
         option = given[0].replace("_", "-")
         raise DataError(f"--{option} is about images (NIfTI, GIFTI), and there are none.")
+
+
+def ids_of_images(arguments: argparse.Namespace) -> Any:
+    """Take --stimuli for the images, and leave those that say "layers:" for the layers."""
+    given = arguments.stimuli or []
+    of_layers = [text for text in given if text.startswith(OF_LAYERS)]
+    of_images = [text.removeprefix("recordings:") for text in given if text not in of_layers]
+    if len(of_images) > 1:
+        raise DataError(f"--stimuli is given {len(of_images)} times for the images.")
+    arguments.stimuli = [text.removeprefix(OF_LAYERS) for text in of_layers]
+    return as_ids(of_images[0].strip()) if of_images else None
 
 
 def read_images(

@@ -45,6 +45,10 @@ your own files, joined by stimulus id:
 a file for each subject, of any format:
   $ softrsa align LAYERS.nc --recordings sub-*/betas.mat --stimuli IDS.txt --out results/
 
+betas of fMRI, a file per subject and run, and masks of regions:
+  $ softrsa align LAYERS.nc sub-*_run-*_betas.nii.gz --mask V1=V1.nii.gz IT=IT.nii.gz \\
+        --events "sub-{subject}_run-{run}_events.tsv" --distance crossnobis --out results/
+
 what the network's layers add to pixels:
   $ softrsa align LAYERS.nc RECORDINGS.nc --control PIXELS.nc --transform identity --out results/
 """,
@@ -331,7 +335,8 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         *files_or_demo(
             "LAYERS RECORDINGS: activations, and recordings or RDMs, in any format that "
             "softrsa.load reads: netCDF, zarr, MATLAB, CSV, NumPy, rsatoolbox, BrainIO, ...; "
-            "several files of recordings are of a subject each",
+            "images of fMRI; several files of recordings are of a subject each, images of the "
+            "subjects and runs that their names say",
             "data set",
         ),
         option(
@@ -345,6 +350,14 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         flag("--untrained", "use the network with random weights"),
         STIMULI,
         *READING,
+        *IMAGES,
+        option(
+            "--distance", "make RDMs of single trials first, one for each region and subject "
+            "(without it trials of a stimulus are averaged)",
+            choices=("crossnobis", "mahalanobis", "poisson", "poisson_cv"),
+        ),
+        option("--fold", "coordinate of trials that holds the folds of crossnobis and poisson_cv "
+               "(%(default)s)", default="run", metavar="NAME"),
         OUT,
         OVERWRITE,
         option("--by", "coordinate that holds layers (%(default)s)", default="layer"),

@@ -10,14 +10,13 @@ from typing import Any
 
 import xarray as xr
 
-from softrsa.cli.common import DPI, as_ids, outputs, read, show
-from softrsa.cli.images import are_images, check_no_images, read_images
+from softrsa.cli.common import DPI, outputs, read, show
+from softrsa.cli.images import are_images, check_no_images, ids_of_images, read_images
 from softrsa.errors import DataError
 from softrsa.inference import SearchlightResult, searchlight_maps
 from softrsa.io import load, read_mesh
 from softrsa.io.fmri.surface import hemisphere_of
 
-OF_LAYERS = "layers:"
 FILES = ("peaks.csv", "result.nc", "maps.png")
 
 
@@ -27,7 +26,7 @@ def run(arguments: argparse.Namespace) -> None:
     if not files:
         raise DataError("Give a file of layers or RDMs, and then images of the brain.")
     arguments.files = [models]
-    ids = _ids_of_images(arguments)
+    ids = ids_of_images(arguments)
     layers = _layers(read(arguments), arguments)
     recordings = _recordings(arguments, files, ids)
     mesh = _mesh(arguments.mesh)
@@ -66,17 +65,6 @@ def _layers(data: xr.DataArray, arguments: argparse.Namespace) -> Any:
     from softrsa.recordings import select
 
     return select(named_parts(data, arguments.by, "layer"), arguments.layers, kind="layer")
-
-
-def _ids_of_images(arguments: argparse.Namespace) -> Any:
-    """Take --stimuli for the images, and leave those that say "layers:" for the layers."""
-    given = arguments.stimuli or []
-    of_layers = [text for text in given if text.startswith(OF_LAYERS)]
-    of_images = [text.removeprefix("recordings:") for text in given if text not in of_layers]
-    if len(of_images) > 1:
-        raise DataError(f"--stimuli is given {len(of_images)} times for the images.")
-    arguments.stimuli = [text.removeprefix(OF_LAYERS) for text in of_layers]
-    return as_ids(of_images[0]) if of_images else None
 
 
 def _recordings(

@@ -5,12 +5,13 @@ from __future__ import annotations
 import ast
 import re
 
-from softrsa.cli.parser import OPTIONS, READING, STIMULI
+from softrsa.cli.parser import IMAGES, OPTIONS, READING, STIMULI
 
-OF_FILES = {row.name for row in (*READING, STIMULI)}  # options that say how a file is read
+OF_FILES = {row.name for row in (*READING, *IMAGES, STIMULI)}  # options that say how a file is read
 OTHERS = {  # arguments that are called otherwise on the command line
     "transforms": "--transform", "n_resamples": "--resamples", "stimulus_groups": "--groups",
-    "path": "--out", "progress": "--quiet",
+    "path": "--out", "progress": "--quiet", "labels": "--atlas-labels",
+    "n_permutations": "--permutations", "n_flips": "--flips",
 }  # fmt: skip
 PHRASES = (  # what is said for both
     ("(`how` of join_stimuli, `join` of align, --join of the command)", "(--join intersection)"),

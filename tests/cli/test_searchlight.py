@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import xarray as xr
 
+import softrsa
 from softrsa.cli import main
 from softrsa.inference import SearchlightResult, searchlight_maps
 from softrsa.io import from_nifti
@@ -94,7 +95,7 @@ def test_tables_one_by_one_must_be_of_their_images(here, capsys):
 
 
 ERRORS = {
-    "no ids": ([], "an image holds no stimulus ids: give `stimuli` (`--stimuli`)"),
+    "no ids": ([], "no stimulus ids: give --stimuli, an id for each volume, or --events."),
     "pattern": (["--events", "{space}.tsv"], "asks for 'space', which the name of sub-01_run-1"),
     "missing": (["--events", "sub-{subject}_ev.tsv"], "There is no file sub-01_ev.tsv, which"),
     "number": (["--events", "mask.nii.gz", "a", "b"], "one for each of 2 images, got 3"),
@@ -129,3 +130,44 @@ def test_ids_of_volumes_are_given_by_hand(here):
     given = ["searchlight", "layers.nc", images("01")[0], *BASE, "--stimuli"]
     assert main([*given, "ids.txt"]) == 0
     assert main([*given, ",".join(IDS), "--overwrite"]) == 0
+
+
+@pytest.mark.parametrize("distance", [None, "crossnobis"])
+def test_align_takes_images_with_regions_of_each_subject(distance, here, capsys):
+    halves = {"low": np.arange(40) < 20, "high": np.arange(40) >= 20}
+    for name, inside in halves.items():
+        part = nibabel.Nifti1Image(inside.reshape(SHAPE).astype("int8"), AFFINE)
+        nibabel.save(part, f"{name}.nii.gz")
+    masks = ["--mask", *(f"{name}={name}.nii.gz" for name in halves)]
+    given = ["align", "layers.nc", *images("01", "02", "03"), *EVENTS, *masks, "--quiet"]
+    how = ["--transform", "identity", "--folds", "none", "--resamples", "0", "--out", "out"]
+    extra = [] if distance is None else ["--distance", distance]
+    assert main([*given, *how, *extra]) == 0
+    table = pd.read_csv(here / "out" / "scores.csv").set_index(["layer", "region"])
+    assert table["n_subjects"].tolist() == [3] * 4
+    stacks = []
+    for one in ("01", "02", "03"):
+        trials = from_nifti(
+            [here / name for name in images(one)],
+            events=[f"sub-{one}_run-{run}_events.tsv" for run in (1, 2)],
+            mask={name: f"{name}.nii.gz" for name in halves},
+        )
+        stacks.append(
+            softrsa.rsm.build_rsms(softrsa.recordings.average_trials(trials), by="region")
+            if distance is None
+            else softrsa.rsm.build_rdms(trials, fold="run", by="region")
+        )
+    wanted = softrsa.align(
+        xr.load_dataarray(here / "layers.nc"), xr.concat(stacks, "subject"),
+        transforms=["identity"], folds=None, n_resamples=0, progress=False,
+    ).table.set_index(["layer", "region"])  # fmt: skip
+    for at in table.index:
+        assert table.loc[at, "score"] == pytest.approx(wanted.loc[at, "score"], abs=1e-6)
+
+
+def test_distances_are_of_trials(here, capsys):
+    layers = xr.load_dataarray(here / "layers.nc").drop_vars("layer")
+    layers.to_netcdf("means.nc")
+    given = ["align", "layers.nc", "means.nc", "--distance", "crossnobis", "--out", "out"]
+    assert main(given) == 2
+    assert "makes RDMs of single trials, and means has stimulus x unit" in capsys.readouterr().err
