@@ -70,14 +70,14 @@ A run that was stopped goes on where it ended when it is given again.
     "time": """\
 example, your own files, joined by stimulus id:
   $ softrsa time LAYERS.nc MEG.nc --subject subject --measure spearman --out results-time/
-  writes courses.csv (a row per layer, region and time), latencies.csv, differences.csv, result.nc
-  and courses.png, and says when each curve begins and peaks
+  writes report.html, courses.csv (a row per layer, region and time), latencies.csv,
+  differences.csv, result.nc and courses.png, and says when each curve begins and peaks
 """,
     "searchlight": """\
 example, betas of one subject, a file per run:
   $ softrsa searchlight LAYERS.nc sub-01_run-*_betas.nii.gz --mask sub-01_mask.nii.gz \\
         --events "sub-01_run-{run}_events.tsv" --radius 8 --permutations 1000 --out results-map/
-  writes peaks.csv, maps/*.nii.gz (scores, and 1 - corrected p), maps.png and result.nc
+  writes report.html, peaks.csv, maps/*.nii.gz (scores, and 1 - corrected p), maps.png, result.nc
 
 several subjects in a common space, tested by flips of signs, corrected by the largest t:
   $ softrsa searchlight LAYERS.nc sub-*_space-MNI_betas.nii.gz --mask MNI_mask.nii.gz \\
@@ -489,6 +489,8 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
             "--join", "whether both files must have the same stimuli (%(default)s)",
             choices=("exact", "intersection"), default="exact",
         ),
+        option("--times", "times of recordings whose file has none: START:STEP, or a file with one "
+               "a line", metavar="WHAT"),
         option("--chance", "score without any relation (%(default)s)", type=float, default=0.0),
         option(
             "--alternative", "how scores differ from chance (%(default)s)",

@@ -17,7 +17,7 @@ from softrsa.inference import SearchlightResult, searchlight_maps
 from softrsa.io import load, read_mesh
 from softrsa.io.fmri.surface import hemisphere_of
 
-FILES = ("peaks.csv", "result.nc", "maps.png")
+FILES = ("report.html", "peaks.csv", "result.nc", "maps.png")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -45,6 +45,7 @@ def run(arguments: argparse.Namespace) -> None:
         table.to_csv(paths["peaks.csv"], index=False)
         result.to_netcdf(paths["result.nc"])
         result.plot(mesh=mesh).savefig(paths["maps.png"], dpi=DPI)
+        result.report(paths["report.html"], mesh=mesh)
     folder = arguments.out / "maps"
     (result.to_gifti if "vertex" in result.data.coords else _nifti(result))(folder)
     for message in result.warnings:

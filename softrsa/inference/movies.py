@@ -132,7 +132,8 @@ def model_stack(models: Labelled, how: Reading) -> xr.DataArray:
     if len(leading) > 1:
         raise ShapeError(
             f"Models must have one dimension beside time, anchor and neighbor, got {stack.dims}: "
-            f"select from or average over {listed(leading)}."
+            f"say which holds the models with `by={leading[-1]!r}`, or select from or average over "
+            f"the others of {listed(leading)}."
         )
     return stack.transpose(*leading, ..., "anchor", "neighbor")
 

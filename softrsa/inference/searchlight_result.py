@@ -131,6 +131,27 @@ class SearchlightResult(StoredResult):
 
         return plot_maps(self.mean, self.data["p_corrected"], mesh=mesh)
 
+    def report(self, path: str | Path, *, mesh: Any = None) -> None:
+        """Write one HTML page: where each model matches best, maps, cautions, methods.
+
+        Parameters
+        ----------
+        path : str or Path
+            The file.
+        mesh : Mesh, or mapping from hemispheres to meshes, optional
+            The surface, where units are vertices.
+
+        Raises
+        ------
+        DataError
+            As `plot`.
+        OutputError
+            If the file cannot be written.
+        """
+        from softrsa.reports.short_page import map_page, write_short_page
+
+        write_short_page(path, map_page(self, mesh=mesh))
+
     def to_nifti(self, folder: str | Path) -> list[Path]:
         """Write maps of voxels, on the grid of the images.
 

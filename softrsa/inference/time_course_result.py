@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -288,3 +289,20 @@ class TimeCourseResult(StoredResult):
         from softrsa.reports.time_figures import plot_time_courses
 
         return plot_time_courses(self.table, by=self.data.attrs["model_dim"])
+
+    def report(self, path: str | Path) -> None:
+        """Write one HTML page: when each model matches, curves, cautions, methods.
+
+        Parameters
+        ----------
+        path : str or Path
+            The file.
+
+        Raises
+        ------
+        OutputError
+            If the file cannot be written.
+        """
+        from softrsa.reports.short_page import time_page, write_short_page
+
+        write_short_page(path, time_page(self))

@@ -33,6 +33,10 @@ WORDS = {
     "session": ("session", "ses"),
     "time": ("time",),
 }
+OF_TRIALS = {  # labels of rows that repeat stimuli, and what they are called here
+    "run": "run", "runs": "run", "block": "block", "blocks": "block", "fold": "fold",
+    "folds": "fold", "chunk": "chunk", "chunks": "chunk",
+}  # fmt: skip
 STIMULUS = ("stimulus", "stimuli", "stimulus_id", "image_id", "conds", "condition", "conditions")
 ENDINGS = (
     "", "id", "ids", "name", "names", "label", "labels", "file", "files", "path", "paths", "s",
@@ -200,10 +204,12 @@ def _row(name: str, value: Any) -> np.ndarray | None:
 
 
 def _role(name: str) -> str:
-    """Tell what a variable labels, by its name."""
+    """Tell what a variable labels, by its name: stimulus, trial, unit, time or other."""
     word = meaning(name) or name.lower()
     if word in ("stimulus", "time"):
         return word
+    if word in OF_TRIALS:
+        return "trial"
     return "unit" if word in OF_UNITS else "other"
 
 
@@ -318,7 +324,8 @@ def _with_labels(sides: Sides, beside: Mapping[str, np.ndarray], rows: int, colu
     taken = {*sides.coords, sides.source, "stimulus", "trial", "unit", *own}
     for key, row in beside.items():
         if key not in taken and _role(key) != "time" and len(row) == n != units:
-            sides.coords[renamings([key]).get(key, key)] = ("stimulus", row)
+            known = renamings([key]).get(key, OF_TRIALS.get(key.lower(), key))
+            sides.coords[known] = ("stimulus", row)
     return sides
 
 

@@ -135,7 +135,7 @@ def test_reading_options_reach_the_file_they_name(tmp_path, capsys):
     files = [str(tmp_path / "model.npy"), str(tmp_path / "brain.npy")]
     options = ["--transform", "identity", "--folds", "none", "--out", str(tmp_path / "out")]
     assert main(["align", *files, *options]) == 2
-    assert "`--stimuli numbered`" in capsys.readouterr().err
+    assert "--stimuli numbered" in capsys.readouterr().err
     options += ["--stimuli", "numbered"]
     assert main(["align", *files, *options]) == 2
     assert "--dims time,subject,anchor,neighbor" in capsys.readouterr().err
