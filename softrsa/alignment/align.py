@@ -268,6 +268,7 @@ def align(
         stimulus_groups=labels_of_stimuli(stimulus_groups, parts, n_stimuli),
         subject_groups=labels_of_subjects(subject_groups, parts[1], region_sides, subject),
     )
+    layer_sides = with_control(layer_sides, control_sides)  # from here on of the same stimuli
     options, layer_sides, region_sides, missing = _with_missing(
         options, layer_sides, region_sides, asked=asked
     )
@@ -278,7 +279,6 @@ def align(
     if control_sides:
         fewest = min(len(split.test) for split in splits)
         check_control(options.measure, fewest, len(control_sides))
-        layer_sides = with_control(layer_sides, control_sides)
     if permute:
         order = torch.randperm(n_stimuli, generator=torch.Generator().manual_seed(seed + 1))
         region_sides = {name: side.take(order) for name, side in region_sides.items()}

@@ -37,7 +37,7 @@ from softrsa.errors import DataError, unknown_name
 from softrsa.io.labelling import meaning
 from softrsa.io.schema import labels_along
 from softrsa.measures import get
-from softrsa.recordings import average_trials, join_subjects, select
+from softrsa.recordings import average_trials, join_subjects, select, to_folds
 from softrsa.reports import format_best, format_table, plot_beside, plot_learned_similarity
 from softrsa.reports.figures import panels
 from softrsa.reports.page_content import same_data
@@ -107,6 +107,7 @@ def _files(arguments: argparse.Namespace) -> tuple[str, ...]:
     return (*FILES, *(name for name, is_there in there.items() if is_there))
 
 
+REPEATS = "repeats"  # as --fold: folds are made of these
 FREE_PORT = ":0"  # any
 
 
@@ -225,7 +226,12 @@ def _distances(array: xr.DataArray, name: str, arguments: argparse.Namespace) ->
     if arguments.subject in labels and len({*array[arguments.subject].values.tolist()}) == 1:
         labels.remove(arguments.subject)
         array = array.drop_vars(arguments.subject)
-    return build_rdms(array, method=arguments.distance, fold=arguments.fold, by=labels)
+    fold, _, number = arguments.fold.partition(":")
+    if fold == REPEATS:
+        if not number.isdecimal():
+            raise DataError(f"--fold {REPEATS}:N makes N folds, got {arguments.fold!r}.")
+        array, fold = to_folds(array, int(number), name=REPEATS), REPEATS
+    return build_rdms(array, method=arguments.distance, fold=fold, by=labels)
 
 
 def _called(files: Sequence[Path]) -> str:

@@ -356,8 +356,8 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
             "(without it trials of a stimulus are averaged)",
             choices=("crossnobis", "mahalanobis", "poisson", "poisson_cv"),
         ),
-        option("--fold", "coordinate of trials that holds the folds of crossnobis and poisson_cv "
-               "(%(default)s)", default="run", metavar="NAME"),
+        option("--fold", "coordinate of trials that holds the folds of crossnobis and poisson_cv, "
+               "or repeats:N for N folds of repeats (%(default)s)", default="run", metavar="NAME"),
         OUT,
         OVERWRITE,
         option("--by", "coordinate that holds layers (%(default)s)", default="layer"),

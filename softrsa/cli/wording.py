@@ -16,6 +16,7 @@ OTHERS = {  # arguments that are called otherwise on the command line
 PHRASES = (  # what is said for both
     ("(`how` of join_stimuli, `join` of align, --join of the command)", "(--join intersection)"),
     ("(`pretrained=False`, --untrained)", "(--untrained)"),
+    ('`softrsa.recordings.to_folds(trials, 2)` with `fold="fold"`', "--fold repeats:2"),
 )
 SENTENCE = re.compile(r"\s*On the command line:? (?:`[^`]*`|[^`.])*\.")
 TWIN = re.compile(r"\s\((?:`--[^`]+`(?:,\s|\sor\s|\sand\s)?)+(?:\son the command line)?\)")

@@ -59,6 +59,7 @@ def write_short_page(path: str | Path, page: ShortPage) -> None:
 <link rel="icon" href="data:,">
 <style>
 {style}
+pre {{ white-space: pre-wrap; }}
 .plain-figure {{ max-width: 100%; height: auto; background: #fff; }}
 </style>
 </head>
@@ -136,14 +137,17 @@ def _when(row: Mapping[Any, Any], dim: str) -> str:
     """Say in a sentence when one model matches one region."""
     who = f"{dim} {row[dim]} in {row['region']}"
     first = row["first_significant"]
-    peak = f"its score is largest at {row['peak']:.4g} ({row['peak_score']:.3f})"
+    peak = f"its score is largest at {row['peak']:.3g} ({row['peak_score']:.3f})"
     if np.isnan(row["peak"]):
         return f"{who}: nowhere above chance."
     if np.isnan(first):
         return f"{who}: at no time is it shown to be above chance; {peak}."
     low, high = row["onset_low"], row["onset_high"]
-    known = "" if np.isnan(low) else f" (95 % {low:.4g} to {high:.4g})"
-    return f"{who}: rises at {row['onset']:.4g}{known}; {peak}; above chance from {first:.4g} on."
+    known = "" if np.isnan(low) else f" (95 % {low:.3g} to {high:.3g})"
+    return (
+        f"{who}: rises at {row['onset']:.3g}{known}; {peak}; first time with a corrected p below "
+        f".05: {first:.3g}."
+    )
 
 
 def _time_methods(result: TimeCourseResult) -> str:

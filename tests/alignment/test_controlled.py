@@ -261,3 +261,18 @@ def test_what_has_no_partial_score_is_refused(data):
     rsms[:, 3, 4] = rsms[:, 4, 3] = torch.nan
     with pytest.raises(DataError, match="`control` has pairs that are missing"):
         softrsa.align(*sides, control=rsms[0], folds=None)
+
+
+@pytest.mark.parametrize("folds", [None, 2])
+def test_stimuli_without_pairs_are_left_out_of_the_control_too(data, folds):
+    pixels, layer, brains = data
+    rsms = torch.stack([similarity_matrix(one) for one in brains])
+    rsms[0, 4, :], rsms[0, :, 4] = torch.nan, torch.nan  # of one subject, and so of all
+    options = {"transforms": ["identity"], "folds": folds, "n_resamples": 0, "seed": 1}
+    with pytest.warns(UserWarning, match=r"1 of 30 stimuli \(4\) share no pair"):
+        found = softrsa.align({"fc": layer}, {"IT": rsms}, control=pixels, **options).table
+    kept = [i for i in range(30) if i != 4]
+    rsms = rsms[:, kept][:, :, kept]
+    wanted = softrsa.align({"fc": layer[kept]}, {"IT": rsms}, control=pixels[kept], **options).table
+    assert found["score"].item() == pytest.approx(wanted["score"].item(), abs=1e-9)
+    assert found["ceiling_lower"].item() == pytest.approx(wanted["ceiling_lower"].item(), abs=1e-9)
