@@ -4,7 +4,8 @@
 
 Random RDMs and recordings are written in every order of axes, with one half, with rounding, without
 a diagonal, in several number types and formats, and read back by `softrsa.load`. What is refused is
-read again with the option that the message names. Ends with exit code 1 if a layout is read wrong
+read again with the option that the message names. Files of other libraries, written by these, are
+read and compared with what went in. Ends with exit code 1 if a layout is read wrong
 without a word, or if the remedy does not help.
 """
 
@@ -15,7 +16,7 @@ import re
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import permutations
 from pathlib import Path
@@ -31,6 +32,8 @@ import softrsa
 from softrsa import io
 from softrsa.errors import SoftRSAError
 
+Written = tuple[Path, dict, np.ndarray]  # a file, options of `load`, and what must be read
+WriteOne = Callable[[np.random.Generator, Path], Written]
 SIZES = {"time": 3, "subject": 4, "anchor": 6, "neighbor": 6, "stimulus": 7, "unit": 5, "trial": 2}
 IDS = [f"im{i}" for i in range(7)]
 OUTCOMES = ("right", "said aloud", "refused, remedy works", "refused, stuck", "WRONG")
@@ -215,6 +218,97 @@ def own_formats(rng: np.random.Generator, folder: Path, trials: int) -> dict[str
     return counts
 
 
+def _nifti(rng: np.random.Generator, folder: Path) -> Written:
+    """Betas of a random mask, by nibabel."""
+    import nibabel
+
+    shape = tuple(rng.integers(2, 5, 3))
+    values = rng.normal(size=(*shape, 7)).astype(rng.choice(["float32", "float64"]))
+    values[rng.random(shape) < 0.2] = rng.choice([np.nan, 0.0])
+    ending = rng.choice([".nii", ".nii.gz", ".mgz"])
+    kind = nibabel.MGHImage if ending == ".mgz" else nibabel.Nifti1Image
+    values = values.astype("float32") if ending == ".mgz" else values
+    path = folder / f"betas{ending}"
+    nibabel.save(kind(values, np.diag([2.0, 2, 2, 1])), path)
+    rows = values.reshape(-1, 7).T
+    return path, {"stimuli": IDS}, rows[:, np.isfinite(rows).all(0) & (np.ptp(rows, axis=0) != 0)]
+
+
+def _gifti(rng: np.random.Generator, folder: Path) -> Written:
+    """Numbers of vertices, by nibabel."""
+    import nibabel
+
+    rows = rng.normal(size=(7, int(rng.integers(4, 9)))).astype(np.float32)
+    arrays = [nibabel.gifti.GiftiDataArray(row, "NIFTI_INTENT_NONE", "NIFTI_TYPE_FLOAT32")
+              for row in rows]  # fmt: skip
+    path = folder / f"{rng.choice(['lh', 'rh'])}.betas.func.gii"
+    nibabel.save(nibabel.gifti.GiftiImage(darrays=arrays), path)
+    return path, {"stimuli": IDS}, rows
+
+
+def _glmsingle(rng: np.random.Generator, folder: Path) -> Written:
+    """Betas (voxel, trial) in HDF5, as GLMsingle calls them."""
+    values = rng.normal(size=(int(rng.integers(3, 9)), 7))
+    path = folder / "betas.hdf5"
+    with h5py.File(path, "w") as file:
+        file["betasmd"] = values
+    return path, {"stimuli": IDS}, values.T
+
+
+def _epochs(rng: np.random.Generator, folder: Path) -> Written:
+    """Trials of random events, by MNE-Python."""
+    import mne
+
+    n, channels, times = 9, int(rng.integers(2, 6)), int(rng.integers(3, 9))
+    values = rng.normal(size=(n, channels, times))
+    names = {"face": 1, "house": 2}
+    events = np.column_stack([np.arange(n) * 100, np.zeros(n, int), rng.integers(1, 3, n)])
+    events[:2, 2] = 1, 2
+    info = mne.create_info([f"c{i}" for i in range(channels)], 100.0, "eeg")
+    epochs = mne.EpochsArray(values, info, events, -0.1, names, verbose="error")
+    path = folder / "s-epo.fif"
+    epochs.save(path, fmt="double", overwrite=True, verbose="error")
+    return path, {}, values
+
+
+def _nwb(rng: np.random.Generator, folder: Path) -> Written:
+    """Spikes of trials of one length, by pynwb; counts by hand."""
+    from datetime import UTC, datetime
+
+    import pynwb
+
+    file = pynwb.NWBFile("study", "id", datetime(2026, 1, 1, tzinfo=UTC))
+    starts = np.arange(8) * 1.5
+    file.add_trial_column("stimulus", "what was shown")
+    for i, start in enumerate(starts):
+        file.add_trial(start_time=start, stop_time=start + 1, stimulus=IDS[i % 4])
+    trains = [np.sort(rng.uniform(0, 13, int(rng.integers(50, 200)))) for _ in range(3)]
+    for train in trains:
+        file.add_unit(spike_times=train)
+    path = folder / "session.nwb"
+    with pynwb.NWBHDF5IO(path, "w") as stream:
+        stream.write(file)
+    counts = [[((t >= s) & (t < s + 1)).sum() for t in trains] for s in starts]
+    return path, {}, np.array(counts, float)
+
+
+OTHERS = {  # formats of other libraries, written by these
+    "NIfTI, MGH": _nifti, "GIFTI": _gifti, "GLMsingle": _glmsingle, "epochs of MNE": _epochs,
+    "NWB": _nwb,
+}  # fmt: skip
+
+
+def of_others(write_one: WriteOne, rng: np.random.Generator, folder: Path) -> str:
+    """Read a random file of another library, and compare values with what went in."""
+    path, options, wanted = write_one(rng, folder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = softrsa.load(path, **options)
+    path.unlink()
+    same = found.shape == wanted.shape and np.array_equal(found.values, wanted)
+    return "right" if same else "WRONG"
+
+
 def main() -> int:
     """Try all layouts and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -237,6 +331,10 @@ def main() -> int:
                     sys.stderr.write(f"{outcome}: {layout.kind}, {layout.dims}, {suffix}\n")
         trials = 20 if arguments.quick else 100
         rows["own formats"] = own_formats(rng, Path(folder), trials)
+        for name, write_one in OTHERS.items():
+            rows[name] = dict.fromkeys(OUTCOMES, 0)
+            for _ in range(trials // 2):
+                rows[name][of_others(write_one, rng, Path(folder))] += 1
     table = pd.DataFrame(rows).T
     table.insert(0, "tried", table.sum(axis=1))
     table.loc["all"] = table.sum()
