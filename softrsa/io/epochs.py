@@ -309,7 +309,8 @@ def _picked(one: Any, picks: str | Sequence[str] | None) -> Any:
         numbers = ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
         raise DataError(
             f"Channels are of several kinds, in units of their own: {numbers}. Take one, with "
-            f"`softrsa.io.from_epochs(..., picks={kinds[0]!r})`."
+            f"`softrsa.io.from_epochs(..., picks={kinds[0]!r})`, or of a file with "
+            f"`softrsa.load(..., variable={kinds[0]!r})` (`--variable recordings:{kinds[0]}`)."
         )
     return found
 
@@ -370,7 +371,19 @@ def _read(path: Path, options: Options) -> xr.DataArray:
         found = mne.read_epochs(path, verbose="error")
     else:
         found = mne.read_evokeds(path, verbose="error")
-    return from_epochs(found, stimulus=options.variable)
+    one = found[0] if isinstance(found, list) else found
+    picks, column = _kind_and_column(options.variable, {*one.get_channel_types()})
+    return from_epochs(found, stimulus=column, picks=picks)
+
+
+def _kind_and_column(variable: str | None, kinds: set[str]) -> tuple[str | None, str | None]:
+    """Read ``variable``: a kind of channels, a column of metadata, or both with a slash."""
+    if variable is None:
+        return None, None
+    head, slash, tail = variable.partition("/")
+    if head in kinds:
+        return head, tail if slash else None
+    return None, variable
 
 
 def _is_mne(seen: Look) -> bool:

@@ -3,6 +3,7 @@
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 
@@ -251,3 +252,17 @@ def test_maps_that_cannot_be_made():
     uneven = scores.expand_dims(time=[0.0, 0.1, 0.3])
     with pytest.raises(DataError, match=r"their steps are from 0\.1 to 0\.2 s"):
         to_mne(uneven, info)
+
+
+def test_load_takes_a_kind_of_channels_and_a_column(tmp_path):
+    metadata = pd.DataFrame({"image": [f"image {i % 3}" for i in range(8)]})
+    epochs = make(("eeg", "eeg", "mag", "mag", "mag"), metadata)
+    path = tmp_path / "s-epo.fif"
+    epochs.save(path, fmt="double", verbose="error")
+    with pytest.raises(DataError, match=r"2 eeg, 3 mag\. Take one.*`--variable recordings:eeg`"):
+        softrsa.load(path)
+    found = softrsa.load(path, variable="mag")
+    np.testing.assert_array_equal(found, epochs.get_data(picks="mag"))
+    named = softrsa.load(path, variable="eeg/image")
+    assert named["stimulus"].values.tolist() == metadata["image"].tolist()
+    np.testing.assert_array_equal(named, epochs.get_data(picks="eeg"))
