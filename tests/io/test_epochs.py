@@ -254,6 +254,7 @@ def test_maps_that_cannot_be_made():
         to_mne(uneven, info)
 
 
+@pytest.mark.filterwarnings("ignore:The inplace keyword")  # of MNE's reading, under pandas 3.1
 def test_load_takes_a_kind_of_channels_and_a_column(tmp_path):
     metadata = pd.DataFrame({"image": [f"image {i % 3}" for i in range(8)]})
     epochs = make(("eeg", "eeg", "mag", "mag", "mag"), metadata)
