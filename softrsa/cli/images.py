@@ -15,15 +15,16 @@ from softrsa.cli.common import as_ids
 from softrsa.errors import DataError, FileMissingError
 from softrsa.io import from_gifti, from_nifti
 from softrsa.io.fmri.bids import entities
+from softrsa.io.fmri.surface import hemisphere_of
 from softrsa.io.looking import look
 
 ENDINGS = (".nii", ".nii.gz", ".gii", ".gii.gz", ".mgz", ".mgh", ".img")
 SURFACES = (".gii", ".gii.gz")
+FREESURFER = (".mgz", ".mgh")  # of a volume, or by its name of a hemisphere
 NAMED = ("mask", "atlas", "atlas_labels", "events", "confounds", "confound_columns", "volumes",
          "t_r", "resample", "events_column")  # fmt: skip
 OF_LAYERS = "layers:"
 PLACE = re.compile(r"\{(\w+)\}")
-SHARED = ("subject", "session", "task", "run")  # that two names of files must agree in
 
 
 def are_images(files: Sequence[Path]) -> bool:
@@ -86,7 +87,8 @@ def _one(
     stimuli: Any,
 ) -> xr.DataArray:  # fmt: skip
     """Read the images of one subject."""
-    surface = files[0].name.lower().endswith(SURFACES)
+    name = files[0].name.lower()
+    surface = name.endswith(SURFACES) or (name.endswith(FREESURFER) and hemisphere_of(name))
     labels = arguments.atlas_labels
     options: dict[str, Any] = {
         "mask": _mask(arguments.mask, files[0]),
@@ -148,13 +150,4 @@ def _each(
             f"{counted(len(files), 'image')}, got {len(given)}. A pattern such as "
             f'"sub-{{subject}}_run-{{run}}_{name}.tsv" is filled from the names of the images.'
         )
-    paired = dict(zip(files, map(Path, given), strict=True))
-    for image, table in paired.items():
-        one, other = entities(image), entities(table)
-        differ = [key for key in SHARED if one.get(key, "") != other.get(key, one.get(key, ""))]
-        if differ:
-            raise DataError(
-                f"{table.name} and {image.name} differ in {listed(differ)}: images and --{name} "
-                "must be in the same order."
-            )
-    return paired
+    return dict(zip(files, map(Path, given), strict=True))

@@ -178,10 +178,11 @@ def searchlight_maps(
     how = _How(method, fold, noise, radius, rings, mesh, smallest, join)
     names, dim, labels = _models_of(stack)
     maps, nulls = [], []
-    n_stimuli = 0
+    numbers = []
     for name, recording in subjects.items():
         one = _Subject(recording, name, how)
         pairs, n_stimuli = one.joined(stack, entry)
+        numbers.append(n_stimuli)
         permuted = n_permutations if len(subjects) == 1 else 0
         scores, null = one.scores(pairs, entry, permuted, seed, progress=progress)
         maps.append(_on_units(scores, one.units, names))
@@ -200,10 +201,10 @@ def searchlight_maps(
     data = xr.Dataset({"score": score, **tested})
     first = next(iter(subjects.values()))
     kept = {key: value for key, value in first.attrs.items() if key in KEPT}
-    notes = _notes(score, maps, subjects)
+    notes = _notes(score, maps, subjects, numbers)
     return SearchlightResult(
         data.assign_attrs(
-            softrsa_schema=SCHEMA, measure=entry.name, model_dim=dim, n_stimuli=n_stimuli,
+            softrsa_schema=SCHEMA, measure=entry.name, model_dim=dim, n_stimuli=min(numbers),
             method=method, radius=np.nan if radius is None else float(radius),
             rings=0 if rings is None else rings, test=test if len(subjects) > 1 else "max",
             chance=float(chance), alternative=alternative, n_flips=n_flips,
@@ -231,7 +232,7 @@ def _subjects(recordings: Subjects) -> dict[str, xr.DataArray]:
         names = [] if own is None else [*dict.fromkeys(map(str, np.atleast_1d(own.values)))]
         if len(names) > 1:
             return {
-                name: recordings[:, recordings["subject"].values.astype(str) == name]
+                name: recordings.isel(unit=recordings["subject"].values.astype(str) == name)
                 for name in names
             }
         return {names[0] if names else "subject 1": recordings}
@@ -458,7 +459,7 @@ def _over_stimuli(values: np.ndarray, null: Tensor, alternative: Alternative) ->
 
 
 def _notes(
-    score: xr.DataArray, maps: list[xr.DataArray], subjects: Mapping[str, xr.DataArray]
+    score: xr.DataArray, maps: list[xr.DataArray], subjects: Mapping[str, Any], numbers: list[int]
 ) -> list[str]:
     """Say what a reader of the maps must know."""
     notes = []
@@ -467,6 +468,8 @@ def _notes(
         notes.append(
             f"Maps are of the {score.sizes['unit']} units that all subjects have, of up to {most}."
         )
+    if min(numbers) < max(numbers):
+        notes.append(f"Subjects have {min(numbers)} to {max(numbers)} of the models' stimuli.")
     undefined = int(score.isnull().any(("model", "subject")).sum())
     if undefined:
         notes.append(

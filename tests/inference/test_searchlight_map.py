@@ -135,6 +135,15 @@ def test_maps_of_subjects_are_tested_by_flips():
     assert table.loc["latent", "n_significant"] > 0 == table.loc["chance", "n_significant"]
 
 
+def test_subjects_side_by_side_in_one_array_are_told_apart():
+    parts = [brain(seed=i).assign_coords(subject=("unit", [f"s{i}"] * 48)) for i in range(2)]
+    both = xr.concat([_means(part) for part in parts], "unit").transpose("unit", "stimulus")
+    found = searchlight_maps(models(), both, radius=RADIUS, progress=False)
+    wanted = searchlight_maps(models(), [*map(brain, (0, 1))], radius=RADIUS, progress=False)
+    np.testing.assert_allclose(found.data["score"], wanted.data["score"], atol=1e-9)
+    assert found.data["subject"].values.tolist() == ["s0", "s1"]
+
+
 def test_images_files_and_figures(tmp_path):
     result = searchlight_maps(models(), brain(), radius=RADIUS, n_permutations=19, progress=False)
     paths = result.to_nifti(tmp_path / "maps")

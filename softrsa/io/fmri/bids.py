@@ -30,6 +30,22 @@ def entities(path: str | os.PathLike[str]) -> dict[str, str]:
     return {NAMES.get(key, key): value for key, value in found}
 
 
+SHARED = ("subject", "session", "task", "run")  # that a table and its image must agree in
+
+
+def check_together(image: str, table: object, name: str) -> None:
+    """Refuse a table whose file name says that it is of another image."""
+    if not isinstance(table, (str, os.PathLike)):
+        return
+    one, other = entities(image), entities(table)
+    differ = [key for key in SHARED if key in one and other.get(key, one[key]) != one[key]]
+    if differ:
+        raise DataError(
+            f"{Path(table).name} and {Path(image).name} differ in {listed(differ)}: images and "
+            f"`{name}` must be in the same order."
+        )
+
+
 def bids_table(
     folder: str | os.PathLike[str],
     *,

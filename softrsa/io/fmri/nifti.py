@@ -13,6 +13,7 @@ import xarray as xr
 
 from softrsa._wording import counted, listed
 from softrsa.errors import DataError, StimulusError, unknown_name
+from softrsa.io.fmri.bids import check_together
 from softrsa.io.fmri.first_level import Design, Fitted, Model, check_confounds, check_events, fit
 from softrsa.io.fmri.grid import Where, read_table
 from softrsa.io.fmri.reading import Reader, Run, Volumes
@@ -158,8 +159,8 @@ def read_responses(
     reader: Reader, ids: list[Any] | None, beside: Beside, *, progress: bool
 ) -> xr.DataArray:
     """Take volumes as betas, or fit a model of time series, as events say."""
-    n = len(reader.images)
-    tables = _one_each(beside.events, n, "events", total=sum(reader.sizes))
+    names = reader.names
+    tables = _one_each(beside.events, names, "events", total=sum(reader.sizes))
     if tables is None or not reader.are_series(tables, beside.volumes):
         if beside.confounds is not None:
             raise DataError(
@@ -169,7 +170,7 @@ def read_responses(
         if tables is not None:
             ids = _ids_of_events(tables, beside.stimulus, ids)
         return reader.betas(ids, progress=progress)
-    own = _Tables(tables, beside.confounds, beside.confound_columns, beside.t_r, n)
+    own = _Tables(tables, beside.confounds, beside.confound_columns, beside.t_r, names)
     return _fit_runs(reader, own, Model(stimulus=beside.stimulus), progress=progress).trials
 
 
@@ -244,7 +245,7 @@ def first_level(
     )  # fmt: skip
     given, _ = named_images(images, None)
     reader = Reader(given, Where(mask, atlas, labels, resample), runs, subject)
-    tables = _Tables(events, confounds, confound_columns, t_r, len(given))
+    tables = _Tables(events, confounds, confound_columns, t_r, reader.names)
     return _fit_runs(reader, tables, model, progress=progress)
 
 
@@ -252,13 +253,18 @@ class _Tables:
     """What belongs to each run of time series."""
 
     def __init__(
-        self, events: Any, confounds: Any, columns: Sequence[str] | None, t_r: float | None, n: int
+        self,
+        events: Any,
+        confounds: Any,
+        columns: Sequence[str] | None,
+        t_r: float | None,
+        names: list[str],
     ):
-        found = _one_each(events, n, "events")
+        found = _one_each(events, names, "events")
         if found is None:
             raise DataError("A first-level model needs `events`.")
         self.events = found
-        self.confounds = _one_each(confounds, n, "confounds")
+        self.confounds = _one_each(confounds, names, "confounds")
         self.columns, self.t_r = columns, t_r
 
     def fit(self, i: int, run: Run, kept: np.ndarray, model: Model) -> Fitted:
@@ -326,8 +332,9 @@ def named_images(images: Any, stimuli: Any) -> tuple[list[Any], list[Any] | None
     return given, None if stimuli is None else [*stimuli]
 
 
-def _one_each(given: Any, n: int, name: str, *, total: int = -1) -> list[Any] | None:
+def _one_each(given: Any, images: list[str], name: str, *, total: int = -1) -> list[Any] | None:
     """Give each image its table; or one table to all, if it has ``total`` rows."""
+    n = len(images)
     if given is None:
         return None
     one = isinstance(given, (str, os.PathLike, pd.DataFrame))
@@ -341,6 +348,8 @@ def _one_each(given: Any, n: int, name: str, *, total: int = -1) -> list[Any] | 
     lost = [i + 1 for i, table in enumerate(found) if table is None or table is pd.NA]
     if lost:
         raise DataError(f"`{name}` has no table for the images {listed(lost)} (counted from 1).")
+    for image, table in zip(images, found, strict=True):
+        check_together(image, table, name)
     return found
 
 

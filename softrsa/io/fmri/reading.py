@@ -247,7 +247,7 @@ class Reader:
 
 def _t_r(image: Any) -> float | None:
     """Seconds from one volume to the next by the header, if it says so."""
-    if len(image.shape) < 4:
+    if len(image.shape) < 4 or not hasattr(image.header, "get_zooms"):
         return None
     zooms = image.header.get_zooms()
     unit = getattr(image.header, "get_xyzt_units", lambda: ("", "unknown"))()[1]

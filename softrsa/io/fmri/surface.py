@@ -88,29 +88,18 @@ def read_mesh(path: str | os.PathLike[str]) -> Mesh:
 
 
 class Header:
-    """What a surface says beside its values: nothing but seconds, where known."""
-
-    def __init__(self, zooms: tuple[float, ...]):
-        self.zooms = zooms
-
-    def get_xyzt_units(self) -> tuple[str, str]:
-        """Name the units of the axes."""
-        return "mm", "sec"
-
-    def get_zooms(self) -> tuple[float, ...]:
-        """Give the size of a voxel, of which a surface has none, and the repetition time."""
-        return self.zooms
+    """What a surface says beside its values: nothing. Programs write its time in s or in ms."""
 
 
 class SurfaceImage:
     """Numbers of vertices, with the attributes of an image: shape (n_vertices, 1, 1[, volume])."""
 
-    def __init__(self, values: np.ndarray, path: str, t_r: float = 0.0, names: Any = None):
+    def __init__(self, values: np.ndarray, path: str, names: Any = None):
         self.dataobj = values
         self.shape = values.shape
         self.affine = np.eye(4)
         self.path, self.names = path, names
-        self.header = Header((1.0, 1.0, 1.0, t_r))
+        self.header = Header()
 
     def get_filename(self) -> str:
         """Say where it lies."""
@@ -140,9 +129,7 @@ def open_surface(path: Path, image: Any) -> SurfaceImage:
     values = values[:, None, None, :] if values.shape[1] > 1 else values[:, None, None, 0]
     table = getattr(image.labeltable, "labels", [])
     names = {int(one.key): str(one.label) for one in table} or None
-    steps = [one.metadata.get("TimeStep") for one in image.darrays[:1]]
-    t_r = float(steps[0]) / 1000 if steps and steps[0] else 0.0  # by the format in ms
-    return SurfaceImage(np.ascontiguousarray(values), str(path), t_r, names)
+    return SurfaceImage(np.ascontiguousarray(values), str(path), names)
 
 
 def hemisphere_of(name: str) -> str | None:

@@ -315,3 +315,15 @@ def test_masks_and_atlases_that_are_none(rng, mask):
             mask={"V1": image(mask.astype(np.int8)), "IT": image((~mask).astype(np.int8))},
             stimuli=IDS,
         )
+
+
+def test_tables_of_other_runs_are_refused(rng, tmp_path):
+    paths, tables = [], []
+    for run in (1, 2):
+        paths.append(saved(tmp_path / f"sub-1_run-{run}_betas.nii", image(betas(rng))))
+        tables.append(tmp_path / f"sub-1_run-{run}_events.tsv")
+        tables[-1].write_text("trial_type\n" + "\n".join(IDS))
+    assert from_nifti(paths, events=tables).sizes["trial"] == 8
+    message = "sub-1_run-2_events.tsv and sub-1_run-1_betas.nii differ in 'run'"
+    with pytest.raises(DataError, match=message):
+        from_nifti(paths, events=tables[::-1])

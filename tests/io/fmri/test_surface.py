@@ -87,7 +87,10 @@ def test_time_series_have_betas_by_their_events(tmp_path):
     )  # fmt: skip
     events = tmp_path / "events.tsv"
     events.write_text("onset\tduration\ttrial_type\n6\t4\tface\n40\t4\thouse\n70\t4\tface\n")
-    assert from_gifti(path, events=events)["stimulus"].values.tolist() == ["face", "house"]
+    with pytest.raises(DataError, match=r"no repetition time in s; give it with `t_r=`"):
+        from_gifti(path, events=events)
+    found = from_gifti(path, events=events, t_r=2.0)
+    assert found["stimulus"].values.tolist() == ["face", "house"]
 
 
 @pytest.mark.parametrize("kind", ["gifti", "freesurfer"])
