@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import xarray as xr
+from scipy.ndimage import gaussian_filter
 from scipy.stats import kstest
 from torch import Tensor
 
@@ -34,6 +35,7 @@ from softrsa.inference import (
     intersubject_rsa,
     permutation_test,
     regress_rdms,
+    searchlight_maps,
     trial_ceiling,
     weighted_rsm_model,
 )
@@ -487,6 +489,36 @@ def best_layers(measure: str, n_studies: int = 400) -> None:
     verdict(claim, float(np.mean(reached)), 0.03, 0.07)
 
 
+def searchlights(n_studies: int = 400, n_permutations: int = 99) -> None:
+    """Smooth noise in voxels, and a model that it does not know: any center above chance."""
+    places = np.indices((7, 7, 4)).reshape(3, -1)
+    coords = {axis: ("unit", 3.0 * row) for axis, row in zip("xyz", places, strict=True)}
+    ids = np.arange(16)
+
+    def noise(rng: np.random.Generator) -> xr.DataArray:
+        values = gaussian_filter(rng.normal(size=(16, 7, 7, 4)), (0, 1, 1, 1)).reshape(16, -1)
+        return xr.DataArray(values, {**coords, "stimulus": ids}, ("stimulus", "unit"))
+
+    for name, n_subjects in (("one subject, permuted stimuli", 1), ("8 subjects, max", 8),
+                             ("8 subjects, tfce", 8)):  # fmt: skip
+        rejected = []
+        for i in range(n_studies):
+            rng = np.random.default_rng(i)
+            points = xr.DataArray(rng.normal(size=(16, 4)), {"stimulus": ids}, ("stimulus", "unit"))
+            brains = [noise(rng) for _ in range(n_subjects)]
+            for one in brains:
+                one.coords.update({k: ("unit", row) for k, row in zip("ijk", places, strict=True)})
+            found = searchlight_maps(
+                {"model": points}, brains, radius=6.0, n_flips=n_permutations,
+                n_permutations=n_permutations, test="tfce" if "tfce" in name else "max", seed=i,
+                progress=False,
+            )  # fmt: skip
+            rejected.append(bool((found.data["p_corrected"] <= 0.05).any()))
+        claim = f"family-wise false positives at .05, searchlight_maps, {name}, {n_studies} studies"
+        error = 2 * (0.05 * 0.95 / n_studies) ** 0.5
+        verdict(claim, float(np.mean(rejected)), 0.0, 0.05 + error)
+
+
 def main() -> None:
     """Print where and when, then every claim."""
     commit = subprocess.run(
@@ -507,6 +539,7 @@ def main() -> None:
         "trial_ceilings": trial_ceilings,
         "clusters": clusters,
         "latencies": latencies,
+        "searchlight": searchlights,
         "partial": lambda: [partial_permutations(name) for name in ("pearson", "spearman")],
         "intersubject": intersubject,
         "interchangeability": lambda: [interchangeable(over) for over in ("both", "subjects")],
