@@ -70,7 +70,8 @@ def command(files, tmp_path, capsys):
 def test_files_give_what_python_gives(brain, command, files, tmp_path):
     assert command("layers", brain, "--quiet", "--seed", "3") == (0, "", "")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "courses.csv", "courses.png", "differences.csv", "latencies.csv", "result.nc",
+        "courses.csv", "courses.png", "differences.csv", "latencies.csv", "report.html",
+        "result.nc",
     ]  # fmt: skip
     direct = time_courses(files[1]["layers"], files[1]["movie"], "centered_pearson", seed=3)
     found = TimeCourseResult.from_netcdf(tmp_path / "out" / "result.nc")
