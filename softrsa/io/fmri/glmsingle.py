@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import xarray as xr
 
@@ -137,6 +136,8 @@ def _file_of(path: Path) -> Path:
 
 def _betas(path: Path) -> np.ndarray:
     """Betas (x, y, z, trial) or (voxel, trial), float32 or float64."""
+    import h5py
+
     container = look(path).container
     if container in ("matlab73", "hdf5"):
         with h5py.File(path) as file:
@@ -214,6 +215,8 @@ def _trials(
 
 def _design(path: Path) -> tuple[list[int], list[int] | None]:
     """Read the condition of each trial, from 1, and the number of trials of each run."""
+    import h5py
+
     container = look(path).container
     if container not in ("matlab73", "hdf5"):
         raise FileFormatError(
